@@ -1,0 +1,122 @@
+#include "launcher/bench_model.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "collectives/transport/loopback_transport.h"
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/matmul.h"
+#include "models/llama/llama_model.h"
+#include "models/model_folder.h"
+#include "runtime/run_config.h"
+#include "runtime/step_pipeline.h"
+
+namespace ballot {
+namespace {
+
+LlamaConfig named_config(const std::string& name) {
+  LlamaConfig config;
+  if (name == "llama-28m") {  // 27.8 M: what tests/bench/peers/train_llama_torch.py builds
+    config.hidden_size = 512;
+    config.intermediate_size = 1408;
+    config.layers = 8;
+    config.heads = 8;
+    config.key_value_heads = 4;
+    config.vocabulary = 4096;
+  } else if (name == "llama-2m") {  // the shape of the test model
+    config.hidden_size = 192;
+    config.intermediate_size = 512;
+    config.layers = 6;
+    config.heads = 6;
+    config.key_value_heads = 2;
+    config.vocabulary = 258;
+  } else if (std::filesystem::exists(name + "/config.json")) {
+    return read_model_config(name);
+  } else {
+    throw ConfigError("--config {}: expected llama-28m, llama-2m or a folder with a config.json", name);
+  }
+  config.head_size = config.hidden_size / config.heads;
+  config.max_positions = 4096;
+  return config;
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+double measure_matmul(DType type, std::int64_t size) {
+  Stream stream;
+  const OwnedTensor a(type, {size, size}), b(type, {size, size}), c(DType::f32, {size, size});
+  for (const OwnedTensor* x : {&a, &b})
+    for (std::int64_t i = 0; i < size * size; ++i) {
+      const float value = static_cast<float>(static_cast<std::int32_t>(mix64(i)) * 0x1p-31);
+      if (type == DType::f32) x->view().f32()[i] = value;
+      else x->view().bf16()[i] = to_bfloat16(value);
+    }
+  std::vector<double> rates;
+  for (int repeat = 0; repeat < 12; ++repeat) {
+    Stopwatch watch;
+    matmul(a, b, c, Accumulate::no, stream);
+    rates.push_back(2.0 * size * size * size / watch.elapsed() / 1e9);
+  }
+  return median(rates);
+}
+
+ModelBenchResult bench_model(const ModelBench& bench) {
+  const LlamaConfig config = named_config(bench.config);
+  const ParameterArena arena(llama_parameter_shapes(config), bench.compute);
+  initialize_llama(config, arena, 1);
+  arena.refresh_compute();
+  const std::unique_ptr<Model> model = make_llama(config, arena);
+  const std::array<ParameterGroup, 4> groups =
+      preset_groups(bench.rule, bench.rule == "adamw" ? 0.001 : 0.002);  // a run file's presets: what a run does
+  OptimizerState state(arena, groups);
+  const auto transport = std::move(make_loopback(1).front());
+  StepPipeline pipeline(arena, state, *transport, StepOptions{});
+
+  TokenBatch batch;
+  batch.sequences = bench.batch;
+  batch.length = bench.length;
+  for (std::int64_t i = 0; i < bench.batch * bench.length; ++i) {
+    // Few distinct tokens in a fixed order, so that a few steps visibly learn something.
+    batch.inputs.push_back(static_cast<std::int32_t>(mix64(i % 97) % config.vocabulary));
+    batch.targets.push_back(static_cast<std::int32_t>(mix64((i + 1) % 97) % config.vocabulary));
+  }
+
+  ModelBenchResult result;
+  result.parameters = arena.count();
+  std::vector<double> step, forward, backward;
+  for (std::int64_t i = 0; i < bench.warmup_steps + bench.steps; ++i) {
+    Stopwatch watch;
+    pipeline.begin(i, 1.0);
+    const Loss loss = model->differentiate(std::span(&batch, 1), pipeline);
+    pipeline.finish();
+    const double seconds = watch.elapsed();
+    if (i == 0) result.loss_before = loss.mean();
+    result.loss_after = loss.mean();
+    if (i < bench.warmup_steps) continue;
+    step.push_back(seconds);
+    forward.push_back(model->times().forward);
+    backward.push_back(model->times().backward);
+  }
+  if (!(result.loss_after < result.loss_before))
+    throw LogicError(fmt::format("bench model: the loss went from {} to {}; it must fall before it is timed",
+                                 result.loss_before, result.loss_after));
+  const double tokens = static_cast<double>(bench.batch * bench.length);
+  result.step_seconds = median(step);
+  result.forward_seconds = median(forward);
+  result.backward_seconds = median(backward);
+  result.optimizer_seconds = result.step_seconds - result.forward_seconds - result.backward_seconds;
+  result.tokens_per_second = tokens / result.step_seconds;
+  result.product_gflops =
+      tokens * model->flops_per_token(bench.length) / (result.forward_seconds + result.backward_seconds) / 1e9;
+  result.peak_gflops = measure_matmul(bench.compute, 1024);
+  return result;
+}
+
+}  // namespace ballot

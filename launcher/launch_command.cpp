@@ -1,0 +1,85 @@
+// `ballot launch RUN.toml --workers N`: a job of N workers on this machine, checked before any of them starts.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "launcher/commands.h"
+#include "launcher/environment.h"
+#include "launcher/local_job.h"
+#include "models/model_folder.h"
+#include "models/tokenizer.h"
+#include "runtime/run_config.h"
+#include "runtime/sampler.h"
+#include "runtime/token_source.h"
+
+namespace ballot {
+namespace {
+
+struct LaunchFlags {
+  std::string run_file;
+  std::vector<std::string> settings;
+  int workers = 1;
+  bool resume = false;
+};
+
+// What would fail on every worker fails here once, with one message.
+void check_before_start(const RunConfig& config, bool resume) {
+  if (!resume && std::filesystem::exists(config.output_folder + "/metrics.jsonl"))
+    throw ConfigError("output.folder = \"{}\" already holds a run; resume it with --resume, or name another folder",
+                      config.output_folder);
+  read_model_config(config.model_folder);
+  const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(config.model_folder);
+  const std::vector<std::int32_t> tokens = read_tokens(config.train_data, *tokenizer);
+  const Sampler sampler(tokens, config.sequence_length, config.seed, "data.train");
+  if (config.validation_data.path.empty()) return;
+  const std::vector<std::int32_t> held_out = read_tokens(config.validation_data, *tokenizer);
+  const EvaluationWindows windows(held_out, config.sequence_length, config.validation_windows, "data.validation");
+}
+
+int launch(const LaunchFlags& flags) {
+  const RunConfig config = read_run_config(flags.run_file, flags.settings);
+  check_before_start(config, flags.resume);
+  LocalJob job;
+  job.command = {std::filesystem::read_symlink("/proc/self/exe").string(), "train", flags.run_file};
+  for (const std::string& setting : flags.settings) job.command.insert(job.command.end(), {"--set", setting});
+  if (flags.resume) job.command.push_back("--resume");
+  job.workers = flags.workers;
+  job.threads_per_worker =
+      config.threads > 0 ? static_cast<int>(config.threads) : default_threads(flags.workers);
+  job.log_folder = config.output_folder + "/logs";
+  job.drain_signal = SIGUSR1;
+  std::filesystem::create_directories(job.log_folder);
+  const JobResult result = run_local_job(job);
+  const std::string latest = config.output_folder + "/checkpoints/latest";
+  if (result.exit_code != 0) {
+    const std::string resume =
+        std::filesystem::exists(latest)
+            ? fmt::format("the newest checkpoint is {}; go on from it with --resume",
+                          std::filesystem::read_symlink(latest).string())
+            : "there is no checkpoint yet";
+    if (result.lost) log_error("worker {} was lost to signal {}; {}", result.lost->rank, result.lost->signal, resume);
+    else log_error("the job ended with exit code {}; {}", result.exit_code, resume);
+  }
+  return result.exit_code;
+}
+
+}  // namespace
+
+void add_launch(CLI::App& app, Action& action) {
+  auto flags = std::make_shared<LaunchFlags>();
+  CLI::App* command = app.add_subcommand("launch", "start a job of several workers on this machine");
+  command->add_option("run", flags->run_file, "the run file (TOML)")->required();
+  command->add_option("--workers", flags->workers, "number of workers")->required()->check(CLI::Range(1, 1024));
+  command->add_option("--set", flags->settings, "key=value, over the run file")->type_name("KEY=VALUE");
+  command->add_flag("--resume", flags->resume, "go on from the newest whole checkpoint of output.folder");
+  command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });
+}
+
+}  // namespace ballot

@@ -1,0 +1,2 @@
+add_library(ballot_local_job STATIC local_job.cpp line_output.cpp child_process.cpp)
+target_link_libraries(ballot_local_job PUBLIC ballot_core)

@@ -1,0 +1,51 @@
+// The `ballot` command: reads the command line, runs one subcommand, and is the last door for exceptions.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/error.h"
+#include "launcher/commands.h"
+#include "runtime/version.h"
+
+namespace {
+
+// libgomp reads its waiting policy when it is loaded. Its default spins between products, which is ruinous as soon as
+// workers share cores, so the process starts itself once more with the policy set.
+void restart_with_passive_waiting(char** arguments) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  execv("/proc/self/exe", arguments);  // returns only when it fails; then the run is merely slower
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  restart_with_passive_waiting(arguments);
+  CLI::App app{"Ballot trains one model on many machines by one-bit majority vote."};
+  app.set_version_flag("--version", std::string("ballot ") + ballot::version());
+  app.require_subcommand(1);
+  app.footer("Exit codes: 0 done, 1 internal error, 2 configuration, 3 data, 4 a retry can help, 128 + n signal n.");
+  ballot::Action action;
+  ballot::add_train(app, action);
+  ballot::add_launch(app, action);
+  ballot::add_eval(app, action);
+  ballot::add_report(app, action);
+  ballot::add_init(app, action);
+  ballot::add_bench(app, action);
+  try {
+    app.parse(count, arguments);
+    return action ? action() : 0;
+  } catch (const CLI::ParseError& failure) {
+    const int code = app.exit(failure);  // prints the help or what was wrong
+    return code == 0 ? 0 : static_cast<int>(ballot::ExitCode::configuration);
+  } catch (const ballot::Error& failure) {
+    fmt::print(stderr, "ballot: {}\n", failure.what());
+    return static_cast<int>(failure.exit_code());
+  } catch (const std::exception& failure) {
+    fmt::print(stderr, "ballot: internal error: {}\n", failure.what());
+    return static_cast<int>(ballot::ExitCode::internal);
+  }
+}

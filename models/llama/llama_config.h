@@ -1,0 +1,38 @@
+// The shape of a Llama, as Hugging Face's config.json states it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/parameter.h"  // ParameterShape
+
+namespace ballot {
+
+struct LlamaConfig {
+  std::int64_t hidden_size = 0;          // C
+  std::int64_t intermediate_size = 0;
+  std::int64_t layers = 0;               // L
+  std::int64_t heads = 0;                // H
+  std::int64_t key_value_heads = 0;      // K, divides H
+  std::int64_t head_size = 0;            // D, even; C / H unless head_dim says otherwise
+  std::int64_t vocabulary = 0;           // V
+  std::int64_t max_positions = 0;
+  double rope_theta = 10000.0;
+  double rms_norm_epsilon = 1e-5;
+  double initializer_range = 0.02;
+  bool tied_head = false;
+  std::int64_t bos_token = -1;  // -1: none
+  std::int64_t eos_token = -1;
+};
+
+// Parses and validates config.json's text; everything wrong is reported at once, by key, value and what was expected
+// (DataError). What this reader does not support (rope scaling, biases, other activations) is refused by name.
+LlamaConfig parse_llama_config(const std::string& json_text, const std::string& path);
+// A config.json that transformers reads.
+std::string to_json(const LlamaConfig& config);
+
+// In backward order: head first, then the layers from last to first, the embedding last. A tied model has no head.
+std::vector<ParameterShape> llama_parameter_shapes(const LlamaConfig& config);
+
+}  // namespace ballot

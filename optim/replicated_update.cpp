@@ -1,0 +1,299 @@
+// One pass per parameter: decay, step, what products read, digest. Compiled without contraction.
+
+#include "optim/replicated_update.h"
+
+#include <atomic>
+#include <bit>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace ballot {
+namespace {
+
+constexpr std::uint64_t kIndexFactor = 0x9e3779b97f4a7c15ull;
+constexpr std::uint64_t kMixFactor = 0xbf58476d1ce4e5b9ull;
+
+// Each step is a bijection of 64 bits, so for one index different bits give different digests; the
+// shifts keep sums of digests from being linear in the bits.
+[[gnu::always_inline]] inline std::uint64_t mix_digest(std::uint32_t bits, std::uint64_t start) {
+  std::uint64_t x = start + bits;
+  x = (x ^ (x >> 32)) * kMixFactor;
+  return x ^ (x >> 32);
+}
+
+[[gnu::always_inline]] inline float decayed(float p, float decay) {
+  // p - 0 p would turn -0 into +0.
+  return decay == 0 ? p : p - decay * p;
+}
+
+// Elements of one row: where they lie, what products read (null where that is the value itself),
+// the first one's index.
+struct Run {
+  float* value;
+  bfloat16* compute;
+  std::uint64_t index;
+};
+
+[[gnu::always_inline]] inline std::uint64_t store(const float* __restrict value,
+                                                  bfloat16* __restrict compute, std::uint64_t index,
+                                                  std::int64_t count) {
+  std::uint64_t digest = 0;
+  const std::uint64_t start = index * kIndexFactor;
+  for (std::int64_t i = 0; i < count; ++i)
+    digest += mix_digest(std::bit_cast<std::uint32_t>(value[i]),
+                         start + static_cast<std::uint64_t>(i) * kIndexFactor);
+  if (compute != nullptr)
+    for (std::int64_t i = 0; i < count; ++i) compute[i] = to_bfloat16(value[i]);
+  return digest;
+}
+
+// Up to 32 elements, one bit each in `negative` and `held`.
+[[gnu::always_inline]] inline void step_signs(float* __restrict p, std::uint32_t negative,
+                                              std::uint32_t held, std::int64_t count,
+                                              RateFactors factors) {
+  const std::uint32_t step = std::bit_cast<std::uint32_t>(factors.step);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint32_t shift = 31u - static_cast<std::uint32_t>(i);
+    const std::uint32_t sign = (negative << shift) & 0x80000000u;
+    // A held element subtracts +0, which changes no bit.
+    const std::uint32_t moves = ((held << shift) >> 31) - 1u;
+    p[i] = decayed(p[i], factors.decay) - std::bit_cast<float>((step ^ sign) & moves);
+  }
+}
+
+// A row of `count` elements; bits from word 0 of `negative`; held by block (64 << block_shift
+// elements, bit `first_block` first) and by element (null: none).
+struct RowVerdict {
+  const std::uint64_t* negative;
+  const std::uint64_t* held_elements;
+  const std::uint64_t* held_blocks;
+  std::int64_t first_block;
+  int block_shift;
+};
+
+BALLOT_VECTORIZED std::uint64_t apply_verdict_row(Run run, RowVerdict verdict, std::int64_t count,
+                                                  RateFactors factors) {
+  std::uint64_t digest = 0;
+  for (std::int64_t word = 0; word * 64 < count; ++word) {
+    const std::int64_t block = verdict.first_block + (word >> verdict.block_shift);
+    const bool block_held = (verdict.held_blocks[block / 64] >> (block % 64)) & 1u;
+    const std::uint64_t negative = verdict.negative[word];
+    const std::uint64_t held = block_held                         ? ~0ull
+                               : verdict.held_elements != nullptr ? verdict.held_elements[word]
+                                                                  : 0ull;
+    float* p = run.value + word * 64;
+    bfloat16* c = run.compute == nullptr ? nullptr : run.compute + word * 64;
+    const std::uint64_t index = run.index + static_cast<std::uint64_t>(word) * 64;
+    const std::int64_t left = count - word * 64;
+    const auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };
+    if (left >= 64) {  // constant lengths become straight vector code
+      step_signs(p, low(negative), low(held), 32, factors);
+      step_signs(p + 32, low(negative >> 32), low(held >> 32), 32, factors);
+      digest += store(p, c, index, 64);
+    } else {
+      const std::int64_t lower = left < 32 ? left : 32;
+      step_signs(p, low(negative), low(held), lower, factors);
+      step_signs(p + 32, low(negative >> 32), low(held >> 32), left - lower, factors);
+      digest += store(p, c, index, left);
+    }
+  }
+  return digest;
+}
+
+// Short pieces, so that digest and rounding read from the first cache what the step wrote.
+constexpr std::int64_t kPiece = 1024;
+
+BALLOT_VECTORIZED std::uint64_t apply_direction_row(Run run, const float* __restrict direction,
+                                                    std::int64_t count, RateFactors factors) {
+  std::uint64_t digest = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kPiece) {
+    const std::int64_t length = count - begin < kPiece ? count - begin : kPiece;
+    float* __restrict p = run.value + begin;
+    const float* __restrict d = direction + begin;
+    for (std::int64_t i = 0; i < length; ++i)
+      p[i] = decayed(p[i], factors.decay) - factors.step * d[i];
+    digest += store(p, run.compute == nullptr ? nullptr : run.compute + begin,
+                    run.index + static_cast<std::uint64_t>(begin), length);
+  }
+  return digest;
+}
+
+BALLOT_VECTORIZED std::uint64_t apply_decay_row(Run run, std::int64_t count, float decay) {
+  std::uint64_t digest = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kPiece) {
+    const std::int64_t length = count - begin < kPiece ? count - begin : kPiece;
+    float* __restrict p = run.value + begin;
+    if (decay != 0)
+      for (std::int64_t i = 0; i < length; ++i) p[i] = decayed(p[i], decay);
+    digest += store(p, run.compute == nullptr ? nullptr : run.compute + begin,
+                    run.index + static_cast<std::uint64_t>(begin), length);
+  }
+  return digest;
+}
+
+struct AdamFactors {
+  float keep1, absorb1, keep2, absorb2;
+  float step;  // step / (1 - b1^t)
+  float root;  // sqrt(1 - b2^t)
+  float epsilon, decay;
+};
+
+BALLOT_VECTORIZED std::uint64_t apply_adamw_row(Run run, const float* __restrict gradient,
+                                                float* __restrict first, float* __restrict second,
+                                                std::int64_t count, AdamFactors f) {
+  std::uint64_t digest = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kPiece) {
+    const std::int64_t length = count - begin < kPiece ? count - begin : kPiece;
+    float* __restrict p = run.value + begin;
+    const float* __restrict g = gradient + begin;
+    float* __restrict m = first + begin;
+    float* __restrict v = second + begin;
+    for (std::int64_t i = 0; i < length; ++i) {
+      m[i] = f.keep1 * m[i] + f.absorb1 * g[i];
+      v[i] = f.keep2 * v[i] + f.absorb2 * (g[i] * g[i]);
+      p[i] = decayed(p[i], f.decay) - f.step * m[i] / (std::sqrt(v[i]) / f.root + f.epsilon);
+    }
+    digest += store(p, run.compute == nullptr ? nullptr : run.compute + begin,
+                    run.index + static_cast<std::uint64_t>(begin), length);
+  }
+  return digest;
+}
+
+Run row_run(const Parameter& parameter, std::int64_t row) {
+  Run run;
+  run.value = parameter.value.f32() + row * parameter.row_stride;
+  run.compute = parameter.compute.type == DType::bf16
+                    ? parameter.compute.bf16() + row * parameter.row_stride
+                    : nullptr;
+  run.index = static_cast<std::uint64_t>(parameter.offset + row * parameter.row_stride);
+  return run;
+}
+
+void require_parameter(const Parameter& parameter) {
+  const auto lies = [&](const Tensor& x) {
+    return x.rank == 2 && x.extent[0] == parameter.shape.rows &&
+           x.extent[1] == parameter.shape.cols && x.stride[0] == parameter.row_stride &&
+           x.stride[1] == 1;
+  };
+  require(lies(parameter.value) && lies(parameter.compute), "{}: value {}, products read {}",
+          parameter.shape.name, parameter.value.describe(), parameter.compute.describe());
+  require(parameter.compute.type == DType::bf16 || parameter.compute.data == parameter.value.data,
+          "{}: products read an f32 copy", parameter.shape.name);
+}
+
+void require_shape(const Parameter& parameter, const Tensor& x, const char* what) {
+  require(x.rank == 2 && x.extent[0] == parameter.shape.rows &&
+              x.extent[1] == parameter.shape.cols && (x.stride[1] == 1 || x.extent[1] == 1),
+          "{}: {} is {}", parameter.shape.name, what, x.describe());
+}
+
+// body(row) -> digest, summed over the rows; the sum is of integers, so any order gives it.
+template <class Body>
+std::uint64_t for_each_row(const Parameter& parameter, const Body& body) {
+  std::atomic<std::uint64_t> digest{0};
+  const std::int64_t grain = std::max<std::int64_t>(1, 4096 / parameter.row_stride);
+  parallel_for(parameter.shape.rows, grain, [&](std::int64_t begin, std::int64_t end) {
+    std::uint64_t sum = 0;
+    for (std::int64_t row = begin; row < end; ++row) sum += body(row);
+    digest.fetch_add(sum, std::memory_order_relaxed);
+  });
+  return digest.load();
+}
+
+// By squaring: the same on every machine, which pow() of a libm need not be.
+double power(double base, std::int64_t exponent) {
+  double result = 1;
+  for (; exponent > 0; exponent /= 2, base *= base)
+    if (exponent % 2 == 1) result *= base;
+  return result;
+}
+
+}  // namespace
+
+std::uint64_t element_digest(std::uint32_t bits, std::uint64_t arena_index) {
+  return mix_digest(bits, arena_index * kIndexFactor);
+}
+
+std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment,
+                            RateFactors factors, const Parameter& parameter) {
+  require_parameter(parameter);
+  require(segment.rows == parameter.shape.rows && segment.cols == parameter.shape.cols &&
+              segment.row_stride == parameter.row_stride &&
+              segment.arena_offset == parameter.offset,
+          "verdict segment {} ({}, {}) at {} for parameter {} ({}, {}) at {}", segment.name,
+          segment.rows, segment.cols, segment.arena_offset, parameter.shape.name,
+          parameter.shape.rows, parameter.shape.cols, parameter.offset);
+  require(segment.block >= 64 && std::has_single_bit(static_cast<std::uint64_t>(segment.block)) &&
+              segment.row_stride % segment.block == 0 && segment.offset % 64 == 0,
+          "segment {}: blocks of {} in rows of {} from {}", segment.name, segment.block,
+          segment.row_stride, segment.offset);
+  const bool holds_elements = verdict.held_elements.bit_count() > 0;
+  require(verdict.bits.bit_count() >= segment.offset + segment.extent() &&
+              verdict.held_blocks.bit_count() >= segment.first_block + segment.blocks() &&
+              (!holds_elements ||
+               verdict.held_elements.bit_count() >= segment.offset + segment.extent()),
+          "a verdict of {} elements and {} blocks ends before segment {}", verdict.bits.bit_count(),
+          verdict.held_blocks.bit_count(), segment.name);
+  const int block_shift = std::countr_zero(static_cast<std::uint64_t>(segment.block / 64));
+  const std::int64_t row_blocks = segment.row_stride / segment.block;
+  return for_each_row(parameter, [&](std::int64_t row) {
+    const std::int64_t word = (segment.offset + row * segment.row_stride) / 64;
+    const RowVerdict of_row{
+        .negative = verdict.bits.words() + word,
+        .held_elements = holds_elements ? verdict.held_elements.words() + word : nullptr,
+        .held_blocks = verdict.held_blocks.words(),
+        .first_block = segment.first_block + row * row_blocks,
+        .block_shift = block_shift};
+    return apply_verdict_row(row_run(parameter, row), of_row, segment.cols, factors);
+  });
+}
+
+std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
+                              const Parameter& parameter) {
+  require_parameter(parameter);
+  require_shape(parameter, direction, "direction");
+  const float* d = direction.f32();
+  return for_each_row(parameter, [&](std::int64_t row) {
+    return apply_direction_row(row_run(parameter, row), d + row * direction.stride[0],
+                               parameter.shape.cols, factors);
+  });
+}
+
+std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient, std::int64_t count,
+                          RateFactors factors, const Tensor& first, const Tensor& second,
+                          const Parameter& parameter) {
+  require_parameter(parameter);
+  require_shape(parameter, gradient, "gradient");
+  require_shape(parameter, first, "first moment");
+  require_shape(parameter, second, "second moment");
+  require(count >= 1, "{}: AdamW's count is {}, expected 1 or more", parameter.shape.name, count);
+  const double correction1 = 1.0 - power(group.beta1, count);
+  const double correction2 = 1.0 - power(group.beta2, count);
+  const AdamFactors adam{.keep1 = static_cast<float>(group.beta1),
+                         .absorb1 = static_cast<float>(1.0 - group.beta1),
+                         .keep2 = static_cast<float>(group.beta2),
+                         .absorb2 = static_cast<float>(1.0 - group.beta2),
+                         .step = static_cast<float>(factors.step / correction1),
+                         .root = static_cast<float>(std::sqrt(correction2)),
+                         .epsilon = static_cast<float>(group.epsilon),
+                         .decay = factors.decay};
+  const float* g = gradient.f32();
+  float* m = first.f32();
+  float* v = second.f32();
+  return for_each_row(parameter, [&](std::int64_t row) {
+    return apply_adamw_row(row_run(parameter, row), g + row * gradient.stride[0],
+                           m + row * first.stride[0], v + row * second.stride[0],
+                           parameter.shape.cols, adam);
+  });
+}
+
+std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter) {
+  require_parameter(parameter);
+  return for_each_row(parameter, [&](std::int64_t row) {
+    return apply_decay_row(row_run(parameter, row), parameter.shape.cols, factors.decay);
+  });
+}
+
+}  // namespace ballot

@@ -1,0 +1,286 @@
+#include "runtime/checkpoint.h"
+
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "models/model_folder.h"
+#include "models/safetensors.h"
+#include "runtime/gather_values.h"
+
+namespace ballot {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr int kFormat = 1;
+const char* const kManifest = "trainer/manifest.json";
+
+StoredType stored_type(DType type) { return type == DType::f32 ? StoredType::f32 : StoredType::bf16; }
+
+std::string digest_of(const std::string& path) {
+  const MappedFile file(path);
+  return fmt::format("{:016x}", XXH3_64bits(file.bytes().data(), file.bytes().size()));
+}
+
+// Collects a matrix without its padding columns, so that a checkpoint does not depend on the arena's layout.
+class StateWriter {
+ public:
+  void add(const std::string& name, const Parameter& parameter, const Tensor& owned) {
+    const std::int64_t rows = parameter.shape.rows, cols = parameter.shape.cols;
+    const std::size_t element = size_bytes(owned.type);
+    ConstBytes bytes(owned.data, owned.count() * element);
+    if (parameter.row_stride != cols) {
+      std::vector<std::byte> packed(rows * cols * element);
+      for (std::int64_t r = 0; r < rows; ++r)
+        std::memcpy(packed.data() + r * cols * element, owned.data + r * parameter.row_stride * element, cols * element);
+      packed_.push_back(std::move(packed));
+      bytes = packed_.back();
+    }
+    tensors_.push_back({name, stored_type(owned.type), {rows, cols}, bytes});
+  }
+  void write(const std::string& path, const std::map<std::string, std::string>& metadata) const {
+    write_safetensors(path, tensors_, metadata);
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> packed_;
+  std::vector<TensorToStore> tensors_;
+};
+
+void read_state(const SafetensorsReader& file, const std::string& name, const Parameter& parameter,
+                const Tensor& owned) {
+  const StoredTensor& stored = file.get(name);
+  const std::int64_t rows = parameter.shape.rows, cols = parameter.shape.cols;
+  if (stored.type != stored_type(owned.type) || stored.shape != std::vector<std::int64_t>{rows, cols})
+    throw DataError("{}: {} is {} of {} elements, expected {} ({}, {})", file.path(), name, to_string(stored.type),
+                    stored.count(), to_string(owned.type), rows, cols);
+  const std::size_t element = size_bytes(owned.type);
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::memcpy(owned.data + r * parameter.row_stride * element, stored.bytes.data() + r * cols * element,
+                cols * element);
+}
+
+void write_voter(const std::string& path, const OptimizerState& state) {
+  StateWriter writer;
+  for (const ParameterState& s : state.states())
+    if (s.is_private) writer.add("momentum." + s.parameter->shape.name, *s.parameter, s.momentum);
+  writer.write(path, {{"format", "ballot"}});
+}
+
+void write_replicated(const std::string& path, const OptimizerState& state) {
+  StateWriter writer;
+  std::map<std::string, std::string> metadata = {{"format", "ballot"}};
+  for (const ParameterState& s : state.states()) {
+    if (s.is_private) continue;
+    const std::string& name = s.parameter->shape.name;
+    writer.add("momentum." + name, *s.parameter, s.momentum);
+    if (s.second.view().data == nullptr) continue;
+    writer.add("second." + name, *s.parameter, s.second);
+    metadata["count." + name] = std::to_string(s.count);
+  }
+  writer.write(path, metadata);
+}
+
+std::string state_json(const TrainingState& training) {
+  return Json{{"format", kFormat},
+              {"step", training.step},
+              {"sample_counter", training.sample_counter},
+              {"tokens_total", training.tokens_total},
+              {"workers", training.workers},
+              {"threads", training.threads},
+              {"processor", training.processor},
+              {"compute", training.compute},
+              {"digest", fmt::format("{:016x}", training.digest)}}
+             .dump(1) +
+         "\n";
+}
+
+Json parse_json(const std::string& path) {
+  Json parsed = Json::parse(read_file(path, 1 << 26), nullptr, false);
+  if (!parsed.is_object()) throw CorruptFile("{} is not a JSON object", path);
+  return parsed;
+}
+
+template <class T>
+T field(const Json& object, const char* name, const std::string& path) {
+  const auto found = object.find(name);
+  if (found == object.end()) throw CorruptFile("{} has no \"{}\"", path, name);
+  try {
+    return found->get<T>();
+  } catch (const Json::exception&) {
+    throw CorruptFile("{}: \"{}\" is {}, of the wrong type", path, name, found->dump());
+  }
+}
+
+void write_manifest(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_regular_file()) names.push_back(fs::relative(entry.path(), folder).string());
+  std::sort(names.begin(), names.end());
+  Json files = Json::array();
+  for (const std::string& name : names)
+    files.push_back({{"path", name},
+                     {"size", static_cast<std::int64_t>(fs::file_size(folder + "/" + name))},
+                     {"xxh3", digest_of(folder + "/" + name)}});
+  write_file_synced(folder + "/" + kManifest, Json{{"format", kFormat}, {"files", files}}.dump(1) + "\n");
+}
+
+// Step folders of a run, newest first.
+std::vector<std::string> list_checkpoints(const std::string& run_folder) {
+  std::vector<std::string> paths;
+  const std::string folder = run_folder + "/checkpoints";
+  if (!fs::is_directory(folder)) return paths;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
+      paths.push_back(entry.path().string());
+  std::sort(paths.rbegin(), paths.rend());
+  return paths;
+}
+
+void point_latest_at(const std::string& folder, const std::string& name) {
+  const std::string temporary = folder + "/.latest", latest = folder + "/latest";
+  unlink(temporary.c_str());
+  if (symlink(name.c_str(), temporary.c_str()) != 0) throw_file_error("link", temporary);
+  if (rename(temporary.c_str(), latest.c_str()) != 0) throw_file_error("rename", temporary);
+  sync_folder(folder);
+}
+
+// Runs `work` on every worker that has some, then lets everybody know whether all succeeded.
+template <class Work>
+void together(const char* what, Transport& transport, Deadline deadline, const Work& work) {
+  std::exception_ptr failure;
+  try {
+    work();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  const std::vector<std::int32_t> failed = gather_values<std::int32_t>(failure != nullptr, transport, deadline);
+  if (failure) std::rethrow_exception(failure);
+  for (std::size_t r = 0; r < failed.size(); ++r)
+    if (failed[r] != 0) throw FileError("worker {} failed to {}; see its log", r, what);
+}
+
+}  // namespace
+
+std::string save_checkpoint(const std::string& run_folder, const std::string& side_files_from,
+                            const TrainingState& training, const ParameterArena& arena, const OptimizerState& state,
+                            std::int64_t keep, Transport& transport, Deadline deadline) {
+  const std::string folder = run_folder + "/checkpoints";
+  const std::string name = fmt::format("step-{:08}", training.step);
+  const std::string temporary = folder + "/." + name + ".partial", path = folder + "/" + name;
+  const bool first = transport.rank() == 0;
+  together("make the checkpoint's folder", transport, deadline, [&] {
+    if (!first) return;
+    fs::remove_all(temporary);  // of a run that was killed while it wrote
+    fs::create_directories(temporary + "/trainer");
+  });
+  together("write its part of the checkpoint", transport, deadline, [&] {
+    write_voter(fmt::format("{}/trainer/voter-{}.safetensors", temporary, transport.rank()), state);
+    if (!first) return;
+    copy_side_files(side_files_from, temporary);
+    save_parameters(temporary, arena);
+    write_replicated(temporary + "/trainer/replicated.safetensors", state);
+    write_file_synced(temporary + "/trainer/state.json", state_json(training));
+  });
+  together("publish the checkpoint", transport, deadline, [&] {
+    if (!first) return;
+    write_manifest(temporary);
+    sync_folder(temporary + "/trainer");
+    sync_folder(temporary);
+    fs::remove_all(path);  // the same step, written before a resume from an earlier one
+    if (rename(temporary.c_str(), path.c_str()) != 0) throw_file_error("rename", temporary);
+    sync_folder(folder);
+    point_latest_at(folder, name);
+    const std::vector<std::string> all = list_checkpoints(run_folder);
+    for (std::size_t i = keep; i < all.size(); ++i) fs::remove_all(all[i]);
+  });
+  return path;
+}
+
+void verify_checkpoint(const std::string& path) {
+  const std::string manifest_path = path + "/" + kManifest;
+  const Json manifest = parse_json(manifest_path);
+  const auto format = field<std::int64_t>(manifest, "format", manifest_path);
+  if (format != kFormat) throw CorruptFile("{} is of format {}, expected {}", manifest_path, format, kFormat);
+  for (const Json& file : field<Json>(manifest, "files", manifest_path)) {
+    const auto name = field<std::string>(file, "path", manifest_path);
+    const auto size = field<std::int64_t>(file, "size", manifest_path);
+    const auto digest = field<std::string>(file, "xxh3", manifest_path);
+    const fs::path relative(name);
+    if (relative.is_absolute() || std::find(relative.begin(), relative.end(), "..") != relative.end())
+      throw CorruptFile("{} names a file outside its folder: {}", manifest_path, name);
+    const std::string full = path + "/" + name;
+    std::error_code error;
+    const auto found = fs::file_size(full, error);
+    if (error) throw CorruptFile("{} is missing; the checkpoint's manifest names it", full);
+    if (static_cast<std::int64_t>(found) != size)
+      throw CorruptFile("{} has {} bytes, its manifest says {}", full, found, size);
+    const std::string computed = digest_of(full);
+    if (computed != digest) throw CorruptFile("{} has digest {}, its manifest says {}", full, computed, digest);
+  }
+}
+
+std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Deadline deadline) {
+  std::int64_t chosen = -1;
+  const std::vector<std::string> all = list_checkpoints(run_folder);
+  const auto step_of = [](const std::string& path) {
+    return static_cast<std::int64_t>(std::strtoll(path.c_str() + path.rfind('-') + 1, nullptr, 10));
+  };
+  if (transport.rank() == 0)
+    for (const std::string& path : all) {
+      try {
+        verify_checkpoint(path);
+        chosen = step_of(path);
+        break;
+      } catch (const WorldError& damage) {
+        log_warning("{} is damaged and is passed over: {}", path, damage.what());
+      }
+    }
+  chosen = gather_values(chosen, transport, deadline)[0];
+  if (chosen < 0) return std::nullopt;
+  return fmt::format("{}/checkpoints/step-{:08}", run_folder, chosen);
+}
+
+TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena, OptimizerState& state, int voter) {
+  const std::string state_path = path + "/trainer/state.json";
+  const Json json = parse_json(state_path);
+  TrainingState training;
+  training.step = field<std::int64_t>(json, "step", state_path);
+  training.sample_counter = field<std::int64_t>(json, "sample_counter", state_path);
+  training.tokens_total = field<std::int64_t>(json, "tokens_total", state_path);
+  training.workers = field<std::int64_t>(json, "workers", state_path);
+  training.threads = field<std::int64_t>(json, "threads", state_path);
+  training.processor = field<std::string>(json, "processor", state_path);
+  training.compute = field<std::string>(json, "compute", state_path);
+  training.digest = std::strtoull(field<std::string>(json, "digest", state_path).c_str(), nullptr, 16);
+  if (training.step < 0 || training.sample_counter < 0 || training.workers < 1)
+    throw CorruptFile("{}: step {}, sample_counter {}, workers {}", state_path, training.step,
+                      training.sample_counter, training.workers);
+  load_parameters(path, arena);
+  const SafetensorsReader mine(fmt::format("{}/trainer/voter-{}.safetensors", path, voter % training.workers));
+  const SafetensorsReader replicated(path + "/trainer/replicated.safetensors");
+  for (ParameterState& s : state.states()) {
+    const std::string& name = s.parameter->shape.name;
+    read_state(s.is_private ? mine : replicated, "momentum." + name, *s.parameter, s.momentum);
+    if (s.second.view().data == nullptr) continue;
+    read_state(replicated, "second." + name, *s.parameter, s.second);
+    const auto count = replicated.metadata().find("count." + name);
+    if (count == replicated.metadata().end()) throw CorruptFile("{} has no count of {}", replicated.path(), name);
+    s.count = std::strtoll(count->second.c_str(), nullptr, 10);
+    if (s.count < 0 || s.count > training.step)
+      throw CorruptFile("{}: {} has {} updates after {} steps", replicated.path(), name, s.count, training.step);
+  }
+  return training;
+}
+
+}  // namespace ballot

@@ -1,0 +1,51 @@
+// A checkpoint: a Hugging Face folder anyone can load, plus trainer/ with what a resumed run needs.
+//
+//   RUN/checkpoints/step-00000150/  config.json model.safetensors tokenizer files        (fp32 masters)
+//                                   trainer/state.json           step, counters, digest
+//                                   trainer/voter-<i>.safetensors   private momentum of voter i
+//                                   trainer/replicated.safetensors  momentum and AdamW state of averaged groups
+//                                   trainer/manifest.json        size and XXH3 digest of every file
+//   RUN/checkpoints/latest -> step-00000150
+//
+// Written to a temporary folder, every file fsynced, then the manifest, then renamed, and `latest` moves last: a kill at
+// any instant leaves the previous checkpoint whole. Verified against its manifest before anything is read from it.
+// All workers see the same folder (one machine or a shared file system).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "collectives/transport/transport.h"
+#include "runtime/optimizer_state.h"
+
+namespace ballot {
+
+struct TrainingState {
+  std::int64_t step = 0;            // steps done
+  std::int64_t sample_counter = 0;  // next sample id
+  std::int64_t tokens_total = 0;
+  // For the record, and to say when bits may differ after a resume:
+  std::int64_t workers = 1;
+  std::int64_t threads = 1;
+  std::string processor;
+  std::string compute;
+  std::uint64_t digest = 0;         // of all parameters
+};
+
+// Collective. Returns the checkpoint's path. Every worker throws when one of them fails, naming it.
+std::string save_checkpoint(const std::string& run_folder, const std::string& side_files_from,
+                            const TrainingState& training, const ParameterArena& arena, const OptimizerState& state,
+                            std::int64_t keep, Transport& transport, Deadline deadline);
+
+// Collective. The newest checkpoint that its manifest proves whole (worker 0 looks; a damaged one is named in a warning
+// and the one before is taken); none: empty.
+std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Deadline deadline);
+
+// Reads parameters, this worker's momentum (voter i of W takes that of i mod the old W) and the replicated state.
+TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena, OptimizerState& state, int voter);
+
+// Throws CorruptFile naming the first file that is missing or is not what the manifest says.
+void verify_checkpoint(const std::string& path);
+
+}  // namespace ballot

@@ -1,0 +1,185 @@
+#include "runtime/metrics.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "runtime/metrics_names.h"
+
+namespace ballot {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// JSON has no NaN or infinity: they are null.
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+// Keeps what belongs to steps up to `last_step`; a torn last line goes too.
+void cut_after(const std::string& path, std::int64_t last_step) {
+  std::ifstream file(path);
+  if (!file) return;
+  std::string kept, line;
+  std::int64_t dropped = 0;
+  while (std::getline(file, line)) {
+    const Json parsed = Json::parse(line, nullptr, false);
+    if (!parsed.is_object() || parsed.value("step", std::int64_t{0}) > last_step) {
+      ++dropped;
+      continue;
+    }
+    kept += line + "\n";
+  }
+  if (dropped == 0) return;
+  log_info("{}: dropped {} lines of steps after {}, which are repeated", path, dropped, last_step);
+  replace_file_atomically(path, kept);
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step) : path_(folder + "/metrics.jsonl") {
+  cut_after(path_, last_step);
+  file_ = std::fopen(path_.c_str(), "a");
+  if (file_ == nullptr) throw_file_error("open", path_);
+}
+
+MetricsLog::~MetricsLog() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+void MetricsLog::write(const std::string& line) {
+  if (std::fputs((line + "\n").c_str(), file_) < 0 || std::fflush(file_) != 0) throw_file_error("write", path_);
+}
+
+void MetricsLog::run(const RunFacts& facts) {
+  Json line;
+  line["type"] = "run";
+  line["version"] = facts.version;
+  line["model"] = facts.model;
+  line["workers"] = facts.workers;
+  line["parameters"] = facts.parameters;
+  line["voted_parameters"] = facts.voted_parameters;
+  line["rule"] = facts.rule;
+  line["reduce"] = facts.reduce;
+  line["steps"] = facts.steps;
+  line["first_step"] = facts.first_step;
+  line["seed"] = facts.seed;
+  line["compute"] = facts.compute;
+  line["threads"] = facts.threads;
+  line["processor"] = facts.processor;
+  line[metric::kBackend] = facts.backend;
+  line["config"] = facts.config_toml;
+  write(line.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+void MetricsLog::step(const StepMetrics& r) {
+  Json line;
+  line["type"] = "step";
+  line[metric::kStep] = r.step;
+  line[metric::kLoss] = number(r.loss);
+  line[metric::kRate] = r.rate;
+  line[metric::kTokensTotal] = r.tokens_total;
+  line[metric::kTokensPerSecond] = number(r.tokens / r.step_seconds / r.workers);
+  line[metric::kStepSeconds] = r.step_seconds;
+  line[metric::kDataSeconds] = r.data_seconds;
+  line[metric::kForwardSeconds] = r.forward_seconds;
+  line[metric::kBackwardSeconds] = r.backward_seconds;
+  line[metric::kDirectionSeconds] = r.direction_seconds;
+  line[metric::kPackSeconds] = r.pack_seconds;
+  line[metric::kExchangeSeconds] = r.exchange_seconds;
+  line[metric::kTallySeconds] = r.tally_seconds;
+  line[metric::kMeanSeconds] = r.mean_seconds;
+  line[metric::kApplySeconds] = r.apply_seconds;
+  line[metric::kAuditSeconds] = r.audit_seconds;
+  line[metric::kBytesSent] = r.traffic.total_sent();
+  line[metric::kVoteBytesSent] = r.traffic.sent(Purpose::vote);
+  line[metric::kMeanBytesSent] = r.traffic.sent(Purpose::mean);
+  line[metric::kControlBytesSent] = r.traffic.sent(Purpose::control);
+  line[metric::kFp32Bytes] = r.fp32_bytes;
+  line[metric::kCompression] =
+      r.traffic.total_sent() == 0 ? Json(nullptr) : Json(r.fp32_bytes / r.traffic.total_sent());
+  line[metric::kBackend] = r.backend;
+  if (r.votes != nullptr) {
+    const VoteStatistics& v = *r.votes;
+    const double elements = std::max<double>(1, v.elements);
+    line[metric::kTieShare] = v.ties / elements;
+    line[metric::kUnanimousShare] = v.unanimous / elements;
+    line[metric::kHeldShare] = v.held_blocks / std::max<double>(1, v.blocks);
+    if (v.agreed.size() > 1) {
+      Json agreement = Json::array();
+      double least = 2;
+      std::size_t least_rank = 0;
+      for (std::size_t i = 0; i < v.agreed.size(); ++i) {
+        if (v.compared[i] == 0) {  // a voter that abstained everywhere
+          agreement.push_back(nullptr);
+          continue;
+        }
+        const double share = v.agreed[i] / static_cast<double>(v.compared[i]);
+        agreement.push_back(share);
+        if (share < least) least = share, least_rank = i;
+      }
+      line[metric::kAgreement] = agreement;
+      if (least <= 1) {
+        line[metric::kAgreementMin] = least;
+        line[metric::kAgreementRank] = least_rank;
+      }
+    }
+  }
+  line[metric::kGradientFaults] = r.gradient_faults;
+  line[metric::kLossFaults] = r.loss_faults;
+  line[metric::kSlowestVoter] = r.slowest_voter;
+  line[metric::kSlowestSeconds] = r.slowest_seconds;
+  write(line.dump());
+}
+
+void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds) {
+  write(Json{{"type", "evaluation"}, {"step", step}, {"loss", number(loss)}, {"tokens", tokens}, {"seconds", seconds}}
+            .dump());
+}
+
+void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double seconds) {
+  write(Json{{"type", "checkpoint"}, {"step", step}, {"path", path}, {"seconds", seconds}}.dump(
+      -1, ' ', false, Json::error_handler_t::replace));
+}
+
+void MetricsLog::end(std::int64_t step, bool replicas_identical, double seconds) {
+  write(Json{{"type", "end"}, {"step", step}, {"replicas_identical", replicas_identical}, {"seconds", seconds}}.dump());
+}
+
+std::string human_bytes(double bytes) {
+  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
+  int unit = 0;
+  while (bytes >= 1000 && unit < 4) bytes /= 1000, ++unit;
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.3g} {}", bytes, units[unit]);
+}
+
+ProgressLine::ProgressLine(std::int64_t steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) == 1) {
+  started_ = seconds(system_clock().now().time_since_epoch());
+}
+
+void ProgressLine::update(const StepMetrics& r) {
+  const double now = seconds(system_clock().now().time_since_epoch());
+  if (first_step_ < 0) first_step_ = r.step - 1;
+  const bool last = r.step == steps_;
+  if (now - last_shown_ < (terminal_ ? 0.1 : 5.0) && !last) return;
+  last_shown_ = now;
+  const double per_step = (now - started_) / (r.step - first_step_);
+  std::string line = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  sent {}/step", r.step, steps_, r.loss,
+                                 r.tokens / r.step_seconds, human_bytes(r.traffic.total_sent()));
+  if (r.traffic.total_sent() > 0) line += fmt::format(" (fp32: {:.1f}x)", r.fp32_bytes / r.traffic.total_sent());
+  if (r.gradient_faults + r.loss_faults > 0)
+    line += fmt::format("  {} tensors left out", r.gradient_faults);
+  line += fmt::format("  {:.0f} s left", per_step * (steps_ - r.step));
+  if (terminal_) std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  else log_info("{}", line);
+}
+
+void ProgressLine::finish() {
+  if (terminal_) std::fprintf(stderr, "\n");
+}
+
+}  // namespace ballot

@@ -1,0 +1,76 @@
+// Writes metrics.jsonl, the source of truth about a run: one JSON object a line, names in metrics_names.h.
+//
+// One writer (worker 0). Each line is handed to the system whole, so a killed run leaves at most one torn line.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "collectives/transport/transport.h"
+#include "collectives/verdict.h"
+
+namespace ballot {
+
+struct RunFacts {
+  std::string version, model, processor, compute, backend, config_toml, rule, reduce;
+  std::int64_t workers = 0, threads = 0, seed = 0, steps = 0;
+  std::int64_t parameters = 0, voted_parameters = 0;
+  std::int64_t first_step = 0;  // > 0: resumed
+};
+
+struct StepMetrics {
+  std::int64_t step = 0;  // from 1: steps done
+  double loss = 0, rate = 0;
+  std::int64_t tokens = 0, tokens_total = 0;  // all workers
+  int workers = 1;
+  double step_seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, direction_seconds = 0,
+         pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0, mean_seconds = 0, apply_seconds = 0,
+         audit_seconds = 0;
+  Traffic traffic;              // of this worker in this step
+  double fp32_bytes = 0;        // what an fp32 ring all-reduce of all parameters would have sent
+  std::string backend;
+  const VoteStatistics* votes = nullptr;
+  std::int64_t gradient_faults = 0, loss_faults = 0;  // all workers
+  int slowest_voter = 0;
+  double slowest_seconds = 0;
+};
+
+class MetricsLog {
+ public:
+  // Appends to FOLDER/metrics.jsonl; lines of steps after `last_step` (a resumed run repeats them) are cut away first.
+  MetricsLog(const std::string& folder, std::int64_t last_step);
+  ~MetricsLog();
+
+  void run(const RunFacts& facts);
+  void step(const StepMetrics& record);
+  void evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds);
+  void checkpoint(std::int64_t step, const std::string& path, double seconds);
+  void end(std::int64_t step, bool replicas_identical, double seconds);
+
+ private:
+  void write(const std::string& line);
+  std::string path_;
+  std::FILE* file_ = nullptr;
+};
+
+// The progress of a run for a person: a line that rewrites itself on a terminal, else a log line now and then.
+class ProgressLine {
+ public:
+  explicit ProgressLine(std::int64_t steps);
+  void update(const StepMetrics& record);
+  void finish();
+
+ private:
+  std::int64_t steps_;
+  bool terminal_;
+  double started_ = 0, last_shown_ = 0;
+  std::int64_t first_step_ = -1;
+};
+
+// "1.4 MB", "312 B": for people; files carry whole numbers.
+std::string human_bytes(double bytes);
+
+}  // namespace ballot

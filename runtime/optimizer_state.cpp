@@ -1,0 +1,20 @@
+#include "runtime/optimizer_state.h"
+
+namespace ballot {
+
+OptimizerState::OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups) {
+  states_.reserve(arena.parameters().size());
+  for (const Parameter& parameter : arena.parameters()) {
+    ParameterState state;
+    state.parameter = &parameter;
+    state.group = &groups[static_cast<std::size_t>(parameter.shape.kind)];
+    state.is_private = state.group->reduce == Reduce::vote;
+    const bool adamw = state.group->rule == Rule::adamw;
+    state.momentum = OwnedTensor(adamw ? DType::f32 : state.group->momentum_type,
+                                 {parameter.shape.rows, parameter.row_stride});
+    if (adamw) state.second = OwnedTensor(DType::f32, {parameter.shape.rows, parameter.row_stride});
+    states_.push_back(std::move(state));
+  }
+}
+
+}  // namespace ballot

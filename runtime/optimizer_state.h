@@ -1,0 +1,37 @@
+// What the rules remember between steps: one momentum per parameter, and AdamW's second moment.
+//
+// A momentum that follows local gradients (reduce = vote) is private to its voter. One that follows a mean is
+// replicated: every worker holds the same bits. The two are saved apart.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "core/parameter_arena.h"
+#include "optim/parameter_group.h"
+
+namespace ballot {
+
+struct ParameterState {
+  const Parameter* parameter = nullptr;
+  const ParameterGroup* group = nullptr;
+  bool is_private = false;    // voted: this voter's own
+  OwnedTensor momentum;       // (rows, row_stride) of the group's momentum type; AdamW's first moment
+  OwnedTensor second;         // (rows, row_stride) f32, AdamW only
+  std::int64_t count = 0;     // AdamW's t: updates so far
+};
+
+class OptimizerState {
+ public:
+  // `groups` by ParameterKind; both must outlive it.
+  OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups);
+  std::vector<ParameterState>& states() { return states_; }
+  const std::vector<ParameterState>& states() const { return states_; }
+  ParameterState& of(const Parameter& parameter) { return states_[parameter.index]; }
+
+ private:
+  std::vector<ParameterState> states_;
+};
+
+}  // namespace ballot

@@ -1,0 +1,216 @@
+// metrics.jsonl, line by line.
+#include "runtime/report_data.h"
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"             // DataError, FileError
+#include "runtime/metrics_names.h"  // metric::
+
+namespace ballot {
+
+using nlohmann::json;
+
+const std::array<Stage, kStageCount> kStages{{{metric::kDataSeconds, "data"},
+                                              {metric::kForwardSeconds, "forward"},
+                                              {metric::kBackwardSeconds, "backward"},
+                                              {metric::kDirectionSeconds, "direction"},
+                                              {metric::kPackSeconds, "pack"},
+                                              {metric::kExchangeSeconds, "exchange"},
+                                              {metric::kTallySeconds, "tally"},
+                                              {metric::kMeanSeconds, "mean"},
+                                              {metric::kApplySeconds, "apply"},
+                                              {metric::kAuditSeconds, "audit"}}};
+
+namespace {
+
+// Where a value stands, for messages.
+struct Place {
+  const std::string& path;
+  std::int64_t line;
+};
+
+[[noreturn]] void damaged(const Place& place, const std::string& what) {
+  throw DataError("{}:{}: {}", place.path, place.line, what);
+}
+
+double number(const json& object, const char* key, const Place& place) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return kNoValue;
+  if (!found->is_number()) damaged(place, fmt::format("\"{}\" is not a number", key));
+  return found->get<double>();
+}
+
+std::int64_t step_of(const json& object, const Place& place) {
+  const auto found = object.find(metric::kStep);
+  if (found == object.end() || !found->is_number_integer() || found->get<double>() < 0 ||
+      found->get<double>() > 9e15)
+    damaged(place, "\"step\" is missing or not a whole number from 0");
+  return found->get<std::int64_t>();
+}
+
+// Lines of steps that a restart repeats replace the earlier ones.
+template <class Record>
+void put(std::vector<Record>& records, Record record) {
+  while (!records.empty() && records.back().step >= record.step) records.pop_back();
+  records.push_back(std::move(record));
+}
+
+StepRecord read_step(const json& object, const Place& place) {
+  const auto value = [&](const char* key) { return number(object, key, place); };
+  StepRecord step;
+  step.step = step_of(object, place);
+  step.loss = value(metric::kLoss);
+  step.tokens = value(metric::kTokensTotal);
+  step.tokens_per_second = value(metric::kTokensPerSecond);
+  step.seconds = value(metric::kStepSeconds);
+  step.bytes = value(metric::kBytesSent);
+  step.vote_bytes = value(metric::kVoteBytesSent);
+  step.mean_bytes = value(metric::kMeanBytesSent);
+  step.control_bytes = value(metric::kControlBytesSent);
+  step.fp32_bytes = value(metric::kFp32Bytes);
+  step.ties = value(metric::kTieShare);
+  step.unanimous = value(metric::kUnanimousShare);
+  step.held = value(metric::kHeldShare);
+  step.gradient_faults = value(metric::kGradientFaults);
+  step.loss_faults = value(metric::kLossFaults);
+  for (std::size_t i = 0; i < kStageCount; ++i) step.stages[i] = value(kStages[i].key);
+  const auto agreement = object.find(metric::kAgreement);
+  if (agreement != object.end() && !agreement->is_null()) {
+    if (!agreement->is_array())
+      damaged(place, fmt::format("\"{}\" is not a list", metric::kAgreement));
+    for (const json& share : *agreement) {
+      if (!share.is_number() && !share.is_null())
+        damaged(place, fmt::format("\"{}\" holds what is not a number", metric::kAgreement));
+      step.agreement.push_back(share.is_null() ? static_cast<float>(kNoValue) : share.get<float>());
+    }
+  }
+  return step;
+}
+
+std::string plain(const json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  return value.is_primitive() && !value.is_null() ? value.dump() : "";
+}
+
+// "folder" of "[model]" in a run file that we wrote ourselves: one key a line, strings in double
+// quotes.
+std::string toml_value(const std::string& text, const std::string& table, const std::string& key) {
+  std::istringstream lines(text);
+  std::string line, current;
+  const auto trimmed = [](std::string word) {
+    const std::size_t begin = word.find_first_not_of(" \t\"'"),
+                      end = word.find_last_not_of(" \t\r\"'");
+    return begin == std::string::npos ? "" : word.substr(begin, end - begin + 1);
+  };
+  while (std::getline(lines, line)) {
+    if (!line.empty() && line[0] == '[') {
+      current = line.substr(1, line.find(']') == std::string::npos ? 0 : line.find(']') - 1);
+    } else if (current == table && line.find('=') != std::string::npos &&
+               trimmed(line.substr(0, line.find('='))) == key) {
+      std::string value = line.substr(line.find('=') + 1);
+      if (const std::size_t comment = value.find(" #"); comment != std::string::npos)
+        value.resize(comment);
+      return trimmed(value);
+    }
+  }
+  return "";
+}
+
+// The configuration in a run line: TOML text, or tables.
+std::string config_value(const json& config, const std::string& table, const std::string& key) {
+  if (config.is_string()) return toml_value(config.get<std::string>(), table, key);
+  const json* at = &config;
+  std::istringstream parts(table + "." + key);
+  for (std::string part; std::getline(parts, part, '.');) {
+    if (!at->is_object() || !at->contains(part)) return "";
+    at = &at->at(part);
+  }
+  return plain(*at);
+}
+
+void read_run_line(const json& object, const std::string& folder, RunRecord& run) {
+  run.starts += 1;
+  run.ended = false;
+  run.replicas_identical.reset();
+  run.facts.clear();
+  for (const auto& [key, value] : object.items())
+    if (key != "type" && value.is_primitive() && !value.is_null()) {
+      const std::string text = plain(value);
+      if (text.find('\n') == std::string::npos) run.facts.emplace_back(key, text);
+    }
+  json config = object.value("config", json());
+  if (config.is_null()) {
+    std::ifstream file(std::filesystem::path(folder) / "run.toml");
+    config = std::string(std::istreambuf_iterator<char>(file), {});
+  }
+  const auto first = [&](std::initializer_list<std::string> values) {
+    for (const std::string& value : values)
+      if (!value.empty()) return value;
+    return std::string();
+  };
+  const auto own = [&](const char* key) {
+    return object.contains(key) ? plain(object.at(key)) : std::string();
+  };
+  run.model = first({own("model"), config_value(config, "model", "folder")});
+  run.workers = own("workers");
+  run.compute = first({own("compute"), config_value(config, "train", "compute")});
+  run.rule = first({own("rule"), config_value(config, "group.hidden", "rule"),
+                    config_value(config, "optimizer", "preset")});
+  run.reduce = first({own("reduce"), config_value(config, "group.hidden", "reduce"),
+                      config_value(config, "optimizer", "reduce")});
+}
+
+void read_line(const json& object, const Place& place, RunRecord& run) {
+  if (!object.is_object()) damaged(place, "not a JSON object");
+  const auto type = object.find("type");
+  if (type == object.end() || !type->is_string())
+    damaged(place, "\"type\" is missing or not a string");
+  const std::string kind = type->get<std::string>();
+  if (kind == "run") {
+    read_run_line(object, run.folder, run);
+  } else if (kind == "step") {
+    put(run.steps, read_step(object, place));
+  } else if (kind == "evaluation") {
+    put(run.evaluations, EvaluationRecord{step_of(object, place), number(object, "loss", place),
+                                          number(object, "tokens", place)});
+  } else if (kind == "end") {
+    run.ended = true;
+    const auto identical = object.find("replicas_identical");
+    if (identical != object.end() && !identical->is_null()) {
+      if (!identical->is_boolean()) damaged(place, "\"replicas_identical\" is not true or false");
+      run.replicas_identical = identical->get<bool>();
+    }
+  }  // other types are newer than this page
+}
+
+}  // namespace
+
+RunRecord read_run_record(const std::string& folder) {
+  RunRecord run;
+  run.folder = folder;
+  std::filesystem::path shown = std::filesystem::path(folder).lexically_normal();
+  if (!shown.has_filename()) shown = shown.parent_path();
+  run.name = shown.filename().string();
+  const std::string path = (std::filesystem::path(folder) / "metrics.jsonl").string();
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw_file_error("open", path);
+  std::string line;
+  for (std::int64_t count = 1; std::getline(file, line); ++count) {
+    const bool torn = file.eof();  // no newline: it was being written
+    const json object = json::parse(line, nullptr, false);
+    const Place place{path, count};
+    if (object.is_discarded()) {
+      if (torn) break;
+      damaged(place, "not a line of JSON");
+    }
+    read_line(object, place, run);
+  }
+  if (file.bad()) throw_file_error("read", path);
+  return run;
+}
+
+}  // namespace ballot

@@ -1,0 +1,58 @@
+// What a report needs of one run: its metrics.jsonl as numbers. A value that is null or absent is
+// NaN.
+//
+// A run that was started again from a checkpoint repeats steps; the later line replaces the earlier
+// one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace ballot {
+
+inline constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();
+
+inline constexpr std::size_t kStageCount = 10;
+struct Stage {
+  const char* key;   // in metrics.jsonl
+  const char* name;  // on the page
+};
+extern const std::array<Stage, kStageCount> kStages;  // in the order of a step
+
+struct StepRecord {
+  std::int64_t step = 0;
+  double loss = kNoValue, tokens = kNoValue, tokens_per_second = kNoValue, seconds = kNoValue;
+  double bytes = kNoValue, vote_bytes = kNoValue, mean_bytes = kNoValue, control_bytes = kNoValue;
+  double fp32_bytes = kNoValue, ties = kNoValue, unanimous = kNoValue, held = kNoValue;
+  double gradient_faults = kNoValue, loss_faults = kNoValue;
+  std::array<double, kStageCount> stages;
+  std::vector<float> agreement;  // per voter
+};
+
+struct EvaluationRecord {
+  std::int64_t step = 0;
+  double loss = kNoValue, tokens = kNoValue;
+};
+
+struct RunRecord {
+  std::string name;  // the folder's last part
+  std::string folder;
+  std::string model, rule, reduce, compute, workers;       // empty: not said
+  std::vector<std::pair<std::string, std::string>> facts;  // the run line's plain values
+  int starts = 0;
+  std::vector<StepRecord> steps;
+  std::vector<EvaluationRecord> evaluations;
+  bool ended = false;
+  std::optional<bool> replicas_identical;
+};
+
+// Reads <folder>/metrics.jsonl (and run.toml for what its run line leaves unsaid). DataError with
+// the number of a damaged line; a last line without its newline that cannot be read is left out.
+RunRecord read_run_record(const std::string& folder);
+
+}  // namespace ballot

@@ -1,0 +1,313 @@
+#include "runtime/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/parallel.h"
+#include "models/llama/llama_model.h"
+#include "models/model_folder.h"
+#include "models/tokenizer.h"
+#include "runtime/checkpoint.h"
+#include "runtime/evaluation.h"
+#include "runtime/metrics.h"
+#include "runtime/replica_audit.h"
+#include "runtime/sampler.h"
+#include "runtime/step_pipeline.h"
+#include "runtime/version.h"
+
+namespace ballot {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A run folder that holds another run is not written over.
+void prepare_folder(const RunConfig& config, bool resume, Transport& transport, Deadline deadline) {
+  if (transport.rank() == 0) {
+    fs::create_directories(config.output_folder + "/logs");
+    if (!resume && fs::exists(config.output_folder + "/metrics.jsonl"))
+      throw ConfigError("output.folder = \"{}\" already holds a run; resume it with --resume, or name another folder",
+                        config.output_folder);
+    replace_file_atomically(config.output_folder + "/run.toml", to_toml(config));
+  }
+  transport.barrier(deadline);
+}
+
+// What must be equal on all workers for replicas to stay identical: what replicas compute redundantly includes
+// Newton-Schulz of a mean, whose bits depend on processor and threads.
+std::string description(const RunConfig& config, DType compute, std::int64_t threads, std::uint64_t digest,
+                        std::int64_t step) {
+  std::string text = fmt::format("version {}\nstep {}\nparameters {:016x}\ncompute {}\n", version(), step, digest,
+                                 to_string(compute));
+  const bool dense_products = std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
+    return group.newton_schulz && group.reduce != Reduce::vote;
+  });
+  if (dense_products) text += fmt::format("processor {}\nthreads {}\n", processor_features(), threads);
+  return text + to_toml(config);
+}
+
+class Trainer {
+ public:
+  Trainer(const RunConfig& config, Transport& transport, const TrainingHooks& hooks)
+      : config_(config),
+        transport_(transport),
+        hooks_(hooks),
+        deadline_(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.deadline_seconds))),
+        compute_(resolve_compute(config.compute)),
+        device_(find_device(config.device)),
+        llama_(read_model_config(config.model_folder)),
+        tokenizer_(read_tokenizer(config.model_folder)),
+        arena_(llama_parameter_shapes(llama_), compute_, device_),
+        state_(arena_, config_.groups),
+        training_tokens_(read_tokens(config.train_data, *tokenizer_)),
+        sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
+        pipeline_(arena_, state_, transport,
+                  StepOptions{static_cast<std::uint64_t>(config.seed), config.ties, deadline_}),
+        audit_(arena_, transport) {
+    if (!config.validation_data.path.empty()) {
+      held_out_tokens_ = read_tokens(config.validation_data, *tokenizer_);
+      windows_ = std::make_unique<EvaluationWindows>(held_out_tokens_, config.sequence_length,
+                                                     config.validation_windows, "data.validation");
+    }
+    model_ = make_llama(llama_, arena_, device_);
+    if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
+    load();
+    micro_batches_.resize(config.micro_batches);
+  }
+
+  TrainingResult run() {
+    Stopwatch total;
+    TrainingResult result;
+    result.first_loss = result.last_loss = std::numeric_limits<double>::quiet_NaN();
+    start_record();
+    if (windows_ && training_.step == 0) result.first_loss = result.last_loss = evaluate_now();
+    ProgressLine progress(config_.steps);
+    while (training_.step < config_.steps && !result.stopped) {
+      try {
+        result.stopped = step(progress);
+      } catch (const ReplicasDiffer&) {
+        if (leads()) metrics_->end(training_.step, false, total.elapsed());
+        throw;
+      }
+      if (hooks_.after_step) hooks_.after_step(training_.step, arena_);
+      const bool last = training_.step == config_.steps;
+      const auto due = [this](std::int64_t every) { return every > 0 && training_.step % every == 0; };
+      if (windows_ && (last || due(config_.evaluate_every))) result.last_loss = evaluate_now();
+      if (last || result.stopped || due(config_.checkpoint_every)) save();
+    }
+    if (leads()) {
+      progress.finish();
+      metrics_->end(training_.step, true, total.elapsed());  // the audit of every step has passed
+      if (result.stopped) log_info("stopped after step {} as asked; --resume goes on from there", training_.step);
+    }
+    result.steps = training_.step;
+    result.digest = training_.digest;
+    result.checkpoint = checkpoint_;
+    return result;
+  }
+
+ private:
+  bool leads() const { return transport_.rank() == 0; }
+  Deadline deadline() const { return Deadline::in(deadline_); }
+
+  void load() {
+    std::optional<std::string> found;
+    if (hooks_.resume) {
+      found = find_checkpoint(config_.output_folder, transport_, deadline());
+      if (!found)
+        throw ConfigError("--resume: {} holds no whole checkpoint", config_.output_folder + "/checkpoints");
+    }
+    if (found) {
+      training_ = load_checkpoint(*found, arena_, state_, transport_.rank());
+      checkpoint_ = *found;
+      if (leads()) note_resume(*found);
+    } else {
+      load_parameters(config_.model_folder, arena_);
+    }
+    const std::vector<std::uint64_t> digests = parameter_digests(arena_);
+    if (found && fold(digests) != training_.digest)
+      throw CorruptFile("{}: parameters have digest {:016x}, its state says {:016x}", *found, fold(digests),
+                        training_.digest);
+    training_.digest = fold(digests);
+    training_.workers = transport_.size();
+    training_.threads = thread_count();
+    training_.processor = processor_features();
+    training_.compute = to_string(compute_);
+    require_same_everywhere(description(config_, compute_, thread_count(), training_.digest, training_.step),
+                            transport_, deadline());
+    prepare_folder(config_, hooks_.resume, transport_, deadline());
+  }
+
+  void note_resume(const std::string& path) const {
+    log_info("resuming after step {} from {}", training_.step, path);
+    if (training_.workers != transport_.size())
+      log_warning("it was saved by {} workers, these are {}: voter i takes the momentum of voter i mod {}",
+                  training_.workers, transport_.size(), training_.workers);
+    if (training_.threads != thread_count() || training_.processor != processor_features() ||
+        training_.compute != to_string(compute_))
+      log_warning("it was computed with {} threads on {} in {}, now {} on {} in {}: from here on the bits may differ "
+                  "from those of an uninterrupted run", training_.threads, training_.processor, training_.compute,
+                  thread_count(), processor_features(), to_string(compute_));
+  }
+
+  void start_record() {
+    if (!leads()) return;
+    metrics_ = std::make_unique<MetricsLog>(config_.output_folder, training_.step);
+    const ParameterGroup& hidden = config_.group(ParameterKind::hidden_matrix);
+    RunFacts facts;
+    facts.version = version();
+    facts.model = config_.model_folder;
+    facts.processor = processor_features();
+    facts.compute = to_string(compute_);
+    facts.backend = transport_.name();
+    facts.config_toml = to_toml(config_);
+    facts.rule = to_string(hidden.rule);
+    facts.reduce = to_string(hidden.reduce);
+    facts.workers = transport_.size();
+    facts.threads = thread_count();
+    facts.seed = config_.seed;
+    facts.steps = config_.steps;
+    facts.parameters = arena_.count();
+    facts.voted_parameters = pipeline_.voted_count();
+    facts.first_step = training_.step;
+    metrics_->run(facts);
+    log_info("{} workers over {}, {} parameters ({} voted), {} by {}, compute {} on {}, {} threads each",
+             facts.workers, facts.backend, facts.parameters, facts.voted_parameters, facts.rule, facts.reduce,
+             facts.compute, facts.processor, facts.threads);
+    if (compute_ == DType::bf16 && !has_native_bf16())
+      log_warning("compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",
+                  processor_features());
+    if (transport_.size() == 2 && pipeline_.voted_count() > 0 && config_.ties == Ties::coin)
+      log_warning("two voters tie wherever they disagree, and a coin decides: expect a noisier run than with three");
+  }
+
+  // One step, as a sentence. Returns whether to stop.
+  bool step(ProgressLine& progress) {
+    Stopwatch whole, stage;
+    const Traffic before = transport_.traffic();
+    draw_batches();
+    const double data_seconds = stage.lap();
+    pipeline_.begin(training_.step, config_.schedule.factor(training_.step));
+    const Loss loss = model_->differentiate(micro_batches_, pipeline_);  // batch -> gradients -> ballot
+    const double compute_seconds = stage.lap();
+    const StepOutcome outcome = pipeline_.finish();  // ballot -> verdict -> parameters
+    stage.lap();
+    ++training_.step;
+
+    WorkerReport mine;
+    mine.step = training_.step;
+    mine.loss_sum = loss.sum;
+    mine.tokens = loss.tokens;
+    mine.gradient_faults = static_cast<std::int32_t>(outcome.gradient_faults);
+    mine.loss_fault = outcome.loss_fault;
+    mine.stop = hooks_.should_stop && hooks_.should_stop();
+    mine.compute_seconds = data_seconds + compute_seconds;
+    const std::vector<WorkerReport>& reports = audit_.exchange(mine, pipeline_.digests(), deadline());
+    training_.digest = reports[0].digest;
+
+    StepMetrics record;
+    record.audit_seconds = stage.lap();
+    bool stop = false;
+    Loss all;
+    for (std::size_t r = 0; r < reports.size(); ++r) {
+      const WorkerReport& report = reports[r];
+      stop |= report.stop != 0;
+      record.gradient_faults += report.gradient_faults;
+      record.loss_faults += report.loss_fault;
+      record.tokens += report.tokens;
+      if (report.loss_fault == 0) all.sum += report.loss_sum, all.tokens += report.tokens;
+      if (report.compute_seconds > record.slowest_seconds)
+        record.slowest_seconds = report.compute_seconds, record.slowest_voter = static_cast<int>(r);
+    }
+    training_.tokens_total += record.tokens;
+    if (!leads()) return stop;
+
+    const double share = 2.0 * (transport_.size() - 1) / transport_.size();
+    record.step = training_.step;
+    record.loss = all.tokens > 0 ? all.mean() : std::numeric_limits<double>::quiet_NaN();
+    record.rate = config_.groups[0].rate * config_.schedule.factor(training_.step - 1);
+    record.tokens_total = training_.tokens_total;
+    record.workers = transport_.size();
+    record.data_seconds = data_seconds;
+    record.forward_seconds = model_->times().forward;
+    record.backward_seconds = model_->times().backward;
+    record.direction_seconds = outcome.direction_seconds;
+    record.pack_seconds = outcome.pack_seconds;
+    record.exchange_seconds = outcome.exchange_seconds;
+    record.tally_seconds = outcome.tally_seconds;
+    record.mean_seconds = outcome.mean_seconds;
+    record.apply_seconds = outcome.apply_seconds;
+    record.traffic = transport_.traffic() - before;
+    record.fp32_bytes = share * 4.0 * static_cast<double>(arena_.count());
+    record.backend = transport_.name();
+    record.votes = outcome.votes;
+    record.step_seconds = whole.elapsed();
+    metrics_->step(record);
+    progress.update(record);
+    return stop;
+  }
+
+  // Voter v takes ids counter + v * n ..; the counter then passes all of them, so no id is used twice.
+  void draw_batches() {
+    const std::int64_t per_worker = config_.batch * config_.micro_batches;
+    std::int64_t id = training_.sample_counter + transport_.rank() * per_worker;
+    for (TokenBatch& batch : micro_batches_) {
+      sampler_.draw(id, config_.batch, batch);
+      id += config_.batch;
+    }
+    training_.sample_counter += transport_.size() * per_worker;
+  }
+
+  double evaluate_now() {
+    Stopwatch watch;
+    const Loss loss = evaluate(*model_, *windows_, config_.batch, transport_, deadline());
+    if (leads()) {
+      metrics_->evaluation(training_.step, loss.mean(), loss.tokens, watch.elapsed());
+      log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", training_.step, loss.mean(),
+               loss.tokens);
+    }
+    return loss.mean();
+  }
+
+  void save() {
+    Stopwatch watch;
+    checkpoint_ = save_checkpoint(config_.output_folder, config_.model_folder, training_, arena_, state_,
+                                  config_.keep_checkpoints, transport_, deadline());
+    if (leads()) metrics_->checkpoint(training_.step, checkpoint_, watch.elapsed());
+  }
+
+  const RunConfig& config_;
+  Transport& transport_;
+  const TrainingHooks& hooks_;
+  Duration deadline_;
+  DType compute_;
+  Device device_;
+  LlamaConfig llama_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  ParameterArena arena_;
+  OptimizerState state_;
+  std::vector<std::int32_t> training_tokens_, held_out_tokens_;
+  Sampler sampler_;
+  std::unique_ptr<EvaluationWindows> windows_;
+  StepPipeline pipeline_;
+  ReplicaAudit audit_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::vector<TokenBatch> micro_batches_;
+  TrainingState training_;
+  std::string checkpoint_;
+};
+
+}  // namespace
+
+TrainingResult train(const RunConfig& config, Transport& transport, const TrainingHooks& hooks) {
+  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
+  Trainer trainer(config, transport, hooks);
+  return trainer.run();
+}
+
+}  // namespace ballot

@@ -1,0 +1,35 @@
+// Trains: the loop that turns batches into gradients, ballots, verdicts and parameters, and keeps its record.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "collectives/transport/transport.h"
+#include "models/model.h"
+#include "runtime/run_config.h"
+
+namespace ballot {
+
+struct TrainingResult {
+  std::int64_t steps = 0;
+  double first_loss = 0, last_loss = 0;  // on held-out data; NaN without it
+  std::uint64_t digest = 0;              // of the final parameters
+  bool stopped = false;                  // asked to leave before the last step
+  std::string checkpoint;
+};
+
+struct TrainingHooks {
+  bool resume = false;
+  // Polled once a step; true on any worker stops all after the step, with a checkpoint.
+  std::function<bool()> should_stop;
+  // Wraps the model (tests put faults here).
+  std::function<std::unique_ptr<Model>(std::unique_ptr<Model>, const ParameterArena&)> wrap_model;
+  // After each step, with its number (tests look, kill and wait here).
+  std::function<void(std::int64_t step, const ParameterArena&)> after_step;
+};
+
+// Collective over `transport`; every worker calls it with the same configuration (checked). Worker 0 writes the record.
+TrainingResult train(const RunConfig& config, Transport& transport, const TrainingHooks& hooks = {});
+
+}  // namespace ballot

@@ -1,0 +1,5 @@
+#include "runtime/version.h"
+
+namespace ballot {
+const char* version() { return BALLOT_VERSION; }
+}  // namespace ballot

@@ -1,0 +1,254 @@
+#include "models/llama/llama_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace ballot {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+using testing::ThrowsMessage;
+
+json small() {
+  return json::parse(
+      R"({"model_type":"llama","hidden_size":64,"intermediate_size":128,"num_hidden_layers":2,
+    "num_attention_heads":4,"num_key_value_heads":2,"vocab_size":258})");
+}
+json with(const char* key, json value) {
+  json config = small();
+  config[key] = std::move(value);
+  return config;
+}
+LlamaConfig parse(const json& config) {
+  return parse_llama_config(config.dump(), "config.json");
+}
+void expect_refused(const json& config, const std::string& what) {
+  SCOPED_TRACE(config.dump());
+  EXPECT_THAT([&] { parse(config); },
+              ThrowsMessage<DataError>(AllOf(HasSubstr("config.json"), HasSubstr(what))));
+}
+
+TEST(LlamaConfig, AbsentKeysHaveTheDefaultsOfTransformers) {
+  json config = small();
+  config.erase("num_key_value_heads");
+  const LlamaConfig parsed = parse(config);
+  EXPECT_EQ(parsed.key_value_heads, 4);
+  EXPECT_EQ(parsed.head_size, 16);
+  EXPECT_EQ(parsed.max_positions, 2048);
+  EXPECT_EQ(parsed.rope_theta, 10000.0);
+  EXPECT_EQ(parsed.rms_norm_epsilon, 1e-6);
+  EXPECT_EQ(parsed.initializer_range, 0.02);
+  EXPECT_FALSE(parsed.tied_head);
+  EXPECT_EQ(parsed.bos_token, 1);
+  EXPECT_EQ(parsed.eos_token, 2);
+}
+
+TEST(LlamaConfig, NullIsAbsent) {
+  json config = small();
+  for (const char* key : {"head_dim", "rope_scaling", "rope_parameters", "rope_theta",
+                          "attention_bias", "num_key_value_heads", "torch_dtype"})
+    config[key] = nullptr;
+  EXPECT_EQ(parse(config).head_size, 16);
+  config["bos_token_id"] = nullptr;
+  EXPECT_EQ(parse(config).bos_token, -1) << "null says that there is none";
+}
+
+TEST(LlamaConfig, ReadsTheTinyModel) {
+  const std::string path = BALLOT_SHARED_DATA "/llama-tiny-shakespeare/config.json";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << "needs " << path;
+  const LlamaConfig config = parse_llama_config(read_file(path), path);
+  EXPECT_EQ(config.hidden_size, 192);
+  EXPECT_EQ(config.intermediate_size, 512);
+  EXPECT_EQ(config.layers, 6);
+  EXPECT_EQ(config.heads, 6);
+  EXPECT_EQ(config.key_value_heads, 2);
+  EXPECT_EQ(config.head_size, 32);
+  EXPECT_EQ(config.vocabulary, 258);
+  EXPECT_EQ(config.max_positions, 256);
+  EXPECT_EQ(config.rms_norm_epsilon, 1e-5);
+  EXPECT_EQ(config.bos_token, 256);
+  EXPECT_EQ(config.eos_token, 257);
+}
+
+TEST(LlamaConfig, AListOfEndTokensGivesItsFirst) {
+  EXPECT_EQ(parse(with("eos_token_id", {7, 8, 9})).eos_token, 7);
+  expect_refused(with("eos_token_id", json::array()), "eos_token_id is an array");
+  expect_refused(with("eos_token_id", {258}), "expected a token in [0, 258)");
+  expect_refused(with("bos_token_id", -1), "bos_token_id is -1");
+}
+
+TEST(LlamaConfig, HeadSizeMayBeStated) {
+  const LlamaConfig config = parse(with("head_dim", 32));
+  EXPECT_EQ(config.head_size, 32);
+  for (const ParameterShape& shape : llama_parameter_shapes(config))
+    if (shape.name == "model.layers.0.self_attn.o_proj.weight") {
+      EXPECT_EQ(shape.rows, 64);
+      EXPECT_EQ(shape.cols, 128);
+    }
+}
+
+TEST(LlamaConfig, RefusesWhatIsNotSupportedByName) {
+  expect_refused(with("rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}),
+                 "rope_scaling.rope_type = \"llama3\"");
+  expect_refused(with("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}),
+                 "rope_scaling.type = \"linear\"");
+  expect_refused(with("rope_scaling", {{"factor", 2.0}}), "rope_scaling without a rope_type");
+  expect_refused(with("rope_scaling", 2), "rope_scaling is 2");
+  expect_refused(with("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}),
+                 "rope_parameters.rope_type");
+  expect_refused(with("attention_bias", true), "attention_bias = true");
+  expect_refused(with("mlp_bias", true), "mlp_bias = true");
+  expect_refused(with("hidden_act", "gelu"),
+                 "hidden_act = \"gelu\" is not supported, expected \"silu\"");
+  expect_refused(with("pretraining_tp", 2), "pretraining_tp = 2");
+  expect_refused(with("attention_dropout", 0.1), "attention_dropout = 0.1");
+  expect_refused(with("quantization_config", {{"bits", 4}}), "quantization_config");
+  expect_refused(with("partial_rotary_factor", 0.5), "partial_rotary_factor");
+  expect_refused(with("model_type", "gpt2"), "model_type \"gpt2\" is not supported");
+  json nameless = small();
+  nameless.erase("model_type");
+  expect_refused(nameless, "no model_type");
+}
+
+TEST(LlamaConfig, TheNewerRopeKeyIsRead) {
+  EXPECT_EQ(parse(with("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 500000.0}}))
+                .rope_theta,
+            500000.0);
+  EXPECT_EQ(parse(with("rope_scaling", {{"rope_type", "default"}})).rope_theta, 10000.0);
+  json both = with("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}});
+  both["rope_theta"] = 5e5;
+  EXPECT_EQ(parse(both).rope_theta, 5e5);
+  both["rope_theta"] = 1e4;
+  expect_refused(both, "expected one value");
+}
+
+TEST(LlamaConfig, RefusesNumbersOutOfRange) {
+  for (const char* key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "vocab_size", "max_position_embeddings", "num_key_value_heads"}) {
+    for (const json& value : {json(0), json(-1), json(1.5), json("64"), json(std::int64_t{1} << 40),
+                              json(~std::uint64_t{0}), json::array({64}), json(true)})
+      expect_refused(with(key, value), key);
+  }
+  for (const char* key : {"rope_theta", "rms_norm_eps", "initializer_range"})
+    for (const json& value : {json(0), json(-1e-3), json("1"), json(1e300)})
+      expect_refused(with(key, value), key);
+  expect_refused(with("tie_word_embeddings", 1), "expected true or false");
+  expect_refused(with("torch_dtype", 32), "torch_dtype");
+}
+
+TEST(LlamaConfig, RefusesHeadsThatDoNotDivide) {
+  expect_refused(with("num_attention_heads", 3),
+                 "hidden_size is 64, expected a multiple of num_attention_heads 3");
+  expect_refused(with("num_key_value_heads", 3), "expected a multiple of num_key_value_heads 3");
+  expect_refused(with("head_dim", 15), "even");
+  expect_refused(with("hidden_size", 60), "even");
+}
+
+TEST(LlamaConfig, EverythingWrongIsToldAtOnce) {
+  json config = small();
+  config.erase("hidden_size");
+  config["vocab_size"] = -5;
+  config["mlp_bias"] = true;
+  EXPECT_THAT([&] { parse(config); },
+              ThrowsMessage<DataError>(
+                  AllOf(HasSubstr("hidden_size is missing"), HasSubstr("vocab_size is -5"),
+                        HasSubstr("mlp_bias = true"), Not(HasSubstr("heads")))));
+}
+
+TEST(LlamaConfig, WhatIsNotJsonIsCorrupt) {
+  for (const std::string text :
+       {"", "{", "{\"a\":1,\"a\":2}", "nan", "{\"rope_theta\":1e999}", "{}\x01"})
+    EXPECT_THROW(parse_llama_config(text, "config.json"), CorruptFile) << text;
+  EXPECT_THROW(parse_llama_config(std::string("{}\0", 3), "config.json"), CorruptFile);
+  EXPECT_THROW(parse_llama_config(std::string(1'000'000, '['), "config.json"), CorruptFile);
+  EXPECT_THROW(parse_llama_config("[]", "config.json"), DataError);
+}
+
+RC_GTEST_PROP(LlamaConfig, WrittenIsRead, ()) {
+  LlamaConfig config;
+  config.key_value_heads = *rc::gen::inRange(1, 5);
+  config.heads = config.key_value_heads * *rc::gen::inRange(1, 5);
+  config.head_size = 2 * *rc::gen::inRange(1, 65);
+  config.hidden_size = *rc::gen::inRange(1, 1000);
+  config.intermediate_size = *rc::gen::inRange(1, 1000);
+  config.layers = *rc::gen::inRange(1, 5);
+  config.vocabulary = *rc::gen::inRange(10, 1000);
+  config.max_positions = *rc::gen::inRange(1, 10000);
+  config.rope_theta = *rc::gen::inRange(1, 1000000) / 7.0;
+  config.rms_norm_epsilon = 1.0 / *rc::gen::inRange(2, 1000000);
+  config.tied_head = *rc::gen::arbitrary<bool>();
+  config.bos_token = *rc::gen::inRange(-1, 10);
+  config.eos_token = *rc::gen::inRange(-1, 10);
+  const LlamaConfig again = parse_llama_config(to_json(config), "config.json");
+  RC_ASSERT(to_json(again) == to_json(config));
+  RC_ASSERT(again.rope_theta == config.rope_theta);
+  RC_ASSERT(again.rms_norm_epsilon == config.rms_norm_epsilon);
+  RC_ASSERT(again.head_size == config.head_size);
+  RC_ASSERT(again.tied_head == config.tied_head);
+  RC_ASSERT(again.bos_token == config.bos_token);
+}
+
+TEST(LlamaShapes, StandInBackwardOrder) {
+  const LlamaConfig config = parse(small());
+  std::vector<std::string> names;
+  for (const ParameterShape& shape : llama_parameter_shapes(config)) names.push_back(shape.name);
+  ASSERT_EQ(names.size(), 2 + 2 * 9 + 1u);
+  EXPECT_EQ(names[0], "lm_head.weight");
+  EXPECT_EQ(names[1], "model.norm.weight");
+  const char* layer[] = {
+      "mlp.down_proj",    "mlp.up_proj",      "mlp.gate_proj",    "post_attention_layernorm",
+      "self_attn.o_proj", "self_attn.v_proj", "self_attn.k_proj", "self_attn.q_proj",
+      "input_layernorm"};
+  for (int i = 0; i < 9; ++i) {
+    EXPECT_EQ(names[2 + i], fmt::format("model.layers.1.{}.weight", layer[i]));
+    EXPECT_EQ(names[11 + i], fmt::format("model.layers.0.{}.weight", layer[i]));
+  }
+  EXPECT_EQ(names.back(), "model.embed_tokens.weight");
+}
+
+TEST(LlamaShapes, KindsAndExtentsAreThoseOfThePart) {
+  for (const ParameterShape& shape : llama_parameter_shapes(parse(small()))) {
+    SCOPED_TRACE(shape.name);
+    EXPECT_FALSE(shape.tied);
+    if (shape.name == "lm_head.weight") {
+      EXPECT_EQ(shape.kind, ParameterKind::head);
+    } else if (shape.name == "model.embed_tokens.weight") {
+      EXPECT_EQ(shape.kind, ParameterKind::embedding);
+    } else if (shape.name.find("norm") != std::string::npos) {
+      EXPECT_EQ(shape.kind, ParameterKind::vector);
+      EXPECT_EQ(shape.rows, 1);
+      EXPECT_EQ(shape.cols, 64);
+    } else {
+      EXPECT_EQ(shape.kind, ParameterKind::hidden_matrix);
+    }
+    if (shape.name.find("k_proj") != std::string::npos) {
+      EXPECT_EQ(shape.rows, 32);
+      EXPECT_EQ(shape.cols, 64);
+    }
+    if (shape.name.find("down_proj") != std::string::npos) {
+      EXPECT_EQ(shape.rows, 64);
+      EXPECT_EQ(shape.cols, 128);
+    }
+  }
+}
+
+TEST(LlamaShapes, ATiedModelHasNoHead) {
+  const std::vector<ParameterShape> shapes =
+      llama_parameter_shapes(parse(with("tie_word_embeddings", true)));
+  EXPECT_EQ(shapes.front().name, "model.norm.weight");
+  EXPECT_TRUE(shapes.back().tied);
+}
+
+}  // namespace
+}  // namespace ballot

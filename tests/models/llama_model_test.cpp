@@ -1,0 +1,252 @@
+// The Llama's loss and gradient against its reference and the complex step through it.
+#include "models/llama/llama_model.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "tests/models/llama_support.h"
+
+namespace ballot::test {
+namespace {
+
+struct Case {
+  const char* name;
+  std::int64_t hidden, heads, key_value_heads, head_size;
+  bool tied;
+  std::int64_t sequences, length;
+};
+
+class Llama : public ::testing::TestWithParam<Case> {
+ protected:
+  const Case c = GetParam();
+  const LlamaConfig config = small_llama(c.hidden, c.heads, c.key_value_heads, c.head_size, c.tied);
+  const TokenBatch batch = random_batch(config, c.sequences, c.length, 5);
+};
+
+TEST_P(Llama, GradientIsTheComplexStepOfTheReference) {
+  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  fill_parameters(arena, 1);
+  const std::unique_ptr<Model> model = make_llama(config, arena);
+  RecordingSink sink;
+  const Loss loss = model->differentiate({&batch, 1}, sink);
+  const reference::Parameters<double> values = values_of(arena), gradients = gradients_of(arena);
+  const double want_loss = reference::llama_loss(config, values, batch);
+  EXPECT_EQ(loss.tokens, std::ranges::count_if(batch.targets, [](std::int32_t t) { return t != kNoTarget; }));
+  EXPECT_NEAR(loss.sum, want_loss, 2e-6 * want_loss);
+  EXPECT_NEAR(model->evaluate(batch).sum, loss.sum, 1e-6 * want_loss);
+  const Tensor logits = model->logits(batch);
+  EXPECT_LT(relative_error(from_tensor(logits), reference::llama_logits(config, values, batch)), 3e-6);
+
+  for (const Parameter& p : arena.parameters()) {
+    // Along its own gradient (size) and a random direction (the rest), both of length one.
+    const std::string& name = p.shape.name;
+    const std::vector<double>& g = gradients.at(name);
+    const std::vector<double> random = random_values(g.size(), 77 + p.index);
+    reference::Parameters<Complex> z = to_complex(values);
+    double along = 0;
+    // With one token a sequence nothing depends on queries and keys: exactly zero.
+    const bool idle = c.length == 1 && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
+    ASSERT_EQ(norm(g) == 0, idle) << name;
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      const double direction = (idle ? 0.0 : g[i] / norm(g)) + random[i] / norm(random);
+      z[name][i] += Complex(0, direction * kComplexStep);
+      along += g[i] * direction;
+    }
+    const double want =
+        reference::llama_loss(config, z, batch).imag() / kComplexStep / static_cast<double>(loss.tokens);
+    EXPECT_NEAR(along, want, 1e-5 * gradient_scale(gradients, name)) << name;
+    if (p.index % 3 != 0) continue;
+    const std::size_t i = mix64(p.index) % g.size();
+    z = to_complex(values);
+    z[name][i] += Complex(0, kComplexStep);
+    EXPECT_NEAR(g[i],
+                reference::llama_loss(config, z, batch).imag() / kComplexStep / static_cast<double>(loss.tokens),
+                2e-5 * gradient_scale(gradients, name))
+        << name << " element " << i;
+  }
+}
+
+TEST_P(Llama, ReportsEachGradientOnceWhenItIsFinalAndTheTableLast) {
+  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  fill_parameters(arena, 1);
+  const std::unique_ptr<Model> model = make_llama(config, arena);
+  RecordingSink sink;
+  const std::vector<TokenBatch> batches = {batch, random_batch(config, 1, 9, 6)};
+  model->differentiate(batches, sink);
+  std::vector<std::string> expected;
+  for (const Parameter& p : arena.parameters()) expected.push_back(p.shape.name);
+  EXPECT_EQ(sink.names, expected);  // the arena is in backward order
+  EXPECT_EQ(sink.names.back(), "model.embed_tokens.weight");
+  EXPECT_EQ(sink.gradients, gradients_of(arena));
+}
+
+TEST_P(Llama, MicroBatchesAddUpToOneBigBatch) {
+  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  fill_parameters(arena, 1);
+  const std::unique_ptr<Model> model = make_llama(config, arena);
+  RecordingSink whole, parts;
+  TokenBatch big = random_batch(config, 4, c.length, 9);
+  for (std::int64_t n = 0; n < c.length; ++n)
+    if (n % 3 != 0) big.targets[n] = kNoTarget;  // uneven: a mean of means would be wrong
+  const Loss one = model->differentiate({&big, 1}, whole);
+  std::vector<TokenBatch> micro_batches;
+  for (const auto& [first, last] : {std::pair{0, 1}, std::pair{1, 3}, std::pair{3, 4}})
+    micro_batches.push_back({last - first, c.length,
+                             {big.inputs.begin() + first * c.length, big.inputs.begin() + last * c.length},
+                             {big.targets.begin() + first * c.length, big.targets.begin() + last * c.length}});
+  const Loss several = model->differentiate(micro_batches, parts);
+  EXPECT_EQ(one.tokens, several.tokens);
+  EXPECT_NEAR(one.sum, several.sum, 1e-6 * one.sum);
+  for (const auto& [name, gradient] : whole.gradients)
+    EXPECT_LT(gradient_error(parts.gradients, whole.gradients, name), 2e-6) << name;
+}
+
+TEST_P(Llama, PaddingOfGradientsStaysZero) {
+  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  fill_parameters(arena, 1);
+  RecordingSink sink;
+  const std::vector<TokenBatch> batches = {batch, batch};
+  make_llama(config, arena)->differentiate(batches, sink);
+  const Parameter& last = arena.parameters().back();
+  const Parameter& first = arena.parameters().front();
+  std::set<std::int64_t> real;
+  for (const Parameter& p : arena.parameters())
+    for (std::int64_t i = 0; i < p.count(); ++i)
+      real.insert(p.offset + i / p.shape.cols * p.row_stride + i % p.shape.cols);
+  for (std::int64_t i = 0; i < last.offset + last.extent(); ++i)
+    if (!real.contains(i)) {
+      ASSERT_EQ(first.gradient.f32()[i], 0.0f) << i;
+    }
+}
+
+TEST_P(Llama, GradientDependsOnTheNumberOfThreadsByRoundingOnly) {
+  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  fill_parameters(arena, 1);
+  const std::unique_ptr<Model> model = make_llama(config, arena);
+  const int before = thread_count();
+  std::vector<reference::Parameters<double>> results;
+  for (const int threads : {1, 2, 2}) {
+    set_thread_count(threads);
+    RecordingSink sink;
+    model->differentiate({&batch, 1}, sink);
+    results.push_back(sink.gradients);
+  }
+  set_thread_count(before);
+  EXPECT_EQ(results[1], results[2]) << "the same team must give the same bits";
+  for (const auto& [name, gradient] : results[0])
+    EXPECT_LT(gradient_error(results[1], results[0], name), 2e-6) << name;
+}
+
+// bf16 keeps 8 bits: each of about 20 roundings a path crosses adds 2^-9 of noise to a gradient.
+TEST_P(Llama, Bf16StaysNearFp32) {
+  if (!has_bf16()) GTEST_SKIP() << "needs bf16 products (AVX-512)";
+  const ParameterArena exact(llama_parameter_shapes(config), DType::f32);
+  const ParameterArena arena(llama_parameter_shapes(config), DType::bf16);
+  fill_parameters(exact, 1);
+  fill_parameters(arena, 1);
+  RecordingSink want, got;
+  const Loss exact_loss = make_llama(config, exact)->differentiate({&batch, 1}, want);
+  const Loss loss = make_llama(config, arena)->differentiate({&batch, 1}, got);
+  EXPECT_NEAR(loss.mean(), exact_loss.mean(), 0.02 * exact_loss.mean());
+  for (const auto& [name, gradient] : want.gradients)
+    EXPECT_LT(gradient_error(got.gradients, want.gradients, name), 0.06) << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Llama,
+    ::testing::Values(Case{"padded_rows", 40, 4, 2, 16, false, 2, 7}, Case{"tied", 40, 2, 2, 16, true, 2, 7},
+                      Case{"one_token", 64, 2, 1, 32, false, 3, 1}, Case{"three_to_one", 48, 3, 1, 64, true, 1, 33},
+                      Case{"long", 40, 2, 1, 32, false, 1, 130}, Case{"apart_in_the_arena", 24, 3, 1, 4, false, 2, 9}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+class LlamaBatches : public ::testing::Test {
+ protected:
+  const LlamaConfig config = small_llama(40, 4, 2, 16, false);
+  const ParameterArena arena{llama_parameter_shapes(config), DType::f32};
+  const std::unique_ptr<Model> model = [this] {
+    fill_parameters(arena, 1);
+    return make_llama(config, arena);
+  }();
+  RecordingSink sink;
+};
+
+TEST_F(LlamaBatches, GradientIsZeroWhereNothingIsCounted) {
+  TokenBatch batch = random_batch(config, 2, 7, 1);
+  model->differentiate({&batch, 1}, sink);  // leaves something behind
+  std::ranges::fill(batch.targets, kNoTarget);
+  RecordingSink zero;
+  const Loss loss = model->differentiate({&batch, 1}, zero);
+  EXPECT_EQ(loss.tokens, 0);
+  EXPECT_EQ(loss.sum, 0.0);
+  EXPECT_EQ(loss.mean(), 0.0);
+  EXPECT_EQ(zero.names, sink.names);
+  for (const auto& [name, gradient] : zero.gradients) EXPECT_EQ(norm(gradient), 0.0) << name;
+  EXPECT_EQ(model->evaluate(batch).tokens, 0);
+}
+
+TEST_F(LlamaBatches, AShorterBatchAfterALongerOneGivesTheSameBits) {
+  const TokenBatch small = random_batch(config, 2, 7, 1), large = random_batch(config, 3, 40, 2);
+  model->differentiate({&small, 1}, sink);
+  RecordingSink other, again;
+  model->differentiate({&large, 1}, other);
+  model->evaluate(large);
+  model->differentiate({&small, 1}, again);
+  EXPECT_EQ(sink.gradients, again.gradients);
+}
+
+TEST_F(LlamaBatches, EvaluationChangesNoGradient) {
+  const TokenBatch batch = random_batch(config, 2, 7, 1);
+  model->differentiate({&batch, 1}, sink);
+  model->evaluate(random_batch(config, 3, 20, 2));
+  model->logits(random_batch(config, 1, 5, 3));
+  EXPECT_EQ(gradients_of(arena), sink.gradients);
+}
+
+TEST_F(LlamaBatches, TokensOutsideTheVocabularyAreADataError) {
+  TokenBatch batch = random_batch(config, 1, 7, 1);
+  batch.inputs[3] = 19;
+  EXPECT_THROW(model->differentiate({&batch, 1}, sink), DataError);
+  EXPECT_THROW(model->logits(batch), DataError);
+  batch.inputs[3] = -1;
+  EXPECT_THROW(model->evaluate(batch), DataError);
+  batch.inputs[3] = 18;
+  batch.targets[2] = 19;
+  EXPECT_THROW(model->differentiate({&batch, 1}, sink), DataError);
+  batch.targets[2] = -2;
+  EXPECT_THROW(model->evaluate(batch), DataError);
+  batch.targets.pop_back();
+  EXPECT_THROW(model->evaluate(batch), LogicError);
+  EXPECT_TRUE(sink.names.empty());
+}
+
+TEST_F(LlamaBatches, TheSinksTimeIsNobodys) {
+  struct SlowSink : GradientSink {
+    void ready(const Parameter&) override {
+      const Stopwatch watch;
+      while (watch.elapsed() < 0.01) continue;
+    }
+  } slow;
+  const TokenBatch batch = random_batch(config, 1, 7, 1);
+  model->differentiate({&batch, 1}, sink);
+  const Stopwatch watch;
+  model->differentiate({&batch, 1}, slow);
+  const double elapsed = watch.elapsed();
+  const double in_sink = 0.01 * static_cast<double>(arena.parameters().size());
+  EXPECT_GT(model->times().forward, 0);
+  EXPECT_GT(model->times().backward, 0);
+  EXPECT_LE(model->times().forward + model->times().backward, elapsed - in_sink);
+}
+
+TEST_F(LlamaBatches, FlopsCountEveryProductOnce) {
+  // Weights of products: 2 layers and the head; attention sees (T + 1) / 2 keys on average.
+  const double weights = 2 * (40 * 64 * 2 + 2 * 40 * 32 + 3 * 40 * 48) + 19 * 40;
+  EXPECT_DOUBLE_EQ(model->flops_per_token(7), 6 * weights + 12 * 2 * 64 * 4.0);
+}
+
+}  // namespace
+}  // namespace ballot::test
