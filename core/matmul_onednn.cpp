@@ -1,7 +1,10 @@
-// The matmul seam on oneDNN (2.x descriptors here; 3.x dropped them, hence the branch on its version).
+// The matmul seam on oneDNN (2.x descriptors here; 3.x dropped them, hence the branch on its
+// version).
 //
-// A primitive is made once per thread for each combination of shapes, strides, types and team size, and kept: making
-// one costs as much as a small product. Kept per thread because a memory object's handle is set at each call.
+// A primitive is made once per thread for each combination of shapes, strides, types and team size,
+// and kept: making one costs as much as a small product. Kept per thread because a memory object's
+// handle is set at each call. Inside a parallel region it is made for one thread, which is what
+// runs it.
 
 #include <dnnl.hpp>
 #include <unordered_map>
@@ -54,6 +57,22 @@ Engine& engine_of_thread() {
   return engine;
 }
 
+// Shapes come from batches, so their number has no bound: a thread that has met this many forgets
+// them all.
+constexpr std::size_t kProductsMax = 4096;
+
+// Sets the calling thread's team for as long as it lives; oneDNN reads it when a primitive is made.
+class TeamOf {
+ public:
+  explicit TeamOf(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  ~TeamOf() { omp_set_num_threads(before_); }
+  TeamOf(const TeamOf&) = delete;
+  TeamOf& operator=(const TeamOf&) = delete;
+
+ private:
+  int before_;
+};
+
 Product make_product(const Key& key, const dnnl::engine& engine) {
   const memory::desc a({key.m, key.k}, to_dnnl(key.in), memory::dims{key.a_row, key.a_col});
   const memory::desc b({key.k, key.n}, to_dnnl(key.in), memory::dims{key.b_row, key.b_col});
@@ -74,7 +93,8 @@ Product make_product(const Key& key, const dnnl::engine& engine) {
   product.a = memory(a, engine, nullptr);
   product.b = memory(b, engine, nullptr);
   product.c = memory(c, engine, nullptr);
-  product.arguments = {{DNNL_ARG_SRC, product.a}, {DNNL_ARG_WEIGHTS, product.b}, {DNNL_ARG_DST, product.c}};
+  product.arguments = {
+      {DNNL_ARG_SRC, product.a}, {DNNL_ARG_WEIGHTS, product.b}, {DNNL_ARG_DST, product.c}};
   return product;
 }
 
@@ -86,12 +106,16 @@ std::int64_t stride_of(const Tensor& x, int dimension) {
 
 }  // namespace
 
-void matmul(const Tensor& a, const Tensor& b, const Tensor& c, Accumulate accumulate, Stream& stream) {
-  require(a.rank == 2 && b.rank == 2 && c.rank == 2 && a.extent[0] == c.extent[0] && b.extent[1] == c.extent[1] &&
-              a.extent[1] == b.extent[0] && a.type == b.type,
-          "matmul of {} and {} into {}", a.describe(), b.describe(), c.describe());
-  require(c.stride[1] == 1 || c.extent[1] == 1, "matmul into {} whose columns are {} apart", c.describe(), c.stride[1]);
-  require(stream.device().kind == Device::Kind::cpu, "matmul on {}", to_string(stream.device()));
+void matmul(const Tensor& a, const Tensor& b, const Tensor& c, Accumulate accumulate,
+            Stream& stream) {
+  const bool fits = a.rank == 2 && b.rank == 2 && c.rank == 2 && a.extent[0] == c.extent[0] &&
+                    b.extent[1] == c.extent[1] && a.extent[1] == b.extent[0] && a.type == b.type;
+  if (!fits || (c.stride[1] != 1 && c.extent[1] != 1))
+      [[unlikely]]  // the message costs as much as a small product
+    require(false, "matmul of {} and {} into {} (columns {} apart)", a.describe(), b.describe(),
+            c.describe(), c.stride[1]);
+  if (stream.device().kind != Device::Kind::cpu) [[unlikely]]
+    require(false, "matmul on {}", to_string(stream.device()));
   if (c.count() == 0) return;
   require(a.extent[1] > 0, "matmul over an empty inner dimension");
   const Key key{a.extent[0],     b.extent[1],     a.extent[1],
@@ -102,15 +126,19 @@ void matmul(const Tensor& a, const Tensor& b, const Tensor& c, Accumulate accumu
   Engine& engine = engine_of_thread();
   try {
     auto found = products.find(key);
-    if (found == products.end()) found = products.emplace(key, make_product(key, engine.engine)).first;
+    if (found == products.end()) {
+      if (products.size() >= kProductsMax) products.clear();
+      const TeamOf team(key.threads);
+      found = products.emplace(key, make_product(key, engine.engine)).first;
+    }
     Product& product = found->second;
     product.a.set_data_handle(a.data);
     product.b.set_data_handle(b.data);
     product.c.set_data_handle(c.data);
     product.primitive.execute(engine.stream, product.arguments);
   } catch (const dnnl::error& failure) {
-    throw Unavailable("matmul of {} and {} into {}: oneDNN on {} says \"{}\"{}", a.describe(), b.describe(),
-                      c.describe(), processor_features(), failure.what(),
+    throw Unavailable("matmul of {} and {} into {}: oneDNN on {} says \"{}\"{}", a.describe(),
+                      b.describe(), c.describe(), processor_features(), failure.what(),
                       a.type == DType::bf16 && !has_bf16() ? "; bf16 products need AVX-512" : "");
   }
 }

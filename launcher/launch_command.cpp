@@ -13,6 +13,7 @@
 #include "launcher/commands.h"
 #include "launcher/environment.h"
 #include "launcher/local_job.h"
+#include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
 #include "runtime/run_config.h"
@@ -34,7 +35,10 @@ void check_before_start(const RunConfig& config, bool resume) {
   if (!resume && std::filesystem::exists(config.output_folder + "/metrics.jsonl"))
     throw ConfigError("output.folder = \"{}\" already holds a run; resume it with --resume, or name another folder",
                       config.output_folder);
-  read_model_config(config.model_folder);
+  if (resume && !std::filesystem::exists(config.output_folder + "/checkpoints/latest"))
+    throw ConfigError("--resume: {} holds no whole checkpoint", config.output_folder + "/checkpoints");
+  const LlamaConfig llama = read_model_config(config.model_folder);
+  if (!resume) load_parameters(config.model_folder, ParameterArena(llama_parameter_shapes(llama), DType::f32));
   const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(config.model_folder);
   const std::vector<std::int32_t> tokens = read_tokens(config.train_data, *tokenizer);
   const Sampler sampler(tokens, config.sequence_length, config.seed, "data.train");

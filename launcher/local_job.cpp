@@ -260,7 +260,9 @@ void RunningJob::see_ended_workers() {
 
 void RunningJob::read_mpirun(std::string_view line) {
   if (!lost_) lost_ = parse_lost_rank(std::string(line));
-  if (lost_ || line.find("job has been aborted") != std::string_view::npos) await_end();
+  // A worker that gave up by itself: those that mpirun kills after it are not lost.
+  const bool aborted = line.find("MPI_ABORT was invoked") != std::string_view::npos;
+  if (lost_ || aborted || line.find("job has been aborted") != std::string_view::npos) await_end();
 }
 
 void RunningJob::read_signals() {

@@ -39,6 +39,8 @@ int main(int count, char** arguments) {
     app.parse(count, arguments);
     return action ? action() : 0;
   } catch (const CLI::ParseError& failure) {
+    if (app.get_subcommands().empty())  // CLI11 says then only that one is required
+      for (const std::string& word : app.remaining()) fmt::print(stderr, "ballot: there is no command or flag {}\n", word);
     const int code = app.exit(failure);  // prints the help or what was wrong
     return code == 0 ? 0 : static_cast<int>(ballot::ExitCode::configuration);
   } catch (const ballot::Error& failure) {

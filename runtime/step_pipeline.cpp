@@ -121,11 +121,13 @@ void StepPipeline::begin(std::int64_t step, double rate_factor) {
   step_ = step;
   rate_factor_ = rate_factor;
   outcome_ = StepOutcome{};
+  ready_count_ = 0;
 }
 
 void StepPipeline::loss_known(double mean_loss) { outcome_.loss_fault = !std::isfinite(mean_loss); }
 
 void StepPipeline::ready(const Parameter& parameter) {
+  ++ready_count_;
   ParameterState& state = state_.of(parameter);
   if (state.group->reduce == Reduce::vote) cast(state);
   else contribute(state);
@@ -181,6 +183,9 @@ void StepPipeline::contribute(ParameterState& state) {
 }
 
 StepOutcome StepPipeline::finish() {
+  // A tensor that was never reported would vote with the bits of the step before.
+  require(ready_count_ == state_.states().size(), "step {}: {} of {} gradients were reported", step_, ready_count_,
+          state_.states().size());
   const Deadline deadline = Deadline::in(options_.deadline);
   const Verdict* verdict = nullptr;
   Stopwatch watch;

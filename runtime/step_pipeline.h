@@ -95,6 +95,7 @@ class StepPipeline : public GradientSink {
 
   std::int64_t step_ = 0;
   double rate_factor_ = 1;
+  std::size_t ready_count_ = 0;
   StepOutcome outcome_;
 };
 

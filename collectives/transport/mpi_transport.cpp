@@ -1,5 +1,6 @@
 #include "collectives/transport/mpi_transport.h"
 
+#define OMPI_SKIP_MPICXX 1  // without the C++ bindings, which the standard removed
 #include <mpi.h>
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Sizes of the activations and when they grow.
 #include "models/llama/llama_activations.h"
 
 #include "core/parallel.h"
@@ -49,23 +50,26 @@ LlamaActivations::LlamaActivations(const LlamaConfig& c, DType compute_type, Dev
 
 void LlamaActivations::reserve(const AttentionShape& shape, bool backward) {
   const std::int64_t rows = shape.sequences * shape.length;
-  for (std::size_t l = 0; l < (backward ? layers.size() : std::min<std::size_t>(1, layers.size())); ++l) {
+  for (std::size_t l = 0; l < (backward ? layers.size() : std::min<std::size_t>(1, layers.size()));
+       ++l) {
     LayerActivations& layer = layers[l];
-    for (GrowingMatrix* matrix : {&layer.x, &layer.x_mid, &layer.vkq, &layer.attended, &layer.up_gate, &layer.r,
-                                  &layer.r_mid, &layer.log_sum_exp})
+    for (GrowingMatrix* matrix : {&layer.x, &layer.x_mid, &layer.vkq, &layer.attended,
+                                  &layer.up_gate, &layer.r, &layer.r_mid, &layer.log_sum_exp})
       matrix->reserve(rows, device);
   }
   for (GrowingMatrix* matrix : {&x, &r, &h, &act}) matrix->reserve(rows, device);
   if (backward) {
     for (GrowingMatrix* matrix : {&dx, &dx_rounded, &dh, &dattended}) matrix->reserve(rows, device);
     const std::int64_t cols = dx.rows(0).extent[1];
-    norm_partials.resize(std::max<std::size_t>(norm_partials.size(), rms_norm_partials(rows, cols)));
+    norm_partials.resize(
+        std::max<std::size_t>(norm_partials.size(), rms_norm_partials(rows, cols)));
   }
   const std::int64_t chunk = std::min(rows, cross_entropy_chunk_rows(logits.rows(0).extent[1]));
   logits.reserve(chunk, device);
   if (backward) dlogits.reserve(chunk, device);
   losses.resize(std::max<std::size_t>(losses.size(), rows));
-  reserve_bytes(attention_scratch, attention_scratch_bytes(shape, compute) * thread_count(), device);
+  reserve_bytes(attention_scratch, attention_scratch_bytes(shape, compute) * thread_count(),
+                device);
 }
 
 }  // namespace ballot

@@ -32,7 +32,10 @@ LlamaConfig parse_llama_config(const std::string& json_text, const std::string& 
 // A config.json that transformers reads.
 std::string to_json(const LlamaConfig& config);
 
-// In backward order: head first, then the layers from last to first, the embedding last. A tied model has no head.
+// In backward order, which is the order the model reports gradients in: lm_head (none where tied), model.norm, then for
+// each layer from last to first mlp.down_proj, up_proj, gate_proj, post_attention_layernorm, self_attn.o_proj, v_proj,
+// k_proj, q_proj, input_layernorm; model.embed_tokens last. Neighbours in this order (up and gate; v, k and q) are
+// multiplied as one matrix wherever the arena leaves no gap between them.
 std::vector<ParameterShape> llama_parameter_shapes(const LlamaConfig& config);
 
 }  // namespace ballot

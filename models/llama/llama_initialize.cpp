@@ -1,4 +1,5 @@
-// A fresh Llama's parameters: counter-based normal numbers, so that they depend on nothing but the seed and the place.
+// A fresh Llama's parameters: counter-based normal numbers, so that they depend on nothing but the
+// seed and the place.
 #include <cmath>
 #include <numbers>
 
@@ -25,7 +26,8 @@ bool ends_a_residual_branch(const std::string& name) {
 void initialize_llama(const LlamaConfig& config, const ParameterArena& arena, std::uint64_t seed) {
   for (const Parameter& p : arena.parameters()) {
     double deviation = config.initializer_range;
-    if (ends_a_residual_branch(p.shape.name)) deviation /= std::sqrt(2.0 * static_cast<double>(config.layers));
+    if (ends_a_residual_branch(p.shape.name))
+      deviation /= std::sqrt(2.0 * static_cast<double>(config.layers));
     float* value = p.value.f32();
     parallel_for(p.shape.rows, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row)

@@ -1,3 +1,4 @@
+// The Llama: forward, then backward layer by layer from the last, written as the products and passes it consists of.
 #include "models/llama/llama_model.h"
 
 #include <algorithm>
@@ -24,8 +25,8 @@ Tensor columns(Tensor matrix, std::int64_t begin, std::int64_t count) {
   return matrix;
 }
 
-// A linear layer y = x W^T whose rows may belong to several parameters, in the order of y's columns. Parameters that
-// lie one after the other in the arena are one product.
+// A linear layer y = x W^T whose rows may belong to several parameters, in the order of y's
+// columns. Parameters that lie one after the other in the arena are one product.
 class Linear {
  public:
   Linear(std::initializer_list<const Parameter*> parameters, Stream& stream) : stream_(&stream) {
@@ -49,7 +50,8 @@ class Linear {
   // dx = dy W.
   void input_gradient(const Tensor& dy, const Tensor& dx) const {
     for (const Piece& piece : pieces_)
-      matmul(part(dy, piece), piece.weight, dx, &piece == pieces_.data() ? Accumulate::no : Accumulate::yes, *stream_);
+      matmul(part(dy, piece), piece.weight, dx,
+             &piece == pieces_.data() ? Accumulate::no : Accumulate::yes, *stream_);
   }
   // dW = dy^T x, or dW += .
   void weight_gradient(const Tensor& dy, const Tensor& x, Accumulate accumulate) const {
@@ -62,7 +64,9 @@ class Linear {
     Tensor weight, gradient;
     std::int64_t column;
   };
-  static Tensor part(const Tensor& y, const Piece& piece) { return columns(y, piece.column, piece.weight.extent[0]); }
+  static Tensor part(const Tensor& y, const Piece& piece) {
+    return columns(y, piece.column, piece.weight.extent[0]);
+  }
 
   Stream* stream_;
   std::vector<Piece> pieces_;
@@ -74,7 +78,9 @@ struct Layer {
 };
 
 Layer find_layer(const ParameterArena& arena, std::int64_t l, Stream& stream) {
-  const auto find = [&](const char* name) { return &arena.find(fmt::format("model.layers.{}.{}.weight", l, name)); };
+  const auto find = [&](const char* name) {
+    return &arena.find(fmt::format("model.layers.{}.{}.weight", l, name));
+  };
   const Parameter* q = find("self_attn.q_proj");
   const Parameter* k = find("self_attn.k_proj");
   const Parameter* v = find("self_attn.v_proj");
@@ -82,8 +88,19 @@ Layer find_layer(const ParameterArena& arena, std::int64_t l, Stream& stream) {
   const Parameter* gate = find("mlp.gate_proj");
   const Parameter* up = find("mlp.up_proj");
   const Parameter* down = find("mlp.down_proj");
-  return {find("input_layernorm"), q, k, v, o, find("post_attention_layernorm"), gate, up, down,
-          Linear({v, k, q}, stream), Linear({o}, stream), Linear({up, gate}, stream), Linear({down}, stream)};
+  return {find("input_layernorm"),
+          q,
+          k,
+          v,
+          o,
+          find("post_attention_layernorm"),
+          gate,
+          up,
+          down,
+          Linear({v, k, q}, stream),
+          Linear({o}, stream),
+          Linear({up, gate}, stream),
+          Linear({down}, stream)};
 }
 
 class Llama final : public Model {
@@ -98,7 +115,8 @@ class Llama final : public Model {
         head_({head_parameter_}, stream_),
         rope_(config.head_size, config.rope_theta),
         memory_(config, arena.compute(), device) {
-    for (std::int64_t l = 0; l < config.layers; ++l) layers_.push_back(find_layer(arena, l, stream_));
+    for (std::int64_t l = 0; l < config.layers; ++l)
+      layers_.push_back(find_layer(arena, l, stream_));
   }
 
   Loss differentiate(std::span<const TokenBatch> micro_batches, GradientSink& sink) override {
@@ -114,12 +132,14 @@ class Llama final : public Model {
     }
     const float scale = static_cast<float>(1.0 / static_cast<double>(loss.tokens));
     for (const TokenBatch& batch : micro_batches) {
-      const Accumulate accumulate = &batch == micro_batches.data() ? Accumulate::no : Accumulate::yes;
+      const Accumulate accumulate =
+          &batch == micro_batches.data() ? Accumulate::no : Accumulate::yes;
       const bool last = &batch == &micro_batches.back();
       watch_.lap();
       const AttentionShape shape = prepare(batch, true);
       forward(batch, shape, true);
       loss.sum += head_backward(batch, scale, accumulate);
+      if (last) sink.loss_known(loss.mean());
       backward(batch, shape, accumulate, last ? &sink : nullptr);
     }
     return loss;
@@ -129,11 +149,12 @@ class Llama final : public Model {
     check(batch, true);
     forward(batch, prepare(batch, false), false);
     Loss loss;
-    over_chunks(batch, [&](std::int64_t begin, std::int64_t end, std::span<const std::int32_t> targets) {
-      const Tensor logits = memory_.logits.rows(end - begin);
-      head_.forward(memory_.h.rows(row_count(batch)).rows(begin, end), logits);
-      cross_entropy(logits, targets, memory_.losses.data() + begin);
-    });
+    over_chunks(batch,
+                [&](std::int64_t begin, std::int64_t end, std::span<const std::int32_t> targets) {
+                  const Tensor logits = memory_.logits.rows(end - begin);
+                  head_.forward(memory_.h.rows(row_count(batch)).rows(begin, end), logits);
+                  cross_entropy(logits, targets, memory_.losses.data() + begin);
+                });
     loss.sum = summed_losses(batch);
     loss.tokens = batch.targets.size() - std::ranges::count(batch.targets, kNoTarget);
     return loss;
@@ -151,13 +172,15 @@ class Llama final : public Model {
   Times times() const override { return times_; }
   std::int64_t vocabulary() const override { return config_.vocabulary; }
 
-  // Six per weight of a product; attention's scores and outputs over the (T + 1) / 2 keys seen on average.
+  // Six per weight of a product; attention's scores and outputs over the (T + 1) / 2 keys seen on
+  // average.
   double flops_per_token(std::int64_t length) const override {
     double weights = static_cast<double>(head_parameter_->count());
     for (const Parameter& p : arena_->parameters())
       if (p.shape.kind == ParameterKind::hidden_matrix) weights += static_cast<double>(p.count());
     const double keys = 0.5 * static_cast<double>(length + 1);
-    return 6 * weights + 12 * static_cast<double>(config_.layers * config_.heads * config_.head_size) * keys;
+    return 6 * weights +
+           12 * static_cast<double>(config_.layers * config_.heads * config_.head_size) * keys;
   }
 
  private:
@@ -167,28 +190,30 @@ class Llama final : public Model {
     const std::size_t rows = static_cast<std::size_t>(row_count(batch));
     require(batch.sequences > 0 && batch.length > 0 && batch.inputs.size() == rows &&
                 (!with_targets || batch.targets.size() == rows),
-            "a batch of ({}, {}) with {} inputs and {} targets", batch.sequences, batch.length, batch.inputs.size(),
-            batch.targets.size());
+            "a batch of ({}, {}) with {} inputs and {} targets", batch.sequences, batch.length,
+            batch.inputs.size(), batch.targets.size());
     for (const std::int32_t token : batch.inputs)
       if (token < 0 || token >= config_.vocabulary)
-        throw DataError("token {} among the inputs, expected 0 to {}", token, config_.vocabulary - 1);
+        throw DataError("token {} among the inputs, expected 0 to {}", token,
+                        config_.vocabulary - 1);
     if (!with_targets) return;
     for (const std::int32_t token : batch.targets)
       if (token != kNoTarget && (token < 0 || token >= config_.vocabulary))
-        throw DataError("token {} among the targets, expected 0 to {} or {} for none", token, config_.vocabulary - 1,
-                        kNoTarget);
+        throw DataError("token {} among the targets, expected 0 to {} or {} for none", token,
+                        config_.vocabulary - 1, kNoTarget);
   }
 
   AttentionShape prepare(const TokenBatch& batch, bool backward) {
-    const AttentionShape shape{batch.sequences, batch.length, config_.heads, config_.key_value_heads,
-                               config_.head_size};
+    const AttentionShape shape{batch.sequences, batch.length, config_.heads,
+                               config_.key_value_heads, config_.head_size};
     memory_.reserve(shape, backward);
     rope_.extend(batch.length);
     return shape;
   }
 
   void norm(const Tensor& x, const Tensor& addend, const Parameter& gain, const Tensor& r) {
-    rms_norm(x, addend, gain.value, static_cast<float>(config_.rms_norm_epsilon), memory_.h.rows(x.extent[0]), r.f32());
+    rms_norm(x, addend, gain.value, static_cast<float>(config_.rms_norm_epsilon),
+             memory_.h.rows(x.extent[0]), r.f32());
   }
 
   // Leaves the final norm's output in memory_.h.
@@ -205,14 +230,14 @@ class Llama final : public Model {
       if (l == 0) embedding(table_->compute, batch.inputs, x);
       norm(x, residual, *layer.input_norm, a.r.rows(rows));
       layer.vkq.forward(h, a.vkq.rows(rows));
-      attention(shape, rope_, a.vkq.rows(rows), a.attended.rows(rows), a.log_sum_exp.rows(rows).f32(),
-                memory_.attention_scratch.data());
+      attention(shape, rope_, a.vkq.rows(rows), a.attended.rows(rows),
+                a.log_sum_exp.rows(rows).f32(), memory_.attention_scratch.data());
       layer.output.forward(a.attended.rows(rows), x_mid);
       norm(x_mid, x, *layer.mlp_norm, a.r_mid.rows(rows));
       layer.up_gate.forward(h, a.up_gate.rows(rows));
       swiglu(a.up_gate.rows(rows), act);
       layer.mlp_down.forward(act, l + 1 < config_.layers ? memory_.layer(l + 1, keep).x.rows(rows)
-                                                          : memory_.x.rows(rows));
+                                                         : memory_.x.rows(rows));
       residual = x_mid;
     }
     if (config_.layers == 0) embedding(table_->compute, batch.inputs, memory_.x.rows(rows));
@@ -238,10 +263,12 @@ class Llama final : public Model {
   // Logits, losses, the head's gradient and that of its input, chunk by chunk.
   double head_backward(const TokenBatch& batch, float scale, Accumulate accumulate) {
     const std::int64_t rows = row_count(batch);
-    over_chunks(batch, [&](std::int64_t begin, std::int64_t end, std::span<const std::int32_t> targets) {
+    over_chunks(batch, [&](std::int64_t begin, std::int64_t end,
+                           std::span<const std::int32_t> targets) {
       const Tensor h = memory_.h.rows(rows).rows(begin, end);
       const Tensor logits = memory_.logits.rows(end - begin);
-      const Tensor dlogits = memory_.compute == DType::f32 ? logits : memory_.dlogits.rows(end - begin);
+      const Tensor dlogits =
+          memory_.compute == DType::f32 ? logits : memory_.dlogits.rows(end - begin);
       head_.forward(h, logits);
       times_.forward += watch_.lap();
       cross_entropy_with_gradient(logits, targets, scale, memory_.losses.data() + begin, dlogits);
@@ -252,18 +279,22 @@ class Llama final : public Model {
     return summed_losses(batch);
   }
 
-  void backward(const TokenBatch& batch, const AttentionShape& shape, Accumulate accumulate, GradientSink* sink) {
+  void backward(const TokenBatch& batch, const AttentionShape& shape, Accumulate accumulate,
+                GradientSink* sink) {
     const std::int64_t rows = row_count(batch);
     const Tensor h = memory_.h.rows(rows);
     const Tensor act = memory_.act.rows(rows);
     const Tensor dx = memory_.dx.rows(rows);
     const Tensor dh = memory_.dh.rows(rows);
     const Tensor dattended = memory_.dattended.rows(rows);
-    const Tensor dx_rounded = memory_.compute == DType::bf16 ? memory_.dx_rounded.rows(rows) : Tensor{};
-    const Tensor& dy = memory_.compute == DType::bf16 ? dx_rounded : dx;  // what products read of dx
-    const auto norm_backward = [&](const Tensor& x, const Tensor& r, const Parameter& gain, Accumulate residual,
-                                   const Tensor& y) {
-      rms_norm_backward(x, r.f32(), gain.value, dh, {dx, residual, dx_rounded, y, gain.gradient, accumulate},
+    const Tensor dx_rounded =
+        memory_.compute == DType::bf16 ? memory_.dx_rounded.rows(rows) : Tensor{};
+    const Tensor& dy =
+        memory_.compute == DType::bf16 ? dx_rounded : dx;  // what products read of dx
+    const auto norm_backward = [&](const Tensor& x, const Tensor& r, const Parameter& gain,
+                                   Accumulate residual, const Tensor& y) {
+      rms_norm_backward(x, r.f32(), gain.value, dh,
+                        {dx, residual, dx_rounded, y, gain.gradient, accumulate},
                         memory_.norm_partials.data());
     };
 
@@ -287,8 +318,8 @@ class Llama final : public Model {
       layer.output.input_gradient(dy, dattended);
       layer.output.weight_gradient(dy, a.attended.rows(rows), accumulate);
       ready(*layer.o, sink);
-      attention_backward(shape, rope_, vkq, a.attended.rows(rows), dattended, a.log_sum_exp.rows(rows).f32(),
-                         memory_.attention_scratch.data());
+      attention_backward(shape, rope_, vkq, a.attended.rows(rows), dattended,
+                         a.log_sum_exp.rows(rows).f32(), memory_.attention_scratch.data());
       layer.vkq.input_gradient(vkq, dh);
       norm_backward(a.x.rows(rows), a.r.rows(rows), *layer.input_norm, Accumulate::yes, h);
       layer.vkq.weight_gradient(vkq, h, accumulate);
@@ -308,6 +339,7 @@ class Llama final : public Model {
 
   // Nothing is counted: every gradient is zero.
   void report_zero(GradientSink& sink) {
+    sink.loss_known(0);
     for (const Parameter& p : arena_->parameters()) {
       clear(p);
       if (&p != table_) sink.ready(p);
@@ -339,7 +371,8 @@ class Llama final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_llama(const LlamaConfig& config, const ParameterArena& arena, Device device) {
+std::unique_ptr<Model> make_llama(const LlamaConfig& config, const ParameterArena& arena,
+                                  Device device) {
   return std::make_unique<Llama>(config, arena, device);
 }
 

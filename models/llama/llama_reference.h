@@ -1,4 +1,5 @@
-// The slow truth of models/llama/llama_model.h: a Llama's loss on any scalar, from parameters by name, unpadded.
+// The slow truth of models/llama/llama_model.h: a Llama's loss on any scalar, from parameters by
+// name, unpadded.
 //
 // With std::complex<double> a derivative along any direction is one forward (complex step).
 #pragma once
@@ -40,8 +41,10 @@ template <class S>
 std::vector<S> beside(const std::vector<S>& a, const std::vector<S>& b, std::size_t rows) {
   std::vector<S> both;
   for (std::size_t n = 0; n < rows; ++n) {
-    both.insert(both.end(), a.begin() + n * (a.size() / rows), a.begin() + (n + 1) * (a.size() / rows));
-    both.insert(both.end(), b.begin() + n * (b.size() / rows), b.begin() + (n + 1) * (b.size() / rows));
+    both.insert(both.end(), a.begin() + n * (a.size() / rows),
+                a.begin() + (n + 1) * (a.size() / rows));
+    both.insert(both.end(), b.begin() + n * (b.size() / rows),
+                b.begin() + (n + 1) * (b.size() / rows));
   }
   return both;
 }
@@ -53,29 +56,32 @@ void add(std::vector<S>& x, const std::vector<S>& y) {
 
 // One layer's effect on the residual stream x (N, C).
 template <class S>
-void llama_layer(const LlamaConfig& config, const AttentionShape& shape, const Parameters<S>& parameters,
-                 std::int64_t layer, std::vector<S>& x) {
+void llama_layer(const LlamaConfig& config, const AttentionShape& shape,
+                 const Parameters<S>& parameters, std::int64_t layer, std::vector<S>& x) {
   const auto get = [&](const char* name) -> const std::vector<S>& {
     return parameters.at(fmt::format("model.layers.{}.{}.weight", layer, name));
   };
   const std::size_t rows = static_cast<std::size_t>(shape.sequences * shape.length);
   const std::int64_t width = config.hidden_size;
   std::vector<S> h = rms_norm(x, get("input_layernorm"), config.rms_norm_epsilon);
-  const std::vector<S> vkq =
-      beside(beside(linear(h, get("self_attn.v_proj"), width), linear(h, get("self_attn.k_proj"), width), rows),
-             linear(h, get("self_attn.q_proj"), width), rows);
-  add(x, linear(attention(shape, config.rope_theta, vkq), get("self_attn.o_proj"), config.heads * config.head_size));
+  const std::vector<S> vkq = beside(beside(linear(h, get("self_attn.v_proj"), width),
+                                           linear(h, get("self_attn.k_proj"), width), rows),
+                                    linear(h, get("self_attn.q_proj"), width), rows);
+  add(x, linear(attention(shape, config.rope_theta, vkq), get("self_attn.o_proj"),
+                config.heads * config.head_size));
   h = rms_norm(x, get("post_attention_layernorm"), config.rms_norm_epsilon);
   const std::vector<S> up_gate =
       beside(linear(h, get("mlp.up_proj"), width), linear(h, get("mlp.gate_proj"), width), rows);
-  add(x, linear(swiglu(up_gate, static_cast<std::size_t>(config.intermediate_size)), get("mlp.down_proj"),
-                config.intermediate_size));
+  add(x, linear(swiglu(up_gate, static_cast<std::size_t>(config.intermediate_size)),
+                get("mlp.down_proj"), config.intermediate_size));
 }
 
 template <class S>
-std::vector<S> llama_logits(const LlamaConfig& config, const Parameters<S>& parameters, const TokenBatch& batch) {
+std::vector<S> llama_logits(const LlamaConfig& config, const Parameters<S>& parameters,
+                            const TokenBatch& batch) {
   const std::int64_t width = config.hidden_size;
-  const AttentionShape shape{batch.sequences, batch.length, config.heads, config.key_value_heads, config.head_size};
+  const AttentionShape shape{batch.sequences, batch.length, config.heads, config.key_value_heads,
+                             config.head_size};
   const std::vector<S>& table = parameters.at("model.embed_tokens.weight");
   std::vector<S> x = embedding(table, static_cast<std::size_t>(width), batch.inputs);
   for (std::int64_t l = 0; l < config.layers; ++l) llama_layer(config, shape, parameters, l, x);

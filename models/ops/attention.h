@@ -1,11 +1,13 @@
-// Causal grouped-query attention with rotary positions, forward and backward (Vaswani et al. 2017; Ainslie et al. 2023,
-// arXiv:2305.13245). Probabilities are computed again in the backward from log-sum-exps (Dao et al. 2022,
-// arXiv:2205.14135); of the scores only a block of query rows exists at a time, small enough for a core's cache.
+// Causal grouped-query attention with rotary positions, forward and backward (Vaswani et al. 2017;
+// Ainslie et al. 2023, arXiv:2305.13245). Probabilities are computed again in the backward from
+// log-sum-exps (Dao et al. 2022, arXiv:2205.14135); of the scores only a block of query rows exists
+// at a time, small enough for a core's cache.
 //
-// `vkq` (N, (2K + H) D) holds for each token [values | keys | queries] before rotation, N = B T, f32 or bf16; output
-// (N, H D) of the same type. Scores and softmax are fp32; in bf16 the operands of products (rotated queries and keys,
-// probabilities, score gradients) are rounded to bf16. Work is divided over (sequence, key/value head), each on one
-// thread, so the bits do not depend on the team's size.
+// `vkq` (N, (2K + H) D) holds for each token [values | keys | queries] before rotation, N = B T,
+// f32 or bf16; output (N, H D) of the same type. Scores and softmax are fp32; in bf16 the operands
+// of products (rotated queries and keys, probabilities, score gradients) are rounded to bf16. Work
+// is divided over (sequence, key/value head), each on one thread, so the bits do not depend on the
+// team's size.
 #pragma once
 
 #include <cstdint>
@@ -26,15 +28,17 @@ struct AttentionShape {
   std::int64_t width() const { return (2 * key_value_heads + heads) * head_size; }  // of vkq
 };
 
-// What one thread needs for forward or backward, bytes; scratch holds thread_count() times as much, aligned to 64.
+// What one thread needs for forward or backward, bytes; scratch holds thread_count() times as much,
+// aligned to 64.
 std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type);
 
 // log_sum_exp (B, H, T) is kept for the backward. The rope table must reach T.
-void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq, const Tensor& output,
-               float* log_sum_exp, std::byte* scratch);
+void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
+               const Tensor& output, float* log_sum_exp, std::byte* scratch);
 
 // In place: on return vkq holds the gradients of what it held.
-void attention_backward(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq, const Tensor& output,
-                        const Tensor& doutput, const float* log_sum_exp, std::byte* scratch);
+void attention_backward(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
+                        const Tensor& output, const Tensor& doutput, const float* log_sum_exp,
+                        std::byte* scratch);
 
 }  // namespace ballot

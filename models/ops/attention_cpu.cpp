@@ -1,4 +1,5 @@
-// Attention on the CPU: small products on one thread each, everything between them in that core's cache.
+// Attention on the CPU: small products on one thread each, everything between them in that core's
+// cache.
 #include "models/ops/attention.h"
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 namespace ballot {
 namespace {
 
-// Scores of one block: G * rows * T of them, 256 KiB with their gradients (a core has 1 to 2 MiB of cache).
+// Scores of one block: G * rows * T of them, 256 KiB with their gradients (a core has 1 to 2 MiB of
+// cache).
 constexpr std::int64_t kBlockScores = 32 * 1024;
 constexpr std::int64_t kBlockRowsMin = 16;
 constexpr std::int64_t kBlockRowsMax = 128;
@@ -66,80 +68,84 @@ struct Scratch {
   }
 };
 
-// Row i of a block may see keys 0 .. first + i; `keys` is the width of the block. Leaves exp(s - max) in p, zeros in
-// the masked tail.
-#define BALLOT_SOFTMAX_ROWS(T, STORE)                                                                           \
-  BALLOT_VECTORIZED void softmax_rows(float* __restrict s, T* p, std::int64_t rows, std::int64_t keys,          \
-                                      std::int64_t first, float* __restrict inverse_sum, float* __restrict lse) { \
-    for (std::int64_t i = 0; i < rows; ++i, s += keys, p += keys) {                                             \
-      const std::int64_t seen = first + i + 1;                                                                  \
-      float maximum = s[0];                                                                                     \
-      _Pragma("omp simd reduction(max : maximum)") for (std::int64_t j = 0; j < seen; ++j) maximum =            \
-          s[j] > maximum ? s[j] : maximum;                                                                      \
-      float sum = 0;                                                                                            \
-      _Pragma("omp simd reduction(+ : sum)") for (std::int64_t j = 0; j < seen; ++j) {                          \
-        const float e = vector_exp(s[j] - maximum);                                                             \
-        STORE[j] = from_float<T>(e);                                                                            \
-        sum += e;                                                                                               \
-      }                                                                                                         \
-      for (std::int64_t j = seen; j < keys; ++j) STORE[j] = from_float<T>(0.0f);                                \
-      inverse_sum[i] = 1.0f / sum;                                                                              \
-      lse[i] = maximum + std::log(sum);                                                                         \
-    }                                                                                                           \
+// Row i of a block may see keys 0 .. first + i; `keys` is the width of the block. Leaves exp(s -
+// max) in p, zeros in the masked tail.
+#define BALLOT_SOFTMAX_ROWS(T, STORE)                                                         \
+  BALLOT_VECTORIZED void softmax_rows(float* __restrict s, T* p, std::int64_t rows,           \
+                                      std::int64_t keys, std::int64_t first,                  \
+                                      float* __restrict inverse_sum, float* __restrict lse) { \
+    for (std::int64_t i = 0; i < rows; ++i, s += keys, p += keys) {                           \
+      const std::int64_t seen = first + i + 1;                                                \
+      float maximum = s[0];                                                                   \
+      _Pragma("omp simd reduction(max : maximum)") for (std::int64_t j = 0; j < seen; ++j)    \
+          maximum = s[j] > maximum ? s[j] : maximum;                                          \
+      float sum = 0;                                                                          \
+      _Pragma("omp simd reduction(+ : sum)") for (std::int64_t j = 0; j < seen; ++j) {        \
+        const float e = vector_exp(s[j] - maximum);                                           \
+        STORE[j] = from_float<T>(e);                                                          \
+        sum += e;                                                                             \
+      }                                                                                       \
+      for (std::int64_t j = seen; j < keys; ++j) STORE[j] = from_float<T>(0.0f);              \
+      inverse_sum[i] = 1.0f / sum;                                                            \
+      lse[i] = maximum + std::log(sum);                                                       \
+    }                                                                                         \
   }
 BALLOT_SOFTMAX_ROWS(float, s)
 BALLOT_SOFTMAX_ROWS(bfloat16, p)
 #undef BALLOT_SOFTMAX_ROWS
 
-// p = exp(s - lse), ds = p (dp - dot), both zero where masked. In f32 p replaces s and ds replaces dp. The first
-// position has one key: its ds is exactly zero, where the formula would leave rounding.
-#define BALLOT_SOFTMAX_BACKWARD_ROWS(T, P, DS)                                                                 \
-  BALLOT_VECTORIZED void softmax_backward_rows(float* __restrict s, float* __restrict dp, T* p, T* ds,         \
-                                               std::int64_t rows, std::int64_t keys, std::int64_t first,       \
-                                               const float* __restrict lse, const float* __restrict dot) {     \
-    for (std::int64_t i = 0; i < rows; ++i, s += keys, dp += keys, p += keys, ds += keys) {                    \
-      const std::int64_t seen = first + i + 1;                                                                 \
-      _Pragma("omp simd") for (std::int64_t j = 0; j < seen; ++j) {                                            \
-        const float e = vector_exp(s[j] - lse[i]);                                                             \
-        const float d = e * (dp[j] - dot[i]);                                                                  \
-        P[j] = from_float<T>(e);                                                                               \
-        DS[j] = from_float<T>(d);                                                                              \
-      }                                                                                                        \
-      if (seen == 1) DS[0] = from_float<T>(0.0f);                                                              \
-      for (std::int64_t j = seen; j < keys; ++j) {                                                             \
-        P[j] = from_float<T>(0.0f);                                                                            \
-        DS[j] = from_float<T>(0.0f);                                                                           \
-      }                                                                                                        \
-    }                                                                                                          \
+// p = exp(s - lse), ds = p (dp - dot), both zero where masked. In f32 p replaces s and ds replaces
+// dp. The first position has one key: its ds is exactly zero, where the formula would leave
+// rounding.
+#define BALLOT_SOFTMAX_BACKWARD_ROWS(T, P, DS)                                                  \
+  BALLOT_VECTORIZED void softmax_backward_rows(float* __restrict s, float* __restrict dp, T* p, \
+                                               T* ds, std::int64_t rows, std::int64_t keys,     \
+                                               std::int64_t first, const float* __restrict lse, \
+                                               const float* __restrict dot) {                   \
+    for (std::int64_t i = 0; i < rows; ++i, s += keys, dp += keys, p += keys, ds += keys) {     \
+      const std::int64_t seen = first + i + 1;                                                  \
+      _Pragma("omp simd") for (std::int64_t j = 0; j < seen; ++j) {                             \
+        const float e = vector_exp(s[j] - lse[i]);                                              \
+        const float d = e * (dp[j] - dot[i]);                                                   \
+        P[j] = from_float<T>(e);                                                                \
+        DS[j] = from_float<T>(d);                                                               \
+      }                                                                                         \
+      if (seen == 1) DS[0] = from_float<T>(0.0f);                                               \
+      for (std::int64_t j = seen; j < keys; ++j) {                                              \
+        P[j] = from_float<T>(0.0f);                                                             \
+        DS[j] = from_float<T>(0.0f);                                                            \
+      }                                                                                         \
+    }                                                                                           \
   }
 BALLOT_SOFTMAX_BACKWARD_ROWS(float, s, dp)
 BALLOT_SOFTMAX_BACKWARD_ROWS(bfloat16, p, ds)
 #undef BALLOT_SOFTMAX_BACKWARD_ROWS
 
 // y = x * factor[row], into rows y_stride apart.
-#define BALLOT_SCALE_ROWS(T)                                                                                       \
-  BALLOT_VECTORIZED void scale_rows(const float* __restrict x, const float* __restrict factor, std::int64_t rows, \
-                                    std::int64_t cols, T* __restrict y, std::int64_t y_stride) {                   \
-    for (std::int64_t i = 0; i < rows; ++i, x += cols, y += y_stride)                                              \
-      for (std::int64_t c = 0; c < cols; ++c) y[c] = from_float<T>(x[c] * factor[i]);                              \
-  }                                                                                                                \
-  BALLOT_VECTORIZED void store_rows(const float* __restrict x, std::int64_t rows, std::int64_t cols,               \
-                                    T* __restrict y, std::int64_t y_stride) {                                      \
-    for (std::int64_t i = 0; i < rows; ++i, x += cols, y += y_stride)                                              \
-      for (std::int64_t c = 0; c < cols; ++c) y[c] = from_float<T>(x[c]);                                          \
-  }                                                                                                                \
-  /* Packs rows of d(output) and takes their dots with the output. */                                              \
-  BALLOT_VECTORIZED void pack_with_dots(const T* __restrict d, const T* __restrict output, std::int64_t stride,    \
-                                        std::int64_t rows, std::int64_t cols, T* __restrict packed,                \
-                                        float* __restrict dot) {                                                   \
-    for (std::int64_t i = 0; i < rows; ++i, d += stride, output += stride, packed += cols) {                       \
-      float sum = 0;                                                                                               \
-      _Pragma("omp simd reduction(+ : sum)") for (std::int64_t c = 0; c < cols; ++c) {                             \
-        packed[c] = d[c];                                                                                          \
-        sum += to_float(d[c]) * to_float(output[c]);                                                               \
-      }                                                                                                            \
-      dot[i] = sum;                                                                                                \
-    }                                                                                                              \
+#define BALLOT_SCALE_ROWS(T)                                                                       \
+  BALLOT_VECTORIZED void scale_rows(const float* __restrict x, const float* __restrict factor,     \
+                                    std::int64_t rows, std::int64_t cols, T* __restrict y,         \
+                                    std::int64_t y_stride) {                                       \
+    for (std::int64_t i = 0; i < rows; ++i, x += cols, y += y_stride)                              \
+      for (std::int64_t c = 0; c < cols; ++c) y[c] = from_float<T>(x[c] * factor[i]);              \
+  }                                                                                                \
+  BALLOT_VECTORIZED void store_rows(const float* __restrict x, std::int64_t rows,                  \
+                                    std::int64_t cols, T* __restrict y, std::int64_t y_stride) {   \
+    for (std::int64_t i = 0; i < rows; ++i, x += cols, y += y_stride)                              \
+      for (std::int64_t c = 0; c < cols; ++c) y[c] = from_float<T>(x[c]);                          \
+  }                                                                                                \
+  /* Packs rows of d(output) and takes their dots with the output. */                              \
+  BALLOT_VECTORIZED void pack_with_dots(const T* __restrict d, const T* __restrict output,         \
+                                        std::int64_t stride, std::int64_t rows, std::int64_t cols, \
+                                        T* __restrict packed, float* __restrict dot) {             \
+    for (std::int64_t i = 0; i < rows; ++i, d += stride, output += stride, packed += cols) {       \
+      float sum = 0;                                                                               \
+      _Pragma("omp simd reduction(+ : sum)") for (std::int64_t c = 0; c < cols; ++c) {             \
+        packed[c] = d[c];                                                                          \
+        sum += to_float(d[c]) * to_float(output[c]);                                               \
+      }                                                                                            \
+      dot[i] = sum;                                                                                \
+    }                                                                                              \
   }
 BALLOT_SCALE_ROWS(float)
 BALLOT_SCALE_ROWS(bfloat16)
@@ -177,40 +183,46 @@ struct Item {
 };
 
 template <class T>
-void forward_item(const Item<T>& item, const RopeTable& rope, T* output, float* log_sum_exp, const Scratch<T>& scratch,
-                  Stream& stream) {
+void forward_item(const Item<T>& item, const RopeTable& rope, T* output, float* log_sum_exp,
+                  const Scratch<T>& scratch, Stream& stream) {
   const AttentionShape& shape = item.shape;
-  const std::int64_t d = shape.head_size, width = shape.width(), group = shape.group(), half = rope.half();
+  const std::int64_t d = shape.head_size, width = shape.width(), group = shape.group(),
+                     half = rope.half();
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-  rope_rows(item.keys, width, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f, scratch.k, d);
+  rope_rows(item.keys, width, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f, scratch.k,
+            d);
   const std::int64_t step = block_rows(shape);
   for (std::int64_t first = 0; first < shape.length; first += step) {
     const std::int64_t rows = std::min(step, shape.length - first);
     const std::int64_t keys = first + rows;
     for (std::int64_t g = 0; g < group; ++g)
-      rope_rows(item.queries + first * width + g * d, width, rope.cosines(first), rope.sines(first), half, rows, scale,
-                scratch.q + g * rows * d, d);
+      rope_rows(item.queries + first * width + g * d, width, rope.cosines(first), rope.sines(first),
+                half, rows, scale, scratch.q + g * rows * d, d);
     matmul(matrix(scratch.q, group * rows, d), matrix(scratch.k, keys, d).transposed(),
            matrix(scratch.scores, group * rows, keys), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g)
       softmax_rows(scratch.scores + g * rows * keys, scratch.p + g * rows * keys, rows, keys, first,
                    scratch.row + g * rows, log_sum_exp + item.lse_at(g, first));
-    matmul(matrix(scratch.p, group * rows, keys), make_matrix(item.values, kDType<T>, keys, d, width),
+    matmul(matrix(scratch.p, group * rows, keys),
+           make_matrix(item.values, kDType<T>, keys, d, width),
            matrix(scratch.result, group * rows, d), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g)
-      scale_rows(scratch.result + g * rows * d, scratch.row + g * rows, rows, d, output + item.output_at(g, first),
-                 shape.heads * d);
+      scale_rows(scratch.result + g * rows * d, scratch.row + g * rows, rows, d,
+                 output + item.output_at(g, first), shape.heads * d);
   }
 }
 
-// Blocks go from last to first: the last one sees all keys, so it is the one that writes dk and dv; the rest add.
+// Blocks go from last to first: the last one sees all keys, so it is the one that writes dk and dv;
+// the rest add.
 template <class T>
 void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, const T* doutput,
                    const float* log_sum_exp, const Scratch<T>& scratch, Stream& stream) {
   const AttentionShape& shape = item.shape;
-  const std::int64_t d = shape.head_size, width = shape.width(), group = shape.group(), half = rope.half();
+  const std::int64_t d = shape.head_size, width = shape.width(), group = shape.group(),
+                     half = rope.half();
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-  rope_rows(item.keys, width, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f, scratch.k, d);
+  rope_rows(item.keys, width, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f, scratch.k,
+            d);
   const std::int64_t step = block_rows(shape);
   const std::int64_t last = (shape.length - 1) / step * step;
   for (std::int64_t first = last; first >= 0; first -= step) {
@@ -218,11 +230,11 @@ void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, 
     const std::int64_t keys = first + rows;
     const Accumulate accumulate = first == last ? Accumulate::no : Accumulate::yes;
     for (std::int64_t g = 0; g < group; ++g) {
-      rope_rows(item.queries + first * width + g * d, width, rope.cosines(first), rope.sines(first), half, rows, scale,
-                scratch.q + g * rows * d, d);
+      rope_rows(item.queries + first * width + g * d, width, rope.cosines(first), rope.sines(first),
+                half, rows, scale, scratch.q + g * rows * d, d);
       const std::int64_t at = item.output_at(g, first);
-      pack_with_dots(doutput + at, output + at, shape.heads * d, rows, d, scratch.doutput + g * rows * d,
-                     scratch.row + g * rows);
+      pack_with_dots(doutput + at, output + at, shape.heads * d, rows, d,
+                     scratch.doutput + g * rows * d, scratch.row + g * rows);
     }
     const Tensor q = matrix(scratch.q, group * rows, d);
     const Tensor k = matrix(scratch.k, keys, d);
@@ -232,8 +244,9 @@ void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, 
     matmul(dy, v.transposed(), matrix(scratch.dscores, group * rows, keys), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g) {
       const std::int64_t at = g * rows * keys;
-      softmax_backward_rows(scratch.scores + at, scratch.dscores + at, scratch.p + at, scratch.ds + at, rows, keys,
-                            first, log_sum_exp + item.lse_at(g, first), scratch.row + g * rows);
+      softmax_backward_rows(scratch.scores + at, scratch.dscores + at, scratch.p + at,
+                            scratch.ds + at, rows, keys, first, log_sum_exp + item.lse_at(g, first),
+                            scratch.row + g * rows);
     }
     const Tensor p = matrix(scratch.p, group * rows, keys);
     const Tensor ds = matrix(scratch.ds, group * rows, keys);
@@ -241,24 +254,26 @@ void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, 
     matmul(ds.transposed(), q, matrix(scratch.dk, keys, d), accumulate, stream);
     matmul(ds, k, matrix(scratch.result, group * rows, d), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g)
-      rope_inverse_rows(scratch.result + g * rows * d, d, rope.cosines(first), rope.sines(first), half, rows, scale,
-                        item.queries + first * width + g * d, width);
+      rope_inverse_rows(scratch.result + g * rows * d, d, rope.cosines(first), rope.sines(first),
+                        half, rows, scale, item.queries + first * width + g * d, width);
   }
-  rope_inverse_rows(scratch.dk, d, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f, item.keys, width);
+  rope_inverse_rows(scratch.dk, d, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f,
+                    item.keys, width);
   store_rows(scratch.dv, shape.length, d, item.values, width);
 }
 
 void check(const AttentionShape& shape, const Tensor& vkq, const Tensor& output) {
   const std::int64_t rows = shape.sequences * shape.length;
-  require(vkq.is_contiguous() && output.is_contiguous() && vkq.type == output.type && vkq.extent[0] == rows &&
-              output.extent[0] == rows && vkq.extent[1] == shape.width() &&
+  require(vkq.is_contiguous() && output.is_contiguous() && vkq.type == output.type &&
+              vkq.extent[0] == rows && output.extent[0] == rows && vkq.extent[1] == shape.width() &&
               output.extent[1] == shape.heads * shape.head_size,
           "attention of {} into {}", vkq.describe(), output.describe());
 }
 
 // Runs body(item, scratch) for every (sequence, key/value head).
 template <class T, class Body>
-void over_items(const AttentionShape& shape, const Tensor& vkq, std::byte* scratch, const Body& body) {
+void over_items(const AttentionShape& shape, const Tensor& vkq, std::byte* scratch,
+                const Body& body) {
   const std::int64_t bytes = Scratch<T>(nullptr, shape).size_bytes;
   const bool nested = omp_in_parallel();
   parallel_items(shape.sequences * shape.key_value_heads, [&](std::int64_t i) {
@@ -275,29 +290,36 @@ std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type) {
                             : Scratch<bfloat16>(nullptr, shape).size_bytes;
 }
 
-void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq, const Tensor& output,
-               float* log_sum_exp, std::byte* scratch) {
+void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
+               const Tensor& output, float* log_sum_exp, std::byte* scratch) {
   check(shape, vkq, output);
   const auto run = [&]<class T>(T*) {
-    over_items<T>(shape, vkq, scratch, [&](const Item<T>& item, const Scratch<T>& s, Stream& stream) {
-      forward_item(item, rope, output.as<T>(), log_sum_exp, s, stream);
-    });
+    over_items<T>(shape, vkq, scratch,
+                  [&](const Item<T>& item, const Scratch<T>& s, Stream& stream) {
+                    forward_item(item, rope, output.as<T>(), log_sum_exp, s, stream);
+                  });
   };
-  if (vkq.type == DType::f32) run(static_cast<float*>(nullptr));
-  else run(static_cast<bfloat16*>(nullptr));
+  if (vkq.type == DType::f32)
+    run(static_cast<float*>(nullptr));
+  else
+    run(static_cast<bfloat16*>(nullptr));
 }
 
-void attention_backward(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq, const Tensor& output,
-                        const Tensor& doutput, const float* log_sum_exp, std::byte* scratch) {
+void attention_backward(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
+                        const Tensor& output, const Tensor& doutput, const float* log_sum_exp,
+                        std::byte* scratch) {
   check(shape, vkq, output);
   check(shape, vkq, doutput);
   const auto run = [&]<class T>(T*) {
-    over_items<T>(shape, vkq, scratch, [&](const Item<T>& item, const Scratch<T>& s, Stream& stream) {
-      backward_item<T>(item, rope, output.as<T>(), doutput.as<T>(), log_sum_exp, s, stream);
-    });
+    over_items<T>(
+        shape, vkq, scratch, [&](const Item<T>& item, const Scratch<T>& s, Stream& stream) {
+          backward_item<T>(item, rope, output.as<T>(), doutput.as<T>(), log_sum_exp, s, stream);
+        });
   };
-  if (vkq.type == DType::f32) run(static_cast<float*>(nullptr));
-  else run(static_cast<bfloat16*>(nullptr));
+  if (vkq.type == DType::f32)
+    run(static_cast<float*>(nullptr));
+  else
+    run(static_cast<bfloat16*>(nullptr));
 }
 
 }  // namespace ballot

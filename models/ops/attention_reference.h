@@ -17,7 +17,8 @@ std::vector<S> attention(const AttentionShape& shape, double theta, const std::v
   using std::exp;
   using std::real;
   const std::int64_t d = shape.head_size;
-  const auto vector_at = [&](std::int64_t row, std::int64_t head) {  // heads counted over [v | k | q]
+  const auto vector_at = [&](std::int64_t row,
+                             std::int64_t head) {  // heads counted over [v | k | q]
     const auto begin = vkq.begin() + row * shape.width() + head * d;
     return std::vector<S>(begin, begin + d);
   };

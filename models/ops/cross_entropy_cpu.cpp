@@ -1,4 +1,5 @@
-// Cross-entropy on the CPU: maximum, exponentials with their sum, then the gradient, while the row is in cache.
+// Cross-entropy on the CPU: maximum, exponentials with their sum, then the gradient, while the row
+// is in cache.
 #include "models/ops/cross_entropy.h"
 
 #include <algorithm>
@@ -41,13 +42,14 @@ BALLOT_VECTORIZED void scale_in_place(float* __restrict x, float factor, std::in
   for (std::int64_t i = 0; i < count; ++i) x[i] *= factor;
 }
 
-BALLOT_VECTORIZED void scale_rounded(const float* __restrict x, float factor, bfloat16* __restrict y,
-                                     std::int64_t count) {
+BALLOT_VECTORIZED void scale_rounded(const float* __restrict x, float factor,
+                                     bfloat16* __restrict y, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) y[i] = to_bfloat16(x[i] * factor);
 }
 
 double row_loss(float sum, float maximum, float chosen) {
-  return std::log(static_cast<double>(sum)) + (static_cast<double>(maximum) - static_cast<double>(chosen));
+  return std::log(static_cast<double>(sum)) +
+         (static_cast<double>(maximum) - static_cast<double>(chosen));
 }
 
 void check(const Tensor& logits, std::span<const std::int32_t> targets) {
@@ -75,8 +77,8 @@ void cross_entropy(const Tensor& logits, std::span<const std::int32_t> targets, 
   });
 }
 
-void cross_entropy_with_gradient(const Tensor& logits, std::span<const std::int32_t> targets, float scale,
-                                 double* losses, const Tensor& dlogits) {
+void cross_entropy_with_gradient(const Tensor& logits, std::span<const std::int32_t> targets,
+                                 float scale, double* losses, const Tensor& dlogits) {
   check(logits, targets);
   require(dlogits.is_contiguous() && dlogits.count() == logits.count() &&
               (dlogits.type == DType::bf16 || dlogits.data == logits.data),
@@ -89,8 +91,10 @@ void cross_entropy_with_gradient(const Tensor& logits, std::span<const std::int3
       const std::int32_t target = targets[n];
       losses[n] = 0;
       if (target == kNoTarget) {
-        if (rounded != nullptr) std::fill_n(rounded, classes, bfloat16{0});
-        else std::fill_n(x, classes, 0.0f);
+        if (rounded != nullptr)
+          std::fill_n(rounded, classes, bfloat16{0});
+        else
+          std::fill_n(x, classes, 0.0f);
         continue;
       }
       const float chosen = x[target];

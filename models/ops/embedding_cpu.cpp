@@ -1,4 +1,4 @@
-// The token table on the CPU.
+// The token table on the CPU: gather and ordered scatter.
 #include "models/ops/embedding.h"
 
 #include "core/error.h"
@@ -8,21 +8,23 @@ namespace ballot {
 namespace {
 
 BALLOT_VECTORIZED void gather_rows(const float* __restrict table, std::int64_t stride,
-                                   const std::int32_t* __restrict tokens, std::int64_t rows, std::int64_t cols,
-                                   float* __restrict x) {
+                                   const std::int32_t* __restrict tokens, std::int64_t rows,
+                                   std::int64_t cols, float* __restrict x) {
   for (std::int64_t n = 0; n < rows; ++n)
     for (std::int64_t c = 0; c < cols; ++c) x[n * cols + c] = table[tokens[n] * stride + c];
 }
 BALLOT_VECTORIZED void gather_rows(const bfloat16* __restrict table, std::int64_t stride,
-                                   const std::int32_t* __restrict tokens, std::int64_t rows, std::int64_t cols,
-                                   float* __restrict x) {
+                                   const std::int32_t* __restrict tokens, std::int64_t rows,
+                                   std::int64_t cols, float* __restrict x) {
   for (std::int64_t n = 0; n < rows; ++n)
-    for (std::int64_t c = 0; c < cols; ++c) x[n * cols + c] = to_float(table[tokens[n] * stride + c]);
+    for (std::int64_t c = 0; c < cols; ++c)
+      x[n * cols + c] = to_float(table[tokens[n] * stride + c]);
 }
 
 // Columns [0, width) of every row.
-BALLOT_VECTORIZED void scatter_columns(const std::int32_t* __restrict tokens, std::int64_t rows, std::int64_t width,
-                                       const float* __restrict dx, std::int64_t dx_stride, float* __restrict dtable,
+BALLOT_VECTORIZED void scatter_columns(const std::int32_t* __restrict tokens, std::int64_t rows,
+                                       std::int64_t width, const float* __restrict dx,
+                                       std::int64_t dx_stride, float* __restrict dtable,
                                        std::int64_t stride) {
   for (std::int64_t n = 0; n < rows; ++n) {
     const float* __restrict source = dx + n * dx_stride;
@@ -35,7 +37,8 @@ BALLOT_VECTORIZED void scatter_columns(const std::int32_t* __restrict tokens, st
 
 void embedding(const Tensor& table, std::span<const std::int32_t> tokens, const Tensor& x) {
   const std::int64_t cols = x.extent[1];
-  require(x.is_contiguous() && table.extent[1] == cols && x.extent[0] == static_cast<std::int64_t>(tokens.size()),
+  require(x.is_contiguous() && table.extent[1] == cols &&
+              x.extent[0] == static_cast<std::int64_t>(tokens.size()),
           "embedding of {} tokens from {} into {}", tokens.size(), table.describe(), x.describe());
   parallel_for(x.extent[0], 16, [&](std::int64_t begin, std::int64_t end) {
     float* target = x.f32() + begin * cols;
@@ -46,12 +49,15 @@ void embedding(const Tensor& table, std::span<const std::int32_t> tokens, const 
   });
 }
 
-void embedding_backward(std::span<const std::int32_t> tokens, const Tensor& dx, const Tensor& dtable) {
-  require(dtable.extent[1] == dx.extent[1] && dx.extent[0] == static_cast<std::int64_t>(tokens.size()),
-          "embedding_backward of {} tokens and {} into {}", tokens.size(), dx.describe(), dtable.describe());
+void embedding_backward(std::span<const std::int32_t> tokens, const Tensor& dx,
+                        const Tensor& dtable) {
+  require(
+      dtable.extent[1] == dx.extent[1] && dx.extent[0] == static_cast<std::int64_t>(tokens.size()),
+      "embedding_backward of {} tokens and {} into {}", tokens.size(), dx.describe(),
+      dtable.describe());
   parallel_for(dx.extent[1], 64, [&](std::int64_t begin, std::int64_t end) {
-    scatter_columns(tokens.data(), dx.extent[0], end - begin, dx.f32() + begin, dx.stride[0], dtable.f32() + begin,
-                    dtable.stride[0]);
+    scatter_columns(tokens.data(), dx.extent[0], end - begin, dx.f32() + begin, dx.stride[0],
+                    dtable.f32() + begin, dtable.stride[0]);
   });
 }
 

@@ -1,4 +1,5 @@
-// The slow truth of models/ops/rms_norm.h: forward on any scalar; its gradient is taken by complex step.
+// The slow truth of models/ops/rms_norm.h: forward on any scalar; its gradient is taken by complex
+// step.
 #pragma once
 
 #include <cmath>

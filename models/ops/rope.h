@@ -1,7 +1,8 @@
-// Rotary position embedding in the rotate-half form of Hugging Face's Llama (Su et al. 2021, arXiv:2104.09864).
+// Rotary position embedding in the rotate-half form of Hugging Face's Llama (Su et al. 2021,
+// arXiv:2104.09864).
 //
-// With a = x[i], b = x[i + D/2] and angle t * theta^(-2i/D): a' = a cos - b sin, b' = b cos + a sin. The inverse
-// rotates by the opposite angle, which is also the gradient.
+// With a = x[i], b = x[i + D/2] and angle t * theta^(-2i/D): a' = a cos - b sin, b' = b cos + a
+// sin. The inverse rotates by the opposite angle, which is also the gradient.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@
 
 namespace ballot {
 
-// cos and sin of every angle, fp32 rounded from double, row t holding D/2 of each. Grows when a longer T is asked for.
+// cos and sin of every angle, fp32 rounded from double, row t holding D/2 of each. Grows when a
+// longer T is asked for.
 class RopeTable {
  public:
   RopeTable(std::int64_t head_size, double theta) : half_(head_size / 2), theta_(theta) {}
@@ -27,17 +29,20 @@ class RopeTable {
   std::vector<float> sines_;
 };
 
-// y = scale * rotate(x): rows of one head at consecutive positions, cos and sin those of the first. Single-threaded;
-// the attention calls it on the piece it is about to multiply.
-void rope_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines, std::int64_t half,
-               std::int64_t rows, float scale, float* y, std::int64_t y_stride);
-void rope_rows(const bfloat16* x, std::int64_t x_stride, const float* cosines, const float* sines, std::int64_t half,
-               std::int64_t rows, float scale, bfloat16* y, std::int64_t y_stride);
+// y = scale * rotate(x): rows of one head at consecutive positions, cos and sin those of the first.
+// Single-threaded; the attention calls it on the piece it is about to multiply.
+void rope_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,
+               std::int64_t half, std::int64_t rows, float scale, float* y, std::int64_t y_stride);
+void rope_rows(const bfloat16* x, std::int64_t x_stride, const float* cosines, const float* sines,
+               std::int64_t half, std::int64_t rows, float scale, bfloat16* y,
+               std::int64_t y_stride);
 
 // y = scale * rotate back(x).
-void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,
-                       std::int64_t half, std::int64_t rows, float scale, float* y, std::int64_t y_stride);
-void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,
-                       std::int64_t half, std::int64_t rows, float scale, bfloat16* y, std::int64_t y_stride);
+void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines,
+                       const float* sines, std::int64_t half, std::int64_t rows, float scale,
+                       float* y, std::int64_t y_stride);
+void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines,
+                       const float* sines, std::int64_t half, std::int64_t rows, float scale,
+                       bfloat16* y, std::int64_t y_stride);
 
 }  // namespace ballot

@@ -9,9 +9,11 @@ namespace {
 
 // sign = +1 rotates, -1 rotates back.
 template <class X, class Y>
-[[gnu::always_inline]] inline void rotate_row(const X* __restrict x, const float* __restrict cosines,
-                                              const float* __restrict sines, std::int64_t half, float scale, float sign,
-                                              Y* __restrict low, Y* __restrict high) {
+[[gnu::always_inline]] inline void rotate_row(const X* __restrict x,
+                                              const float* __restrict cosines,
+                                              const float* __restrict sines, std::int64_t half,
+                                              float scale, float sign, Y* __restrict low,
+                                              Y* __restrict high) {
   for (std::int64_t i = 0; i < half; ++i) {
     const float a = to_float(x[i]) * scale;
     const float b = to_float(x[half + i]) * scale;
@@ -21,13 +23,14 @@ template <class X, class Y>
   }
 }
 
-#define BALLOT_ROTATE_ROWS(X, Y)                                                                                \
-  BALLOT_VECTORIZED void rotate_rows(const X* __restrict x, std::int64_t x_stride, const float* __restrict cosines, \
-                                     const float* __restrict sines, std::int64_t half, std::int64_t rows,       \
-                                     float scale, float sign, Y* __restrict y, std::int64_t y_stride) {         \
-    for (std::int64_t n = 0; n < rows; ++n)                                                                     \
-      rotate_row(x + n * x_stride, cosines + n * half, sines + n * half, half, scale, sign, y + n * y_stride,   \
-                 y + n * y_stride + half);                                                                      \
+#define BALLOT_ROTATE_ROWS(X, Y)                                                            \
+  BALLOT_VECTORIZED void rotate_rows(                                                       \
+      const X* __restrict x, std::int64_t x_stride, const float* __restrict cosines,        \
+      const float* __restrict sines, std::int64_t half, std::int64_t rows, float scale,     \
+      float sign, Y* __restrict y, std::int64_t y_stride) {                                 \
+    for (std::int64_t n = 0; n < rows; ++n)                                                 \
+      rotate_row(x + n * x_stride, cosines + n * half, sines + n * half, half, scale, sign, \
+                 y + n * y_stride, y + n * y_stride + half);                                \
   }
 BALLOT_ROTATE_ROWS(float, float)
 BALLOT_ROTATE_ROWS(bfloat16, bfloat16)
@@ -37,29 +40,34 @@ BALLOT_ROTATE_ROWS(float, bfloat16)
 }  // namespace
 
 void RopeTable::extend(std::int64_t length) {
-  const std::int64_t known = half_ == 0 ? length : static_cast<std::int64_t>(cosines_.size()) / half_;
+  const std::int64_t known =
+      half_ == 0 ? length : static_cast<std::int64_t>(cosines_.size()) / half_;
   for (std::int64_t t = known; t < length; ++t)
     for (std::int64_t i = 0; i < half_; ++i) {
-      const double angle = static_cast<double>(t) * std::pow(theta_, -static_cast<double>(i) / static_cast<double>(half_));
+      const double angle = static_cast<double>(t) *
+                           std::pow(theta_, -static_cast<double>(i) / static_cast<double>(half_));
       cosines_.push_back(static_cast<float>(std::cos(angle)));
       sines_.push_back(static_cast<float>(std::sin(angle)));
     }
 }
 
-void rope_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines, std::int64_t half,
-               std::int64_t rows, float scale, float* y, std::int64_t y_stride) {
+void rope_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,
+               std::int64_t half, std::int64_t rows, float scale, float* y, std::int64_t y_stride) {
   rotate_rows(x, x_stride, cosines, sines, half, rows, scale, 1.0f, y, y_stride);
 }
-void rope_rows(const bfloat16* x, std::int64_t x_stride, const float* cosines, const float* sines, std::int64_t half,
-               std::int64_t rows, float scale, bfloat16* y, std::int64_t y_stride) {
+void rope_rows(const bfloat16* x, std::int64_t x_stride, const float* cosines, const float* sines,
+               std::int64_t half, std::int64_t rows, float scale, bfloat16* y,
+               std::int64_t y_stride) {
   rotate_rows(x, x_stride, cosines, sines, half, rows, scale, 1.0f, y, y_stride);
 }
-void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,
-                       std::int64_t half, std::int64_t rows, float scale, float* y, std::int64_t y_stride) {
+void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines,
+                       const float* sines, std::int64_t half, std::int64_t rows, float scale,
+                       float* y, std::int64_t y_stride) {
   rotate_rows(x, x_stride, cosines, sines, half, rows, scale, -1.0f, y, y_stride);
 }
-void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,
-                       std::int64_t half, std::int64_t rows, float scale, bfloat16* y, std::int64_t y_stride) {
+void rope_inverse_rows(const float* x, std::int64_t x_stride, const float* cosines,
+                       const float* sines, std::int64_t half, std::int64_t rows, float scale,
+                       bfloat16* y, std::int64_t y_stride) {
   rotate_rows(x, x_stride, cosines, sines, half, rows, scale, -1.0f, y, y_stride);
 }
 

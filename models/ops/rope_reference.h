@@ -14,7 +14,8 @@ std::vector<S> rope(const std::vector<S>& x, std::int64_t position, double theta
   std::vector<S> y(x.size());
   for (std::size_t i = 0; i < half; ++i) {
     const double angle =
-        static_cast<double>(position) * std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(x.size()));
+        static_cast<double>(position) *
+        std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(x.size()));
     y[i] = x[i] * std::cos(angle) - x[half + i] * std::sin(angle);
     y[half + i] = x[half + i] * std::cos(angle) + x[i] * std::sin(angle);
   }

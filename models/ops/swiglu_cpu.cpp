@@ -8,8 +8,8 @@ namespace ballot {
 namespace {
 
 template <class T>
-[[gnu::always_inline]] inline void forward_body(const T* __restrict up_gate, T* __restrict act, std::int64_t rows,
-                                                std::int64_t cols) {
+[[gnu::always_inline]] inline void forward_body(const T* __restrict up_gate, T* __restrict act,
+                                                std::int64_t rows, std::int64_t cols) {
   for (std::int64_t n = 0; n < rows; ++n, up_gate += 2 * cols, act += cols)
     for (std::int64_t c = 0; c < cols; ++c) {
       const float gate = to_float(up_gate[cols + c]);
@@ -18,8 +18,8 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline void backward_row(T* __restrict up_row, T* __restrict gate_row, T* __restrict act,
-                                                std::int64_t cols) {
+[[gnu::always_inline]] inline void backward_row(T* __restrict up_row, T* __restrict gate_row,
+                                                T* __restrict act, std::int64_t cols) {
   for (std::int64_t c = 0; c < cols; ++c) {
     const float up = to_float(up_row[c]);
     const float gate = to_float(gate_row[c]);
@@ -32,21 +32,21 @@ template <class T>
   }
 }
 
-BALLOT_VECTORIZED void forward_rows(const float* __restrict up_gate, float* __restrict act, std::int64_t rows,
-                                    std::int64_t cols) {
+BALLOT_VECTORIZED void forward_rows(const float* __restrict up_gate, float* __restrict act,
+                                    std::int64_t rows, std::int64_t cols) {
   forward_body(up_gate, act, rows, cols);
 }
-BALLOT_VECTORIZED void forward_rows(const bfloat16* __restrict up_gate, bfloat16* __restrict act, std::int64_t rows,
-                                    std::int64_t cols) {
+BALLOT_VECTORIZED void forward_rows(const bfloat16* __restrict up_gate, bfloat16* __restrict act,
+                                    std::int64_t rows, std::int64_t cols) {
   forward_body(up_gate, act, rows, cols);
 }
-BALLOT_VECTORIZED void backward_rows(float* __restrict up_gate, float* __restrict act, std::int64_t rows,
-                                     std::int64_t cols) {
+BALLOT_VECTORIZED void backward_rows(float* __restrict up_gate, float* __restrict act,
+                                     std::int64_t rows, std::int64_t cols) {
   for (std::int64_t n = 0; n < rows; ++n, up_gate += 2 * cols, act += cols)
     backward_row(up_gate, up_gate + cols, act, cols);
 }
-BALLOT_VECTORIZED void backward_rows(bfloat16* __restrict up_gate, bfloat16* __restrict act, std::int64_t rows,
-                                     std::int64_t cols) {
+BALLOT_VECTORIZED void backward_rows(bfloat16* __restrict up_gate, bfloat16* __restrict act,
+                                     std::int64_t rows, std::int64_t cols) {
   for (std::int64_t n = 0; n < rows; ++n, up_gate += 2 * cols, act += cols)
     backward_row(up_gate, up_gate + cols, act, cols);
 }
@@ -69,16 +69,24 @@ void over_rows(const Tensor& up_gate, const Tensor& act, const Rows& rows) {
 
 void swiglu(const Tensor& up_gate, const Tensor& act) {
   check(up_gate, act);
-  const auto rows = [](auto* u, auto* a, std::int64_t n, std::int64_t c) { forward_rows(u, a, n, c); };
-  if (act.type == DType::f32) over_rows<float>(up_gate, act, rows);
-  else over_rows<bfloat16>(up_gate, act, rows);
+  const auto rows = [](auto* u, auto* a, std::int64_t n, std::int64_t c) {
+    forward_rows(u, a, n, c);
+  };
+  if (act.type == DType::f32)
+    over_rows<float>(up_gate, act, rows);
+  else
+    over_rows<bfloat16>(up_gate, act, rows);
 }
 
 void swiglu_backward(const Tensor& up_gate, const Tensor& act) {
   check(up_gate, act);
-  const auto rows = [](auto* u, auto* a, std::int64_t n, std::int64_t c) { backward_rows(u, a, n, c); };
-  if (act.type == DType::f32) over_rows<float>(up_gate, act, rows);
-  else over_rows<bfloat16>(up_gate, act, rows);
+  const auto rows = [](auto* u, auto* a, std::int64_t n, std::int64_t c) {
+    backward_rows(u, a, n, c);
+  };
+  if (act.type == DType::f32)
+    over_rows<float>(up_gate, act, rows);
+  else
+    over_rows<bfloat16>(up_gate, act, rows);
 }
 
 }  // namespace ballot

@@ -19,7 +19,8 @@ struct Matrix {
   std::vector<bfloat16> rounded;
   Tensor tensor;
 
-  Matrix(DType type, std::int64_t rows, std::int64_t cols, bool transposed, std::int64_t padding, std::uint64_t seed) {
+  Matrix(DType type, std::int64_t rows, std::int64_t cols, bool transposed, std::int64_t padding,
+         std::uint64_t seed) {
     const std::int64_t lines = transposed ? cols : rows, width = transposed ? rows : cols;
     const std::int64_t stride = width + padding;
     for (std::int64_t i = 0; i < lines * stride; ++i) {
@@ -41,8 +42,10 @@ struct Case {
   std::int64_t m, n, k;
 };
 
-void check_product(const Case& c, bool a_transposed, bool b_transposed, std::int64_t padding, Accumulate accumulate) {
-  const Matrix a(c.in, c.m, c.k, a_transposed, padding, 1), b(c.in, c.k, c.n, b_transposed, padding, 2);
+void check_product(const Case& c, bool a_transposed, bool b_transposed, std::int64_t padding,
+                   Accumulate accumulate) {
+  const Matrix a(c.in, c.m, c.k, a_transposed, padding, 1),
+      b(c.in, c.k, c.n, b_transposed, padding, 2);
   Matrix y(c.out, c.m, c.n, false, padding, 3);
   const Matrix before = y;
   Stream stream;
@@ -58,7 +61,8 @@ void check_product(const Case& c, bool a_transposed, bool b_transposed, std::int
       }
       const std::int64_t at = i * y.tensor.stride[0] + j;
       const double got = c.out == DType::f32 ? y.values[at] : to_float(y.rounded[at]);
-      ASSERT_NEAR(got, want, 2 * unit * std::max(std::abs(want), std::sqrt(size)) + 8 * 0x1p-23 * size)
+      ASSERT_NEAR(got, want,
+                  2 * unit * std::max(std::abs(want), std::sqrt(size)) + 8 * 0x1p-23 * size)
           << c.m << " x " << c.n << " x " << c.k << " at " << i << ", " << j;
     }
   for (std::int64_t i = 0; i < c.m; ++i)
@@ -84,7 +88,8 @@ TEST_P(MatmulTypes, AgreesWithALoopForEveryLayout) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Pairs, MatmulTypes,
-                         ::testing::Values(std::pair{DType::f32, DType::f32}, std::pair{DType::bf16, DType::f32},
+                         ::testing::Values(std::pair{DType::f32, DType::f32},
+                                           std::pair{DType::bf16, DType::f32},
                                            std::pair{DType::bf16, DType::bf16}));
 
 TEST(Matmul, SameShapesOnTheSameTeamGiveTheSameBits) {
@@ -99,7 +104,8 @@ TEST(Matmul, SameShapesOnTheSameTeamGiveTheSameBits) {
 TEST(Matmul, RunsInsideParallelForOnThatThread) {
   const Matrix a(DType::f32, 40, 30, false, 0, 1), b(DType::f32, 30, 20, false, 0, 2);
   std::vector<Matrix> results(8, Matrix(DType::f32, 40, 20, false, 0, 3));
-  for (Matrix& result : results) result.tensor.data = reinterpret_cast<std::byte*>(result.values.data());
+  for (Matrix& result : results)
+    result.tensor.data = reinterpret_cast<std::byte*>(result.values.data());
   const int before = thread_count();
   set_thread_count(3);
   parallel_items(8, [&](std::int64_t i) {
@@ -113,7 +119,8 @@ TEST(Matmul, RunsInsideParallelForOnThatThread) {
 }
 
 TEST(Matmul, RefusesShapesThatDoNotFit) {
-  const Matrix a(DType::f32, 4, 5, false, 0, 1), b(DType::f32, 6, 3, false, 0, 2), y(DType::f32, 4, 3, false, 0, 3);
+  const Matrix a(DType::f32, 4, 5, false, 0, 1), b(DType::f32, 6, 3, false, 0, 2),
+      y(DType::f32, 4, 3, false, 0, 3);
   const Matrix turned(DType::f32, 4, 3, true, 0, 3), fits(DType::f32, 5, 3, false, 0, 3);
   const Matrix coarse(DType::bf16, 5, 3, false, 0, 3);
   Stream stream;

@@ -1,4 +1,5 @@
-// The Llama against PyTorch's logits, loss, gradients and greedy continuation of a real pretrained model.
+// The Llama against PyTorch's logits, loss, gradients and greedy continuation of a real pretrained
+// model.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -29,10 +30,14 @@ std::vector<double> read_as(const StoredTensor& tensor) {
 
 std::vector<double> read_values(const StoredTensor& tensor) {
   switch (tensor.type) {
-    case StoredType::f32: return read_as<float>(tensor);
-    case StoredType::i64: return read_as<std::int64_t>(tensor);
-    case StoredType::i32: return read_as<std::int32_t>(tensor);
-    default: throw std::runtime_error("golden tensor of a type this test does not read: " + tensor.name);
+    case StoredType::f32:
+      return read_as<float>(tensor);
+    case StoredType::i64:
+      return read_as<std::int64_t>(tensor);
+    case StoredType::i32:
+      return read_as<std::int32_t>(tensor);
+    default:
+      throw std::runtime_error("golden tensor of a type this test does not read: " + tensor.name);
   }
 }
 
@@ -43,7 +48,8 @@ class LlamaGolden : public ::testing::Test {
       GTEST_SKIP() << "no test data at " << kFolder << " (a user's clone has none)";
   }
   // Norm-wise distances of logits, loss and every gradient from PyTorch's.
-  static void expect_near_golden(DType compute, double logits_bound, double loss_bound, double gradient_bound) {
+  static void expect_near_golden(DType compute, double logits_bound, double loss_bound,
+                                 double gradient_bound) {
     const LlamaConfig config = read_model_config(kFolder);
     const ParameterArena arena(llama_parameter_shapes(config), compute);
     load_parameters(kFolder, arena);
@@ -57,7 +63,8 @@ class LlamaGolden : public ::testing::Test {
         batch.targets.push_back(static_cast<std::int32_t>(tokens[b * 65 + t + 1]));
       }
     const std::unique_ptr<Model> model = make_llama(config, arena);
-    EXPECT_LT(relative_error(from_tensor(model->logits(batch)), read_values(golden.get("logits"))), logits_bound);
+    EXPECT_LT(relative_error(from_tensor(model->logits(batch)), read_values(golden.get("logits"))),
+              logits_bound);
     RecordingSink sink;
     const Loss loss = model->differentiate({&batch, 1}, sink);
     EXPECT_EQ(loss.tokens, 128);
@@ -65,14 +72,18 @@ class LlamaGolden : public ::testing::Test {
     EXPECT_NEAR(loss.mean(), want, loss_bound * want);
     EXPECT_EQ(sink.gradients.size(), 6u * 9 + 3);
     for (const auto& [name, gradient] : sink.gradients)
-      EXPECT_LT(relative_error(gradient, read_values(golden.get("grad." + name))), gradient_bound) << name;
+      EXPECT_LT(relative_error(gradient, read_values(golden.get("grad." + name))), gradient_bound)
+          << name;
   }
 };
 
-TEST_F(LlamaGolden, Fp32AgreesWithPyTorch) { expect_near_golden(DType::f32, 1e-4, 1e-4, 1e-4); }
+TEST_F(LlamaGolden, Fp32AgreesWithPyTorch) {
+  expect_near_golden(DType::f32, 1e-4, 1e-4, 1e-4);
+}
 
-// A product's two operands are rounded to 8 bits (relative 2^-9 each, unbiased): after the 6 layers' roughly 60
-// roundings forward and as many back, sqrt(120) * 2^-9 = 2 % norm-wise; twice that is the bound.
+// A product's two operands are rounded to 8 bits (relative 2^-9 each, unbiased): after the 6
+// layers' roughly 60 roundings forward and as many back, sqrt(120) * 2^-9 = 2 % norm-wise; twice
+// that is the bound.
 TEST_F(LlamaGolden, Bf16StaysWithinItsRoundings) {
   if (!has_bf16()) GTEST_SKIP() << "needs bf16 products (AVX-512)";
   expect_near_golden(DType::bf16, 0.02, 0.005, 0.04);
@@ -91,7 +102,8 @@ TEST_F(LlamaGolden, GreedyContinuationIsPyTorchs) {
   while (ids.size() < want.size()) {
     const Tensor logits = model->logits({1, static_cast<std::int64_t>(ids.size()), ids, {}});
     const float* last = logits.f32() + (logits.extent[0] - 1) * logits.extent[1];
-    ids.push_back(static_cast<std::int32_t>(std::max_element(last, last + logits.extent[1]) - last));
+    ids.push_back(
+        static_cast<std::int32_t>(std::max_element(last, last + logits.extent[1]) - last));
   }
   EXPECT_EQ(ids, want);
 }

@@ -24,7 +24,8 @@ TEST(InitializeLlama, MatricesAreNormalAndResidualBranchesSmaller) {
       EXPECT_EQ(x, std::vector<double>(200, 1.0)) << p.shape.name;
       continue;
     }
-    const bool residual = p.shape.name.ends_with("o_proj.weight") || p.shape.name.ends_with("down_proj.weight");
+    const bool residual =
+        p.shape.name.ends_with("o_proj.weight") || p.shape.name.ends_with("down_proj.weight");
     const double deviation = 0.02 / (residual ? 4.0 : 1.0);
     double sum = 0, squares = 0, fourths = 0;
     for (const double value : x) {

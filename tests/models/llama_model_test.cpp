@@ -36,11 +36,13 @@ TEST_P(Llama, GradientIsTheComplexStepOfTheReference) {
   const Loss loss = model->differentiate({&batch, 1}, sink);
   const reference::Parameters<double> values = values_of(arena), gradients = gradients_of(arena);
   const double want_loss = reference::llama_loss(config, values, batch);
-  EXPECT_EQ(loss.tokens, std::ranges::count_if(batch.targets, [](std::int32_t t) { return t != kNoTarget; }));
+  EXPECT_EQ(loss.tokens,
+            std::ranges::count_if(batch.targets, [](std::int32_t t) { return t != kNoTarget; }));
   EXPECT_NEAR(loss.sum, want_loss, 2e-6 * want_loss);
   EXPECT_NEAR(model->evaluate(batch).sum, loss.sum, 1e-6 * want_loss);
   const Tensor logits = model->logits(batch);
-  EXPECT_LT(relative_error(from_tensor(logits), reference::llama_logits(config, values, batch)), 3e-6);
+  EXPECT_LT(relative_error(from_tensor(logits), reference::llama_logits(config, values, batch)),
+            3e-6);
 
   for (const Parameter& p : arena.parameters()) {
     // Along its own gradient (size) and a random direction (the rest), both of length one.
@@ -50,22 +52,24 @@ TEST_P(Llama, GradientIsTheComplexStepOfTheReference) {
     reference::Parameters<Complex> z = to_complex(values);
     double along = 0;
     // With one token a sequence nothing depends on queries and keys: exactly zero.
-    const bool idle = c.length == 1 && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
+    const bool idle =
+        c.length == 1 && (name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight"));
     ASSERT_EQ(norm(g) == 0, idle) << name;
     for (std::size_t i = 0; i < g.size(); ++i) {
       const double direction = (idle ? 0.0 : g[i] / norm(g)) + random[i] / norm(random);
       z[name][i] += Complex(0, direction * kComplexStep);
       along += g[i] * direction;
     }
-    const double want =
-        reference::llama_loss(config, z, batch).imag() / kComplexStep / static_cast<double>(loss.tokens);
+    const double want = reference::llama_loss(config, z, batch).imag() / kComplexStep /
+                        static_cast<double>(loss.tokens);
     EXPECT_NEAR(along, want, 1e-5 * gradient_scale(gradients, name)) << name;
     if (p.index % 3 != 0) continue;
     const std::size_t i = mix64(p.index) % g.size();
     z = to_complex(values);
     z[name][i] += Complex(0, kComplexStep);
     EXPECT_NEAR(g[i],
-                reference::llama_loss(config, z, batch).imag() / kComplexStep / static_cast<double>(loss.tokens),
+                reference::llama_loss(config, z, batch).imag() / kComplexStep /
+                    static_cast<double>(loss.tokens),
                 2e-5 * gradient_scale(gradients, name))
         << name << " element " << i;
   }
@@ -96,9 +100,11 @@ TEST_P(Llama, MicroBatchesAddUpToOneBigBatch) {
   const Loss one = model->differentiate({&big, 1}, whole);
   std::vector<TokenBatch> micro_batches;
   for (const auto& [first, last] : {std::pair{0, 1}, std::pair{1, 3}, std::pair{3, 4}})
-    micro_batches.push_back({last - first, c.length,
-                             {big.inputs.begin() + first * c.length, big.inputs.begin() + last * c.length},
-                             {big.targets.begin() + first * c.length, big.targets.begin() + last * c.length}});
+    micro_batches.push_back(
+        {last - first,
+         c.length,
+         {big.inputs.begin() + first * c.length, big.inputs.begin() + last * c.length},
+         {big.targets.begin() + first * c.length, big.targets.begin() + last * c.length}});
   const Loss several = model->differentiate(micro_batches, parts);
   EXPECT_EQ(one.tokens, several.tokens);
   EXPECT_NEAR(one.sum, several.sum, 1e-6 * one.sum);
@@ -157,12 +163,14 @@ TEST_P(Llama, Bf16StaysNearFp32) {
     EXPECT_LT(gradient_error(got.gradients, want.gradients, name), 0.06) << name;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, Llama,
-    ::testing::Values(Case{"padded_rows", 40, 4, 2, 16, false, 2, 7}, Case{"tied", 40, 2, 2, 16, true, 2, 7},
-                      Case{"one_token", 64, 2, 1, 32, false, 3, 1}, Case{"three_to_one", 48, 3, 1, 64, true, 1, 33},
-                      Case{"long", 40, 2, 1, 32, false, 1, 130}, Case{"apart_in_the_arena", 24, 3, 1, 4, false, 2, 9}),
-    [](const auto& instance) { return std::string(instance.param.name); });
+INSTANTIATE_TEST_SUITE_P(Shapes, Llama,
+                         ::testing::Values(Case{"padded_rows", 40, 4, 2, 16, false, 2, 7},
+                                           Case{"tied", 40, 2, 2, 16, true, 2, 7},
+                                           Case{"one_token", 64, 2, 1, 32, false, 3, 1},
+                                           Case{"three_to_one", 48, 3, 1, 64, true, 1, 33},
+                                           Case{"long", 40, 2, 1, 32, false, 1, 130},
+                                           Case{"apart_in_the_arena", 24, 3, 1, 4, false, 2, 9}),
+                         [](const auto& instance) { return std::string(instance.param.name); });
 
 class LlamaBatches : public ::testing::Test {
  protected:

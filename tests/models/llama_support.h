@@ -1,4 +1,5 @@
-// What the tests of the Llama share: small configurations, batches, and its parameters as the reference reads them.
+// What the tests of the Llama share: small configurations, batches, and its parameters as the
+// reference reads them.
 #pragma once
 
 #include <string>
@@ -11,8 +12,8 @@
 
 namespace ballot::test {
 
-inline LlamaConfig small_llama(std::int64_t hidden, std::int64_t heads, std::int64_t key_value_heads,
-                               std::int64_t head_size, bool tied) {
+inline LlamaConfig small_llama(std::int64_t hidden, std::int64_t heads,
+                               std::int64_t key_value_heads, std::int64_t head_size, bool tied) {
   LlamaConfig config;
   config.hidden_size = hidden;
   config.intermediate_size = hidden + 8;
@@ -27,13 +28,13 @@ inline LlamaConfig small_llama(std::int64_t hidden, std::int64_t heads, std::int
 }
 
 // Tokens from a seed; every fifth position predicts nothing.
-inline TokenBatch random_batch(const LlamaConfig& config, std::int64_t sequences, std::int64_t length,
-                               std::uint64_t seed) {
+inline TokenBatch random_batch(const LlamaConfig& config, std::int64_t sequences,
+                               std::int64_t length, std::uint64_t seed) {
   TokenBatch batch{sequences, length, {}, {}};
   for (std::int64_t n = 0; n < sequences * length; ++n) {
     batch.inputs.push_back(static_cast<std::int32_t>(hash64(seed, n, 0) % config.vocabulary));
-    batch.targets.push_back(n % 5 == 4 ? kNoTarget
-                                       : static_cast<std::int32_t>(hash64(seed, n, 1) % config.vocabulary));
+    batch.targets.push_back(
+        n % 5 == 4 ? kNoTarget : static_cast<std::int32_t>(hash64(seed, n, 1) % config.vocabulary));
   }
   return batch;
 }
@@ -42,7 +43,8 @@ inline TokenBatch random_batch(const LlamaConfig& config, std::int64_t sequences
 inline void fill_parameters(const ParameterArena& arena, std::uint64_t seed) {
   for (const Parameter& p : arena.parameters()) {
     const bool gain = p.shape.kind == ParameterKind::vector;
-    const double scale = p.shape.kind == ParameterKind::embedding ? 1.0 : 2.0 / std::sqrt(p.shape.cols);
+    const double scale =
+        p.shape.kind == ParameterKind::embedding ? 1.0 : 2.0 / std::sqrt(p.shape.cols);
     const std::vector<double> values = random_values(p.count(), seed + p.index, gain ? 0.5 : scale);
     for (std::int64_t i = 0; i < p.count(); ++i)
       p.value.f32()[i / p.shape.cols * p.row_stride + i % p.shape.cols] =
@@ -72,16 +74,18 @@ inline reference::Parameters<double> gradients_of(const ParameterArena& arena) {
   return values;
 }
 
-// What an error in this parameter's gradient is measured against. Never less than a hundredth of the largest gradient:
-// where the truth is zero (queries and keys of sequences of one token) a quotient would mean nothing.
-inline double gradient_scale(const reference::Parameters<double>& gradients, const std::string& name) {
+// What an error in this parameter's gradient is measured against. Never less than a hundredth of
+// the largest gradient: where the truth is zero (queries and keys of sequences of one token) a
+// quotient would mean nothing.
+inline double gradient_scale(const reference::Parameters<double>& gradients,
+                             const std::string& name) {
   double largest = 0;
   for (const auto& [other, gradient] : gradients) largest = std::max(largest, norm(gradient));
   return std::max(norm(gradients.at(name)), 0.01 * largest);
 }
 
-inline double gradient_error(const reference::Parameters<double>& got, const reference::Parameters<double>& want,
-                             const std::string& name) {
+inline double gradient_error(const reference::Parameters<double>& got,
+                             const reference::Parameters<double>& want, const std::string& name) {
   std::vector<double> difference = got.at(name);
   for (std::size_t i = 0; i < difference.size(); ++i) difference[i] -= want.at(name)[i];
   return norm(difference) / gradient_scale(want, name);

@@ -87,11 +87,12 @@ TEST_P(Attention, BitsDoNotDependOnTheNumberOfThreads) {
   EXPECT_EQ(two.gradient, three.gradient);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Attention,
-                         ::testing::Values(AttentionShape{1, 1, 1, 1, 2}, AttentionShape{2, 1, 4, 2, 16},
-                                           AttentionShape{3, 7, 6, 2, 16}, AttentionShape{1, 130, 3, 3, 16},
-                                           AttentionShape{2, 130, 2, 1, 32}, AttentionShape{1, 67, 3, 1, 64},
-                                           AttentionShape{2, 16, 2, 2, 10}));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Attention,
+    ::testing::Values(AttentionShape{1, 1, 1, 1, 2}, AttentionShape{2, 1, 4, 2, 16},
+                      AttentionShape{3, 7, 6, 2, 16}, AttentionShape{1, 130, 3, 3, 16},
+                      AttentionShape{2, 130, 2, 1, 32}, AttentionShape{1, 67, 3, 1, 64},
+                      AttentionShape{2, 16, 2, 2, 10}));
 
 // Later keys must not reach earlier queries: exactly, not to rounding.
 TEST(AttentionMask, OutputDoesNotChangeWhenTheFutureDoes) {

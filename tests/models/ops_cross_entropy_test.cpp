@@ -22,7 +22,9 @@ class CrossEntropy : public ::testing::TestWithParam<std::int64_t> {
 };
 
 TEST_P(CrossEntropy, LossAndGradientFollowTheReference) {
-  const auto forward = [&](const auto& z) { return std::vector{reference::cross_entropy(z, targets)}; };
+  const auto forward = [&](const auto& z) {
+    return std::vector{reference::cross_entropy(z, targets)};
+  };
   const OwnedTensor logits = to_tensor(x, rows);
   std::vector<double> losses(rows), fused(rows);
   cross_entropy(logits, targets, losses.data());
@@ -39,7 +41,9 @@ TEST_P(CrossEntropy, LossAndGradientFollowTheReference) {
 
   const OwnedTensor again = to_tensor(x, rows), rounded(DType::bf16, {rows, classes});
   cross_entropy_with_gradient(again, targets, kScale, fused.data(), rounded);
-  EXPECT_LE(norm(from_tensor<bfloat16>(rounded)) == 0 ? norm(got) : relative_error(from_tensor<bfloat16>(rounded), got),
+  EXPECT_LE(norm(from_tensor<bfloat16>(rounded)) == 0
+                ? norm(got)
+                : relative_error(from_tensor<bfloat16>(rounded), got),
             0x1p-8);
 }
 

@@ -13,7 +13,8 @@ constexpr std::int64_t kTokens = 11, kCols = 130, kStride = 192;
 
 std::vector<std::int32_t> some_tokens(std::size_t count) {
   std::vector<std::int32_t> tokens(count);
-  for (std::size_t n = 0; n < count; ++n) tokens[n] = static_cast<std::int32_t>(mix64(n) % (kTokens - 1));  // not the last
+  for (std::size_t n = 0; n < count; ++n)
+    tokens[n] = static_cast<std::int32_t>(mix64(n) % (kTokens - 1));  // not the last
   return tokens;
 }
 
@@ -37,10 +38,12 @@ TEST(Embedding, AddsGradientsInOrderOnAnyTeam) {
   const std::vector<std::int32_t> tokens = some_tokens(200);
   const OwnedTensor dx = to_tensor(random_values(200 * kCols, 2), 200);
   std::vector<float> want(kTokens * kStride, 0.0f);
-  for (std::int64_t c = 0; c < kCols; ++c) want[3 * kStride + c] = 0.25f;  // what a tied head left there
+  for (std::int64_t c = 0; c < kCols; ++c)
+    want[3 * kStride + c] = 0.25f;  // what a tied head left there
   const std::vector<float> before = want;
   for (std::size_t n = 0; n < tokens.size(); ++n)
-    for (std::int64_t c = 0; c < kCols; ++c) want[tokens[n] * kStride + c] += dx.view().f32()[n * kCols + c];
+    for (std::int64_t c = 0; c < kCols; ++c)
+      want[tokens[n] * kStride + c] += dx.view().f32()[n * kCols + c];
   const int threads_before = thread_count();
   for (const int threads : {1, 2, 3}) {
     set_thread_count(threads);

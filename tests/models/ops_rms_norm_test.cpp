@@ -40,18 +40,25 @@ TEST_P(RmsNorm, AddsThenNormalizesLikeTheReference) {
 
 TEST_P(RmsNorm, GradientIsTheComplexStepOfTheReference) {
   const OwnedTensor tx = to_tensor(x, rows), tg = to_tensor(gain, 1), tdy = to_tensor(dy, rows);
-  const OwnedTensor y(DType::f32, {rows, cols}), again(DType::f32, {rows, cols}), dx(DType::f32, {rows, cols}),
-      rounded(DType::bf16, {rows, cols}), dgain(DType::f32, {1, cols});
+  const OwnedTensor y(DType::f32, {rows, cols}), again(DType::f32, {rows, cols}),
+      dx(DType::f32, {rows, cols}), rounded(DType::bf16, {rows, cols}),
+      dgain(DType::f32, {1, cols});
   std::vector<float> r(rows), partials(rms_norm_partials(rows, cols));
   rms_norm(tx, {}, tg, kEpsilon, y, r.data());
   const auto backward = [&](Accumulate accumulate) {
-    rms_norm_backward(tx, r.data(), tg, tdy, {dx, accumulate, rounded, again, dgain, accumulate}, partials.data());
+    rms_norm_backward(tx, r.data(), tg, tdy, {dx, accumulate, rounded, again, dgain, accumulate},
+                      partials.data());
   };
   backward(Accumulate::no);
-  const auto of_x = [&](const auto& z) { return reference::rms_norm(z, to_complex(gain), kEpsilon); };
-  const auto of_gain = [&](const auto& z) { return reference::rms_norm(to_complex(x), z, kEpsilon); };
+  const auto of_x = [&](const auto& z) {
+    return reference::rms_norm(z, to_complex(gain), kEpsilon);
+  };
+  const auto of_gain = [&](const auto& z) {
+    return reference::rms_norm(to_complex(x), z, kEpsilon);
+  };
   std::vector<double> want_dgain = complex_step_gradient(of_gain, gain, dy);
-  for (std::size_t i = 0; i < x.size(); i += 1 + x.size() / 200)  // a sample: each costs a whole forward
+  for (std::size_t i = 0; i < x.size();
+       i += 1 + x.size() / 200)  // a sample: each costs a whole forward
     EXPECT_NEAR(from_tensor(dx)[i], complex_step(of_x, x, dy, i), 2e-6) << i;
   EXPECT_LT(relative_error(from_tensor(dgain), want_dgain), 1e-6);
   EXPECT_EQ(from_tensor(again), from_tensor(y));
@@ -71,10 +78,12 @@ TEST_P(RmsNorm, BitsDoNotDependOnTheNumberOfThreads) {
   for (const int threads : {1, 2, 3}) {
     set_thread_count(threads);
     const OwnedTensor tx = to_tensor(x, rows), tg = to_tensor(gain, 1), tdy = to_tensor(dy, rows);
-    const OwnedTensor y(DType::f32, {rows, cols}), dx(DType::f32, {rows, cols}), dgain(DType::f32, {1, cols});
+    const OwnedTensor y(DType::f32, {rows, cols}), dx(DType::f32, {rows, cols}),
+        dgain(DType::f32, {1, cols});
     std::vector<float> r(rows), partials(rms_norm_partials(rows, cols));
     rms_norm(tx, {}, tg, kEpsilon, y, r.data());
-    rms_norm_backward(tx, r.data(), tg, tdy, {dx, Accumulate::no, {}, {}, dgain, Accumulate::no}, partials.data());
+    rms_norm_backward(tx, r.data(), tg, tdy, {dx, Accumulate::no, {}, {}, dgain, Accumulate::no},
+                      partials.data());
     std::vector<double> all = from_tensor(dx);
     const std::vector<double> more = from_tensor(dgain);
     all.insert(all.end(), more.begin(), more.end());
@@ -86,7 +95,8 @@ TEST_P(RmsNorm, BitsDoNotDependOnTheNumberOfThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, RmsNorm,
-                         ::testing::Values(Case{1, 1}, Case{1, 40}, Case{7, 17}, Case{130, 64}, Case{67, 192}));
+                         ::testing::Values(Case{1, 1}, Case{1, 40}, Case{7, 17}, Case{130, 64},
+                                           Case{67, 192}));
 
 }  // namespace
 }  // namespace ballot::test

@@ -19,19 +19,21 @@ TEST(Rope, RotatesLikeTheReferenceAndBack) {
     std::vector<double> want, inverse;
     for (std::int64_t n = 0; n < kRows; ++n) {
       const std::vector<double> row(x.begin() + n * d, x.begin() + (n + 1) * d);
-      for (const double value : reference::rope(row, kFirst + n, kTheta)) want.push_back(0.5 * value);
-      for (const double value : reference::rope(row, -(kFirst + n), kTheta)) inverse.push_back(0.5 * value);
+      for (const double value : reference::rope(row, kFirst + n, kTheta))
+        want.push_back(0.5 * value);
+      for (const double value : reference::rope(row, -(kFirst + n), kTheta))
+        inverse.push_back(0.5 * value);
     }
     const OwnedTensor source = to_tensor(x, kRows), target(DType::f32, {kRows, d});
-    rope_rows(source.view().f32(), d, table.cosines(kFirst), table.sines(kFirst), d / 2, kRows, 0.5f,
-              target.view().f32(), d);
+    rope_rows(source.view().f32(), d, table.cosines(kFirst), table.sines(kFirst), d / 2, kRows,
+              0.5f, target.view().f32(), d);
     EXPECT_LT(relative_error(from_tensor(target), want), 2e-7) << d;
-    rope_inverse_rows(source.view().f32(), d, table.cosines(kFirst), table.sines(kFirst), d / 2, kRows, 0.5f,
-                      target.view().f32(), d);
+    rope_inverse_rows(source.view().f32(), d, table.cosines(kFirst), table.sines(kFirst), d / 2,
+                      kRows, 0.5f, target.view().f32(), d);
     EXPECT_LT(relative_error(from_tensor(target), inverse), 2e-7) << d;
     const OwnedTensor coarse(DType::bf16, {kRows, d});
-    rope_inverse_rows(source.view().f32(), d, table.cosines(kFirst), table.sines(kFirst), d / 2, kRows, 0.5f,
-                      coarse.view().bf16(), d);
+    rope_inverse_rows(source.view().f32(), d, table.cosines(kFirst), table.sines(kFirst), d / 2,
+                      kRows, 0.5f, coarse.view().bf16(), d);
     EXPECT_LT(relative_error(from_tensor<bfloat16>(coarse), inverse), 0x1p-8) << d;
   }
 }

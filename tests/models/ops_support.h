@@ -1,4 +1,5 @@
-// What the tests of models/ops share: random inputs from a seed, and gradients of references by complex step.
+// What the tests of models/ops share: random inputs from a seed, and gradients of references by
+// complex step.
 #pragma once
 
 #include <cmath>
@@ -19,18 +20,21 @@ inline std::vector<double> random_values(std::size_t count, std::uint64_t seed, 
                                          bool coarse = false) {
   std::vector<double> values(count);
   for (std::size_t i = 0; i < count; ++i) {
-    const float value = static_cast<float>(scale * (static_cast<double>(hash64(seed, i, 0) >> 11) * 0x1p-52 - 1.0));
+    const float value =
+        static_cast<float>(scale * (static_cast<double>(hash64(seed, i, 0) >> 11) * 0x1p-52 - 1.0));
     values[i] = coarse ? to_float(to_bfloat16(value)) : value;
   }
   return values;
 }
 
-inline std::vector<Complex> to_complex(const std::vector<double>& x) { return {x.begin(), x.end()}; }
+inline std::vector<Complex> to_complex(const std::vector<double>& x) {
+  return {x.begin(), x.end()};
+}
 
 // d(weights . forward(x)) / dx[element], without cancellation: Im f(x + ih) / h.
 template <class Forward>
-double complex_step(const Forward& forward, const std::vector<double>& x, const std::vector<double>& weights,
-                    std::size_t element) {
+double complex_step(const Forward& forward, const std::vector<double>& x,
+                    const std::vector<double>& weights, std::size_t element) {
   std::vector<Complex> z = to_complex(x);
   z[element] += Complex(0, kComplexStep);
   const std::vector<Complex> y = forward(z);
@@ -50,7 +54,8 @@ std::vector<double> complex_step_gradient(const Forward& forward, const std::vec
 template <class T = float>
 OwnedTensor to_tensor(const std::vector<double>& x, std::int64_t rows) {
   OwnedTensor tensor(kDType<T>, {rows, static_cast<std::int64_t>(x.size()) / rows});
-  for (std::size_t i = 0; i < x.size(); ++i) tensor.view().as<T>()[i] = from_float<T>(static_cast<float>(x[i]));
+  for (std::size_t i = 0; i < x.size(); ++i)
+    tensor.view().as<T>()[i] = from_float<T>(static_cast<float>(x[i]));
   return tensor;
 }
 

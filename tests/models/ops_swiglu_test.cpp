@@ -40,7 +40,8 @@ TEST(Swiglu, FollowsItsReferenceForwardAndBackward) {
     const OwnedTensor in_place = to_tensor(dact, rows);
     swiglu_backward(up_gate, in_place);
     EXPECT_LT(relative_error(from_tensor(in_place), want), 3e-7) << cols;
-    EXPECT_LT(relative_error(from_tensor(up_gate), complex_step_gradient(forward, x, dact)), 1e-6) << cols;
+    EXPECT_LT(relative_error(from_tensor(up_gate), complex_step_gradient(forward, x, dact)), 1e-6)
+        << cols;
   }
 }
 
@@ -52,7 +53,8 @@ TEST(Swiglu, InBf16RoundsOnceEachWay) {
   const OwnedTensor up_gate = to_tensor<bfloat16>(x, rows), act = to_tensor<bfloat16>(dact, rows);
   swiglu_backward(up_gate, act);
   EXPECT_LT(relative_error(from_tensor<bfloat16>(act), forward(x)), 0x1p-8);
-  EXPECT_LT(relative_error(from_tensor<bfloat16>(up_gate), complex_step_gradient(forward, x, dact)), 0x1p-8);
+  EXPECT_LT(relative_error(from_tensor<bfloat16>(up_gate), complex_step_gradient(forward, x, dact)),
+            0x1p-8);
   const OwnedTensor again = to_tensor<bfloat16>(x, rows), y(DType::bf16, {rows, cols});
   swiglu(again, y);
   EXPECT_EQ(from_tensor<bfloat16>(y), from_tensor<bfloat16>(act));

@@ -1,0 +1,150 @@
+// Jobs that are killed, stopped or find a damaged checkpoint go on and end with the bits of a job
+// that nothing befell.
+#include <signal.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "tests/process/small_run.h"
+
+namespace ballot {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr int kSteps = 24;
+
+// Steps long enough to be hit in the middle of the run, few enough to take about a second.
+class Resume : public SmallRun, public testing::WithParamInterface<int> {
+ protected:
+  std::vector<std::string> job(const std::string& output, bool resume = false) const {
+    std::vector<std::string> settings{"train.steps=" + std::to_string(kSteps),
+                                      "train.micro_batches=4"};
+    if (resume) settings.push_back("--resume");
+    return launch(workers(), output, settings);
+  }
+  int workers() const { return GetParam(); }
+  void run(const std::string& output, bool resume = false) const {
+    const Ended ended = ballot(job(output, resume));
+    ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  }
+  // Starts a job and returns when its first checkpoint is there.
+  void await_checkpoint(Command& running, const std::string& output) const {
+    ASSERT_TRUE(within(30s, [&] {
+      return fs::exists(file(output + "/checkpoints/latest")) || !running.is_running();
+    }));
+    ASSERT_TRUE(running.is_running()) << running.output();
+  }
+  // Resumes `output` to the end, and then nothing tells it from a job that ran through.
+  void expect_as_if_nothing_happened(const std::string& output) const {
+    const Ended resumed = ballot(job(output, true));
+    ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+    EXPECT_THAT(resumed.output, HasSubstr("resuming after step"));
+    EXPECT_THAT(resumed.output,
+                Not(HasSubstr("resuming after step " + std::to_string(kSteps) + " ")));
+    run("straight");
+    expect_same_bits(output + "/checkpoints/latest", "straight/checkpoints/latest");
+    expect_same_bits(output + "/checkpoints/step-00000020", "straight/checkpoints/step-00000020");
+    const auto steps = metrics(output, "step"), straight = metrics("straight", "step");
+    ASSERT_EQ(steps.size(), straight.size());
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      EXPECT_EQ(steps[i]["step"], i + 1);
+      EXPECT_EQ(steps[i]["tokens_total"], straight[i]["tokens_total"]);
+      EXPECT_EQ(steps[i]["loss_metrics/global_avg_loss"],
+                straight[i]["loss_metrics/global_avg_loss"]);
+    }
+    EXPECT_EQ(metrics(output, "end").back()["replicas_identical"], true);
+  }
+};
+
+TEST_P(Resume, AfterAWorkersDeathTheJobEndsAtOnceNamesItAndGoesOnToTheSameBits) {
+  Command running(job("out"), file("."));
+  await_checkpoint(running, "out");
+  const int victim = workers() - 1;
+  std::vector<pid_t> processes;
+  for (int rank = 0; rank < workers(); ++rank) processes.push_back(running.worker(rank));
+  ASSERT_GT(processes[victim], 0);
+  ASSERT_EQ(::kill(processes[victim], SIGKILL), 0);
+
+  const Ended ended = running.wait(30s);
+  ASSERT_NE(ended.exit_code, kTimedOut) << ended.output;
+  EXPECT_EQ(ended.exit_code, 128 + SIGKILL) << ended.output;
+  EXPECT_THAT(ended.output,
+              HasSubstr("worker " + std::to_string(victim) + " was lost to signal 9"));
+  EXPECT_THAT(ended.output, testing::ContainsRegex("the newest checkpoint is .*step-000000"));
+  for (const pid_t process : processes)
+    EXPECT_TRUE(within(5s, [&] { return !is_alive(process); }))
+        << "process " << process << " is left";
+  EXPECT_TRUE(metrics("out", "end").empty());  // and every line of the record parses
+  expect_as_if_nothing_happened("out");
+}
+
+TEST_P(Resume, SigtermEndsTheStepSavesAndGoesOnToTheSameBits) {
+  Command running(job("out"), file("."));
+  await_checkpoint(running, "out");
+  running.send(SIGTERM);
+  const Ended ended = running.wait(30s);
+  EXPECT_EQ(ended.exit_code, 4) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("as asked; --resume goes on from there"));
+  // Saved where it stopped, wherever that was.
+  const auto steps = metrics("out", "step"), checkpoints = metrics("out", "checkpoint"),
+             ends = metrics("out", "end");
+  ASSERT_FALSE(steps.empty());
+  EXPECT_LT(steps.back()["step"], kSteps);
+  EXPECT_EQ(checkpoints.back()["step"], steps.back()["step"]);
+  ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0]["step"], steps.back()["step"]);
+  expect_as_if_nothing_happened("out");
+}
+
+INSTANTIATE_TEST_SUITE_P(Workers, Resume, testing::Values(2, 4),
+                         [](const auto& case_of) { return "Of" + std::to_string(case_of.param); });
+
+using DamagedCheckpoint = SmallRun;
+
+TEST_F(DamagedCheckpoint, OfTheNewestIsNamedAndTheOneBeforeIsTaken) {
+  for (const std::string part :
+       {"model.safetensors", "trainer/voter-1.safetensors", "trainer/state.json"}) {
+    SCOPED_TRACE(part);
+    fs::remove_all(file("out"));
+    train(2, "out");
+    fs::copy(file("out/checkpoints/step-00000008"), file("whole"),
+             fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+    damage("out/checkpoints/step-00000008/" + part);
+    const std::string output = train(2, "out", {"--resume"});
+    EXPECT_THAT(output, testing::ContainsRegex(
+                            "warning.*step-00000008 is damaged and is passed over: .*" + part));
+    EXPECT_THAT(output, HasSubstr("resuming after step 4 from"));
+    expect_same_bits("out/checkpoints/step-00000008", "whole");
+  }
+}
+
+TEST_F(DamagedCheckpoint, OfAllIsRefused) {
+  train(2, "out");
+  fs::remove(file("out/checkpoints/step-00000004/trainer/manifest.json"));
+  fs::resize_file(file("out/checkpoints/step-00000008/trainer/replicated.safetensors"), 100);
+  const Ended ended = ballot(launch(2, "out", {"--resume"}));
+  EXPECT_EQ(ended.exit_code, 2) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("holds no whole checkpoint"));
+  EXPECT_THAT(ended.output,
+              testing::ContainsRegex("step-00000008 is damaged.*replicated.safetensors"));
+  EXPECT_THAT(ended.output, testing::ContainsRegex("step-00000004 is damaged.*manifest.json"));
+  EXPECT_EQ(metrics("out", "step").size(), 8u);  // the record is left as it was
+}
+
+TEST_F(DamagedCheckpoint, IsNotWhatAKillDuringASaveLeaves) {
+  train(2, "out");
+  fs::create_directories(file("out/checkpoints/.step-00000012.partial/trainer"));
+  write("out/checkpoints/.step-00000012.partial/model.safetensors", "half a file");
+  const std::string output = train(2, "out", {"train.steps=12", "--resume"});
+  EXPECT_THAT(output, Not(HasSubstr("damaged")));
+  EXPECT_THAT(output, HasSubstr("resuming after step 8 from"));
+  EXPECT_EQ(fs::read_symlink(file("out/checkpoints/latest")), "step-00000012");
+  EXPECT_FALSE(fs::exists(file("out/checkpoints/.step-00000012.partial")));
+}
+
+}  // namespace
+}  // namespace ballot
