@@ -85,6 +85,14 @@ void require(bool holds, LocatedFormat<std::type_identity_t<Args>...> what, Args
     throw_logic_error(what.where, fmt::format(what.format, std::forward<Args>(args)...));
 }
 
+// What a door says of an exception and with which code it leaves: our errors as they are, a file system's as data's,
+// anything else as an internal error.
+struct Failure {
+  std::string message;
+  ExitCode exit_code;
+};
+Failure describe_failure(const std::exception& failure);
+
 // FileError with errno's text: throw_file_error("rename", path).
 [[noreturn]] void throw_file_error(const char* what, const std::string& path);
 

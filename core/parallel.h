@@ -9,14 +9,36 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 
 namespace ballot {
 
 int thread_count();
 void set_thread_count(int count);
 
-// Runs body(begin, end) on contiguous pieces of [0, count), each a multiple of `grain` but the last.
-// `body` must not throw.
+// Keeps the first exception that a piece throws, for the caller's thread: one that left a parallel region would end
+// the process.
+class FirstFailure {
+ public:
+  template <class Work>
+  void guard(const Work& work) noexcept {
+    try {
+      work();
+    } catch (...) {
+#pragma omp critical(ballot_first_failure)
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  std::exception_ptr failure_;
+};
+
+// Runs body(begin, end) on contiguous pieces of [0, count), each a multiple of `grain` but the last. The first
+// exception is rethrown when all pieces have ended.
 template <class Body>
 void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
   const std::int64_t pieces = (count + grain - 1) / grain;
@@ -25,13 +47,17 @@ void parallel_for(std::int64_t count, std::int64_t grain, const Body& body) {
     if (count > 0) body(std::int64_t{0}, count);
     return;
   }
+  FirstFailure failure;
 #pragma omp parallel num_threads(threads)
   {
-    const std::int64_t size = (pieces + threads - 1) / threads * grain;
+    // The team may be smaller than asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC): cut by what it is.
+    const std::int64_t team = omp_get_num_threads();
+    const std::int64_t size = (pieces + team - 1) / team * grain;
     const std::int64_t begin = std::min(count, omp_get_thread_num() * size);
     const std::int64_t end = std::min(count, begin + size);
-    if (begin < end) body(begin, end);
+    if (begin < end) failure.guard([&] { body(begin, end); });
   }
+  failure.rethrow();
 }
 
 // Runs body(item) for every item in [0, count), one at a time per thread as threads become free. For uneven items.
@@ -42,8 +68,10 @@ void parallel_items(std::int64_t count, const Body& body) {
     for (std::int64_t i = 0; i < count; ++i) body(i);
     return;
   }
+  FirstFailure failure;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (std::int64_t i = 0; i < count; ++i) body(i);
+  for (std::int64_t i = 0; i < count; ++i) failure.guard([&] { body(i); });
+  failure.rethrow();
 }
 
 // Hot loops over a contiguous range carry this: compiled for AVX-512, AVX2 and the baseline, chosen when the program

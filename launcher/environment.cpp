@@ -71,6 +71,12 @@ WorkerPlace find_place(const Lookup& environment) {
   return place;
 }
 
+std::optional<int> asked_threads(const Lookup& environment) {
+  const std::optional<int> asked = read_number(environment, "OMP_NUM_THREADS");
+  if (asked && *asked < 1) throw ConfigError("OMP_NUM_THREADS = {}: expected at least 1", *asked);
+  return asked;
+}
+
 int default_threads(int workers_here) {
   cpu_set_t cores;
   CPU_ZERO(&cores);

@@ -21,7 +21,10 @@ std::optional<std::string> process_environment(const char* name);
 
 WorkerPlace find_place(const Lookup& environment = process_environment);
 
-// The machine's cores that this process may use, divided by the workers on it; at least 1.
+// The cores that this process may use, divided by the workers on its machine; at least 1. Where each worker is bound to
+// cores of its own (mpirun --map-by, srun --cpus-per-task), say so by OMP_NUM_THREADS or train.threads.
 int default_threads(int workers_here);
+// OMP_NUM_THREADS, which the launcher sets for its workers.
+std::optional<int> asked_threads(const Lookup& environment = process_environment);
 
 }  // namespace ballot

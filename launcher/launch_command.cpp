@@ -10,13 +10,16 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/parallel.h"
 #include "launcher/commands.h"
 #include "launcher/environment.h"
 #include "launcher/local_job.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
+#include "runtime/checkpoint.h"
 #include "runtime/run_config.h"
+#include "runtime/run_folder.h"
 #include "runtime/sampler.h"
 #include "runtime/token_source.h"
 
@@ -32,23 +35,26 @@ struct LaunchFlags {
 
 // What would fail on every worker fails here once, with one message.
 void check_before_start(const RunConfig& config, bool resume) {
-  if (!resume && std::filesystem::exists(config.output_folder + "/metrics.jsonl"))
-    throw ConfigError("output.folder = \"{}\" already holds a run; resume it with --resume, or name another folder",
-                      config.output_folder);
-  if (resume && !std::filesystem::exists(config.output_folder + "/checkpoints/latest"))
+  if (!resume) require_unused_folder(config.output_folder);
+  else if (!has_checkpoints(config.output_folder))
     throw ConfigError("--resume: {} holds no whole checkpoint", config.output_folder + "/checkpoints");
+  else require_same_run(config);
   const LlamaConfig llama = read_model_config(config.model_folder);
   if (!resume) load_parameters(config.model_folder, ParameterArena(llama_parameter_shapes(llama), DType::f32));
   const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(config.model_folder);
   const std::vector<std::int32_t> tokens = read_tokens(config.train_data, *tokenizer);
   const Sampler sampler(tokens, config.sequence_length, config.seed, "data.train");
-  if (config.validation_data.path.empty()) return;
-  const std::vector<std::int32_t> held_out = read_tokens(config.validation_data, *tokenizer);
-  const EvaluationWindows windows(held_out, config.sequence_length, config.validation_windows, "data.validation");
+  std::vector<std::int32_t> held_out;
+  if (!config.validation_data.path.empty()) {
+    held_out = read_tokens(config.validation_data, *tokenizer);
+    const EvaluationWindows windows(held_out, config.sequence_length, config.validation_windows, "data.validation");
+  }
+  check_data(config, llama, tokens, held_out);
 }
 
 int launch(const LaunchFlags& flags) {
   const RunConfig config = read_run_config(flags.run_file, flags.settings);
+  set_thread_count(1);  // run_local_job takes signals, which a second thread would get in its stead
   check_before_start(config, flags.resume);
   LocalJob job;
   job.command = {std::filesystem::read_symlink("/proc/self/exe").string(), "train", flags.run_file};

@@ -43,11 +43,9 @@ int main(int count, char** arguments) {
       for (const std::string& word : app.remaining()) fmt::print(stderr, "ballot: there is no command or flag {}\n", word);
     const int code = app.exit(failure);  // prints the help or what was wrong
     return code == 0 ? 0 : static_cast<int>(ballot::ExitCode::configuration);
-  } catch (const ballot::Error& failure) {
-    fmt::print(stderr, "ballot: {}\n", failure.what());
-    return static_cast<int>(failure.exit_code());
   } catch (const std::exception& failure) {
-    fmt::print(stderr, "ballot: internal error: {}\n", failure.what());
-    return static_cast<int>(ballot::ExitCode::internal);
+    const ballot::Failure described = ballot::describe_failure(failure);
+    fmt::print(stderr, "ballot: {}\n", described.message);
+    return static_cast<int>(described.exit_code);
   }
 }

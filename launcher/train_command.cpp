@@ -27,7 +27,13 @@ struct TrainFlags {
 };
 
 std::atomic<bool> stop_asked{false};
-void ask_to_stop(int) { stop_asked = true; }
+// The first signal asks, the second ends the process as if nobody had listened.
+void ask_to_stop(int signal) {
+  if (stop_asked.exchange(true)) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
+}
 
 int run_worker(const TrainFlags& flags) {
   const WorkerPlace place = find_place();
@@ -36,7 +42,7 @@ int run_worker(const TrainFlags& flags) {
     throw Unavailable("this worker is {} of {}, but was not started by mpirun; MPI is the only transport between "
                       "processes so far: use `ballot launch` or mpirun", place.rank, place.size);
   RunConfig config = read_run_config(flags.run_file, flags.settings);
-  if (config.threads == 0) config.threads = default_threads(place.local_size);
+  if (config.threads == 0) config.threads = asked_threads().value_or(default_threads(place.local_size));
   // A first signal asks all workers to finish the step, save and leave; SIGUSR1 is what the launcher can send through
   // mpirun, which would follow a SIGTERM with a SIGKILL one second later.
   for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) std::signal(signal, ask_to_stop);
@@ -49,13 +55,11 @@ int run_worker(const TrainFlags& flags) {
     const std::unique_ptr<Transport> world = session.world();
     try {
       result = train(config, *world, hooks);
-    } catch (const Error& failure) {
-      // The other workers wait for this one: end the job rather than let them run into their deadlines.
-      log_error("{}", failure.what());
-      session.abort(static_cast<int>(failure.exit_code()));
     } catch (const std::exception& failure) {
-      log_error("internal error: {}", failure.what());
-      session.abort(static_cast<int>(ExitCode::internal));
+      // The other workers wait for this one: end the job rather than let them run into their deadlines.
+      const Failure described = describe_failure(failure);
+      log_error("{}", described.message);
+      session.abort(static_cast<int>(described.exit_code));
     }
   } else {
     result = train(config, *make_loopback(1).front(), hooks);

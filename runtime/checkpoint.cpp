@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -135,15 +136,24 @@ void write_manifest(const std::string& folder) {
   write_file_synced(folder + "/" + kManifest, Json{{"format", kFormat}, {"files", files}}.dump(1) + "\n");
 }
 
+// The step in "step-00000150"; -1 for any other name (somebody's copy is not ours to read or delete).
+std::int64_t step_of(const std::string& path) {
+  const std::string name = fs::path(path).filename().string();
+  const std::string digits = name.starts_with("step-") ? name.substr(5) : "";
+  const bool valid = digits.size() >= 8 && digits.size() <= 18 &&
+                     std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+  return valid ? std::stoll(digits) : -1;
+}
+
 // Step folders of a run, newest first.
 std::vector<std::string> list_checkpoints(const std::string& run_folder) {
   std::vector<std::string> paths;
   const std::string folder = run_folder + "/checkpoints";
   if (!fs::is_directory(folder)) return paths;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_directory() && !entry.is_symlink() && entry.path().filename().string().starts_with("step-"))
+    if (entry.is_directory() && !entry.is_symlink() && step_of(entry.path().string()) >= 0)
       paths.push_back(entry.path().string());
-  std::sort(paths.rbegin(), paths.rend());
+  std::sort(paths.begin(), paths.end(), [](const auto& a, const auto& b) { return step_of(a) > step_of(b); });
   return paths;
 }
 
@@ -157,14 +167,16 @@ void point_latest_at(const std::string& folder, const std::string& name) {
 
 // Runs `work` on every worker that has some, then lets everybody know whether all succeeded.
 template <class Work>
-void together(const char* what, Transport& transport, Deadline deadline, const Work& work) {
+void together(const char* what, Transport& transport, Duration patience, const Work& work) {
   std::exception_ptr failure;
   try {
     work();
-  } catch (...) {
+  } catch (const std::exception& error) {
     failure = std::current_exception();
+    log_error("cannot {}: {}", what, error.what());  // now: the others may be gone before this can be thrown
   }
-  const std::vector<std::int32_t> failed = gather_values<std::int32_t>(failure != nullptr, transport, deadline);
+  const std::vector<std::int32_t> failed =
+      gather_values<std::int32_t>(failure != nullptr, transport, Deadline::in(patience));
   if (failure) std::rethrow_exception(failure);
   for (std::size_t r = 0; r < failed.size(); ++r)
     if (failed[r] != 0) throw FileError("worker {} failed to {}; see its log", r, what);
@@ -174,17 +186,18 @@ void together(const char* what, Transport& transport, Deadline deadline, const W
 
 std::string save_checkpoint(const std::string& run_folder, const std::string& side_files_from,
                             const TrainingState& training, const ParameterArena& arena, const OptimizerState& state,
-                            std::int64_t keep, Transport& transport, Deadline deadline) {
+                            std::int64_t keep, Transport& transport, Duration patience) {
   const std::string folder = run_folder + "/checkpoints";
   const std::string name = fmt::format("step-{:08}", training.step);
   const std::string temporary = folder + "/." + name + ".partial", path = folder + "/" + name;
   const bool first = transport.rank() == 0;
-  together("make the checkpoint's folder", transport, deadline, [&] {
+  together("make the checkpoint's folder", transport, patience, [&] {
     if (!first) return;
     fs::remove_all(temporary);  // of a run that was killed while it wrote
     fs::create_directories(temporary + "/trainer");
+    sync_folder(run_folder);
   });
-  together("write its part of the checkpoint", transport, deadline, [&] {
+  together("write its part of the checkpoint", transport, patience, [&] {
     write_voter(fmt::format("{}/trainer/voter-{}.safetensors", temporary, transport.rank()), state);
     if (!first) return;
     copy_side_files(side_files_from, temporary);
@@ -192,7 +205,7 @@ std::string save_checkpoint(const std::string& run_folder, const std::string& si
     write_replicated(temporary + "/trainer/replicated.safetensors", state);
     write_file_synced(temporary + "/trainer/state.json", state_json(training));
   });
-  together("publish the checkpoint", transport, deadline, [&] {
+  together("publish the checkpoint", transport, patience, [&] {
     if (!first) return;
     write_manifest(temporary);
     sync_folder(temporary + "/trainer");
@@ -201,11 +214,14 @@ std::string save_checkpoint(const std::string& run_folder, const std::string& si
     if (rename(temporary.c_str(), path.c_str()) != 0) throw_file_error("rename", temporary);
     sync_folder(folder);
     point_latest_at(folder, name);
-    const std::vector<std::string> all = list_checkpoints(run_folder);
-    for (std::size_t i = keep; i < all.size(); ++i) fs::remove_all(all[i]);
+    std::int64_t kept = 0;
+    for (const std::string& one : list_checkpoints(run_folder))
+      if (step_of(one) > training.step || ++kept > keep) fs::remove_all(one);
   });
   return path;
 }
+
+bool has_checkpoints(const std::string& run_folder) { return !list_checkpoints(run_folder).empty(); }
 
 void verify_checkpoint(const std::string& path) {
   const std::string manifest_path = path + "/" + kManifest;
@@ -230,12 +246,9 @@ void verify_checkpoint(const std::string& path) {
   }
 }
 
-std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Deadline deadline) {
+std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Duration patience) {
   std::int64_t chosen = -1;
   const std::vector<std::string> all = list_checkpoints(run_folder);
-  const auto step_of = [](const std::string& path) {
-    return static_cast<std::int64_t>(std::strtoll(path.c_str() + path.rfind('-') + 1, nullptr, 10));
-  };
   if (transport.rank() == 0)
     for (const std::string& path : all) {
       try {
@@ -246,7 +259,8 @@ std::optional<std::string> find_checkpoint(const std::string& run_folder, Transp
         log_warning("{} is damaged and is passed over: {}", path, damage.what());
       }
     }
-  chosen = gather_values(chosen, transport, deadline)[0];
+  // The others wait while worker 0 reads every file: an hour more for that.
+  chosen = gather_values(chosen, transport, Deadline::in(patience + std::chrono::hours(1)))[0];
   if (chosen < 0) return std::nullopt;
   return fmt::format("{}/checkpoints/step-{:08}", run_folder, chosen);
 }

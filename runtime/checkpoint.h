@@ -33,14 +33,20 @@ struct TrainingState {
   std::uint64_t digest = 0;         // of all parameters
 };
 
-// Collective. Returns the checkpoint's path. Every worker throws when one of them fails, naming it.
+// `patience` is how long a worker waits for the others each time it does, from when its own part is done.
+//
+// Collective. Returns the checkpoint's path. Checkpoints of later steps (of a run that was resumed from before them) go;
+// of the others the newest `keep` stay, always this one. Every worker throws when one of them fails, naming it.
 std::string save_checkpoint(const std::string& run_folder, const std::string& side_files_from,
                             const TrainingState& training, const ParameterArena& arena, const OptimizerState& state,
-                            std::int64_t keep, Transport& transport, Deadline deadline);
+                            std::int64_t keep, Transport& transport, Duration patience);
 
 // Collective. The newest checkpoint that its manifest proves whole (worker 0 looks; a damaged one is named in a warning
 // and the one before is taken); none: empty.
-std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Deadline deadline);
+std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Duration patience);
+
+// Whether the run folder holds any checkpoint, whole or not.
+bool has_checkpoints(const std::string& run_folder);
 
 // Reads parameters, this worker's momentum (voter i of W takes that of i mod the old W) and the replicated state.
 TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena, OptimizerState& state, int voter);

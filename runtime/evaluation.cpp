@@ -29,10 +29,10 @@ Loss evaluate(Model& model, const EvaluationWindows& windows, std::int64_t seque
 }
 
 Loss evaluate(Model& model, const EvaluationWindows& windows, std::int64_t sequences_at_once, Transport& transport,
-              Deadline deadline) {
+              Duration patience) {
   const Loss mine = evaluate_share(model, windows, sequences_at_once, transport.rank(), transport.size());
   Loss total;
-  for (const Loss& loss : gather_values(mine, transport, deadline)) {
+  for (const Loss& loss : gather_values(mine, transport, Deadline::in(patience))) {
     total.sum += loss.sum;
     total.tokens += loss.tokens;
   }

@@ -28,7 +28,8 @@ void cut_after(const std::string& path, std::int64_t last_step) {
   std::int64_t dropped = 0;
   while (std::getline(file, line)) {
     const Json parsed = Json::parse(line, nullptr, false);
-    if (!parsed.is_object() || parsed.value("step", std::int64_t{0}) > last_step) {
+    const bool numbered = parsed.is_object() && parsed.contains("step") && parsed["step"].is_number_integer();
+    if (!parsed.is_object() || (numbered && parsed["step"].get<std::int64_t>() > last_step)) {
       ++dropped;
       continue;
     }

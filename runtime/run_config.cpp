@@ -222,6 +222,13 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
     if (group.newton_schulz_type == DType::bf16 && group.newton_schulz && !has_bf16())
       wrong("group.{}: newton_schulz_type = \"bf16\": this processor ({}) has no bf16 products", group.name,
             processor_features());
+    if (group.rule == Rule::muon && (group.name != "hidden" || !group.newton_schulz))
+      wrong("group.{}: rule \"muon\" is for hidden matrices with newton_schulz = true", group.name);
+    if (group.rule == Rule::adamw && (group.beta1 >= 1 || group.beta2 >= 1 || !(static_cast<float>(group.epsilon) > 0)))
+      wrong("group.{}: adamw with beta1 = {}, beta2 = {}, epsilon = {}: expected betas below 1 and a positive epsilon",
+            group.name, group.beta1, group.beta2, group.epsilon);
+    if (group.rule == Rule::adamw && group.momentum_type == DType::bf16)
+      wrong("group.{}: momentum_type = \"bf16\" with adamw, whose state is fp32", group.name);
     if (group.name == "vector" && group.reduce == Reduce::vote)
       wrong("group.vector: reduce = \"vote\": vectors take the full-precision mean (a few thousand floats)");
   }

@@ -16,6 +16,7 @@
 #include "runtime/evaluation.h"
 #include "runtime/metrics.h"
 #include "runtime/replica_audit.h"
+#include "runtime/run_folder.h"
 #include "runtime/sampler.h"
 #include "runtime/step_pipeline.h"
 #include "runtime/version.h"
@@ -25,13 +26,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A run folder that holds another run is not written over.
+// A run folder that holds another run is not written over, and a run is resumed as what it was.
 void prepare_folder(const RunConfig& config, bool resume, Transport& transport, Deadline deadline) {
   if (transport.rank() == 0) {
     fs::create_directories(config.output_folder + "/logs");
-    if (!resume && fs::exists(config.output_folder + "/metrics.jsonl"))
-      throw ConfigError("output.folder = \"{}\" already holds a run; resume it with --resume, or name another folder",
-                        config.output_folder);
+    if (resume) require_same_run(config);
+    else require_unused_folder(config.output_folder);
     replace_file_atomically(config.output_folder + "/run.toml", to_toml(config));
   }
   transport.barrier(deadline);
@@ -41,13 +41,15 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
 // Newton-Schulz of a mean, whose bits depend on processor and threads.
 std::string description(const RunConfig& config, DType compute, std::int64_t threads, std::uint64_t digest,
                         std::int64_t step) {
-  std::string text = fmt::format("version {}\nstep {}\nparameters {:016x}\ncompute {}\n", version(), step, digest,
-                                 to_string(compute));
+  std::string text = fmt::format("version {}\nstep {}\nparameters {:016x}\n", version(), step, digest);
   const bool dense_products = std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
     return group.newton_schulz && group.reduce != Reduce::vote;
   });
-  if (dense_products) text += fmt::format("processor {}\nthreads {}\n", processor_features(), threads);
-  return text + to_toml(config);
+  if (dense_products)
+    text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(), to_string(compute), threads);
+  RunConfig shared = config;
+  shared.threads = 0;  // resolved per machine; voters may differ in it
+  return text + to_toml(shared);
 }
 
 class Trainer {
@@ -73,6 +75,7 @@ class Trainer {
       windows_ = std::make_unique<EvaluationWindows>(held_out_tokens_, config.sequence_length,
                                                      config.validation_windows, "data.validation");
     }
+    check_data(config_, llama_, training_tokens_, held_out_tokens_);
     model_ = make_llama(llama_, arena_, device_);
     if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
     load();
@@ -88,7 +91,7 @@ class Trainer {
     ProgressLine progress(config_.steps);
     while (training_.step < config_.steps && !result.stopped) {
       try {
-        result.stopped = step(progress);
+        result.stopped = step(progress) && training_.step < config_.steps;
       } catch (const ReplicasDiffer&) {
         if (leads()) metrics_->end(training_.step, false, total.elapsed());
         throw;
@@ -117,7 +120,7 @@ class Trainer {
   void load() {
     std::optional<std::string> found;
     if (hooks_.resume) {
-      found = find_checkpoint(config_.output_folder, transport_, deadline());
+      found = find_checkpoint(config_.output_folder, transport_, deadline_);
       if (!found)
         throw ConfigError("--resume: {} holds no whole checkpoint", config_.output_folder + "/checkpoints");
     }
@@ -224,6 +227,10 @@ class Trainer {
         record.slowest_seconds = report.compute_seconds, record.slowest_voter = static_cast<int>(r);
     }
     training_.tokens_total += record.tokens;
+    // One worker's fault passes; everybody's is the model's own, and would only overwrite the good checkpoints.
+    if (record.loss_faults == transport_.size())
+      throw DataError("step {}: no worker has a finite loss: the parameters or the data are bad; the checkpoints from "
+                      "before are kept", training_.step);
     if (!leads()) return stop;
 
     const double share = 2.0 * (transport_.size() - 1) / transport_.size();
@@ -264,7 +271,7 @@ class Trainer {
 
   double evaluate_now() {
     Stopwatch watch;
-    const Loss loss = evaluate(*model_, *windows_, config_.batch, transport_, deadline());
+    const Loss loss = evaluate(*model_, *windows_, config_.batch, transport_, deadline_);
     if (leads()) {
       metrics_->evaluation(training_.step, loss.mean(), loss.tokens, watch.elapsed());
       log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", training_.step, loss.mean(),
@@ -276,7 +283,7 @@ class Trainer {
   void save() {
     Stopwatch watch;
     checkpoint_ = save_checkpoint(config_.output_folder, config_.model_folder, training_, arena_, state_,
-                                  config_.keep_checkpoints, transport_, deadline());
+                                  config_.keep_checkpoints, transport_, deadline_);
     if (leads()) metrics_->checkpoint(training_.step, checkpoint_, watch.elapsed());
   }
 

@@ -183,8 +183,12 @@ MpiTransfer::~MpiTransfer() {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     if (requests_[i] == MPI_REQUEST_NULL) continue;
     if (pieces_[i].incoming) {
+      // A receive whose message has begun to arrive cannot be cancelled, and waiting for it would wait for ever when
+      // its sender is frozen.
       MPI_Cancel(&requests_[i]);
-      MPI_Wait(&requests_[i], MPI_STATUS_IGNORE);
+      int done = 0;
+      MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
+      if (!done) MPI_Request_free(&requests_[i]);
     } else {
       MPI_Request_free(&requests_[i]);
     }

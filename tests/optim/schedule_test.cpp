@@ -15,13 +15,14 @@ namespace {
 
 using Shape = Schedule::Shape;
 
-TEST(Schedule, IsTheRecipeOfTheOrientationRunsToTheBit) {
+TEST(Schedule, IsTheRecipeOfTheOrientationRuns) {
   const Schedule schedule{
       .shape = Shape::cosine, .steps = 150, .warmup_steps = 15, .final_factor = 0.1};
   for (int t = 0; t < 150; ++t) {
     const double recipe =
         std::min(1.0, (t + 1) / 15.0) * (0.1 + 0.45 * (1 + std::cos(std::numbers::pi * t / 150)));
-    EXPECT_EQ(schedule.factor(t), recipe) << "step " << t;
+    // The cosine is our own, so that every processor computes the same bits; libm's is within an ulp or two.
+    EXPECT_NEAR(schedule.factor(t), recipe, 4e-16) << "step " << t;
   }
 }
 

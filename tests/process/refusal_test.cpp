@@ -1,6 +1,5 @@
 // What cannot work is refused with the right exit code and a message that names it, before any
 // worker starts.
-#include <cstring>
 #include <filesystem>
 
 #include "tests/process/small_run.h"
@@ -144,6 +143,20 @@ TEST_F(Refusal, OfAnOutputFolderThatHoldsARunLeavesThatRunAlone) {
 TEST_F(Refusal, OfResumingWhereThereIsNoCheckpoint) {
   expect_refused({"--resume"}, kConfiguration,
                  {"--resume: refused/checkpoints holds no whole checkpoint"});
+}
+
+TEST_F(Refusal, OfResumingAsAnotherRunNamesEveryKeyThatChanged) {
+  train(2, "out");
+  const Ended ended =
+      ballot(launch(2, "out", {"--resume", "train.steps=12", "train.seed=2", "train.batch=1"}));
+  expect(ended, kConfiguration, {"train.seed = 2, was 1", "train.batch = 1, was 2"});
+  EXPECT_THAT(ended.output, Not(HasSubstr("train.steps = 12, was 8\n  ")));  // may change
+  EXPECT_THAT(ended.output, Not(HasSubstr("mpirun")));
+}
+
+TEST_F(Refusal, OfASequenceLongerThanTheModelsPositions) {
+  expect_refused({"data.sequence_length=1025"}, kConfiguration,
+                 {"data.sequence_length = 1025: the model has 1024 positions"});
 }
 
 TEST_F(Refusal, OfAnEnvironmentThatContradictsItself) {

@@ -100,6 +100,21 @@ TEST_P(Resume, SigtermEndsTheStepSavesAndGoesOnToTheSameBits) {
   expect_as_if_nothing_happened("out");
 }
 
+TEST_P(Resume, AfterTheLaunchersDeathNoWorkerIsLeftAndTheJobGoesOnToTheSameBits) {
+  Command running(job("out"), file("."));
+  await_checkpoint(running, "out");
+  std::vector<pid_t> processes;
+  for (int rank = 0; rank < workers(); ++rank) processes.push_back(running.worker(rank));
+  ASSERT_TRUE(
+      std::all_of(processes.begin(), processes.end(), [](pid_t process) { return process > 0; }));
+  running.send(SIGKILL);
+  EXPECT_EQ(running.wait(30s).exit_code, 128 + SIGKILL);
+  for (const pid_t process : processes)
+    EXPECT_TRUE(within(20s, [&] { return !is_alive(process); }))
+        << "process " << process << " is left";
+  expect_as_if_nothing_happened("out");
+}
+
 INSTANTIATE_TEST_SUITE_P(Workers, Resume, testing::Values(2, 4),
                          [](const auto& case_of) { return "Of" + std::to_string(case_of.param); });
 
@@ -129,6 +144,8 @@ TEST_F(DamagedCheckpoint, OfAllIsRefused) {
   const Ended ended = ballot(launch(2, "out", {"--resume"}));
   EXPECT_EQ(ended.exit_code, 2) << ended.output;
   EXPECT_THAT(ended.output, HasSubstr("holds no whole checkpoint"));
+  EXPECT_THAT(ended.output,
+              Not(HasSubstr("was lost")));  // mpirun kills the workers left: they are not the cause
   EXPECT_THAT(ended.output,
               testing::ContainsRegex("step-00000008 is damaged.*replicated.safetensors"));
   EXPECT_THAT(ended.output, testing::ContainsRegex("step-00000004 is damaged.*manifest.json"));

@@ -319,6 +319,55 @@ TEST(Trainer, WorkersWithDifferentConfigurationsDoNotStart) {
   }
 }
 
+TEST(Trainer, VotersMayHaveDifferentNumbersOfThreads) {
+  const TinyRun tiny;
+  std::vector<TrainingResult> results(2);
+  run_loopback(2, [&](Transport& transport) {
+    RunConfig config = tiny.run("run");
+    config.threads = 1 + transport.rank();
+    results[transport.rank()] = train(config, transport);
+  });
+  EXPECT_EQ(results[0].digest, results[1].digest);
+}
+
+TEST(Trainer, AResumedRunIsTheSameRun) {
+  const TinyRun tiny;
+  train_on(1, tiny.run("run", "", {"train.steps=2"}));
+  const auto resume = [](int) {
+    TrainingHooks hooks;
+    hooks.resume = true;
+    return hooks;
+  };
+  try {
+    train_on(1, tiny.run("run", "", {"train.steps=3", "train.seed=9", "group.hidden.rate=0.5"}), resume);
+    FAIL() << "it went on as another run";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("train.seed = 9, was 1"));
+    EXPECT_THAT(error.what(), HasSubstr("group.hidden.rate = 0.5, was 0.006"));
+  }
+  EXPECT_EQ(train_on(1, tiny.run("run", "", {"train.steps=3", "train.checkpoint_every=1"}), resume)[0].steps, 3);
+}
+
+TEST(Trainer, WhenNoWorkerHasAFiniteLossTheRunEndsAndKeepsItsCheckpoints) {
+  const TinyRun tiny;
+  const RunConfig config = tiny.run("run", "", {"train.checkpoint_every=1"});
+  EXPECT_THROW(train_on(2, config,
+                        [](int) {
+                          TrainingHooks hooks;
+                          hooks.wrap_model = [](std::unique_ptr<Model> model, const ParameterArena&) {
+                            return std::make_unique<FaultyModel>(std::move(model), FaultyModel::Fault::loss, 2);
+                          };
+                          return hooks;
+                        }),
+               DataError);
+  EXPECT_EQ(std::filesystem::read_symlink(tiny.path("run") + "/checkpoints/latest"), "step-00000002");
+}
+
+TEST(Trainer, ASequenceLongerThanTheModelsPositionsIsRefused) {
+  const TinyRun tiny;
+  EXPECT_THROW(train_on(1, tiny.run("run", "", {"data.sequence_length=300"})), ConfigError);
+}
+
 TEST(Trainer, DataShorterThanOneSequenceIsRefusedByName) {
   const TinyRun tiny;
   write_file_synced(tiny.path("train.txt"), std::string_view("too short"));
@@ -347,7 +396,7 @@ TEST(Checkpoint, ADamagedOneIsPassedOverForTheOneBefore) {
   file.close();
   EXPECT_THROW(verify_checkpoint(results[0].checkpoint), CorruptFile);
   run_loopback(2, [&](Transport& transport) {
-    const auto found = find_checkpoint(tiny.path("run"), transport, Deadline::in(std::chrono::seconds(10)));
+    const auto found = find_checkpoint(tiny.path("run"), transport, std::chrono::seconds(10));
     ASSERT_TRUE(found);
     EXPECT_THAT(*found, HasSubstr("step-00000002"));
   });
@@ -358,6 +407,24 @@ TEST(Checkpoint, ADamagedOneIsPassedOverForTheOneBefore) {
     return hooks;
   });
   EXPECT_EQ(again[0].digest, results[0].digest);
+}
+
+// A later checkpoint that turned out damaged must not push out the ones that a resumed run writes.
+TEST(Checkpoint, ResumedRunReplacesWhatCameAfterItsStart) {
+  const TinyRun tiny;
+  const auto resume = [](int) {
+    TrainingHooks hooks;
+    hooks.resume = true;
+    return hooks;
+  };
+  train_on(1, tiny.run("run", "", {"train.steps=6", "train.checkpoint_every=3"}));
+  std::filesystem::resize_file(tiny.path("run") + "/checkpoints/step-00000006/model.safetensors", 100);
+  std::filesystem::create_directory(tiny.path("run") + "/checkpoints/step-00000009.bak");  // somebody's copy
+  const auto again = train_on(1, tiny.run("run", "", {"train.steps=5", "train.keep_checkpoints=1"}), resume);
+  EXPECT_THAT(again[0].checkpoint, HasSubstr("step-00000005"));
+  EXPECT_NO_THROW(verify_checkpoint(tiny.path("run") + "/checkpoints/latest"));
+  EXPECT_FALSE(std::filesystem::exists(tiny.path("run") + "/checkpoints/step-00000006"));
+  EXPECT_TRUE(std::filesystem::exists(tiny.path("run") + "/checkpoints/step-00000009.bak"));
 }
 
 TEST(Checkpoint, OnlyTheNewestAreKept) {
