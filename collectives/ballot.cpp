@@ -29,7 +29,8 @@ struct Magnitudes {
 inline std::uint64_t sign_word(const float* __restrict x) {
   std::uint32_t low = 0, high = 0;
   for (std::uint32_t i = 0; i < 32; ++i) low |= (std::bit_cast<std::uint32_t>(x[i]) >> 31) << i;
-  for (std::uint32_t i = 0; i < 32; ++i) high |= (std::bit_cast<std::uint32_t>(x[32 + i]) >> 31) << i;
+  for (std::uint32_t i = 0; i < 32; ++i)
+    high |= (std::bit_cast<std::uint32_t>(x[32 + i]) >> 31) << i;
   return low | static_cast<std::uint64_t>(high) << 32;
 }
 
@@ -58,13 +59,15 @@ std::uint64_t zero_word(const float* x, std::int64_t count) {
   return zeros;
 }
 
-// Squares of floats are exact in double, so the compiler's choice of fused products changes nothing.
+// Squares of floats are exact in double, so the compiler's choice of fused products changes
+// nothing.
 BALLOT_VECTORIZED double sum_of_squares(const float* __restrict x, std::int64_t count) {
   constexpr int kLanes = 16;
   double lanes[kLanes] = {};
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
-    for (int k = 0; k < kLanes; ++k) lanes[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
+    for (int k = 0; k < kLanes; ++k)
+      lanes[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
   double sum = 0;
   for (int k = 0; k < kLanes; ++k) sum += lanes[k];
   for (; i < count; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
@@ -77,16 +80,18 @@ double root_mean_square(const float* x, const BallotSegment& segment) {
   std::array<double, kPieces> partial{};
   parallel_items(std::min(segment.rows, kPieces), [&](std::int64_t piece) {
     const std::int64_t pieces = std::min(segment.rows, kPieces);
-    for (std::int64_t row = segment.rows * piece / pieces; row < segment.rows * (piece + 1) / pieces; ++row)
-      partial[static_cast<std::size_t>(piece)] += sum_of_squares(x + row * segment.row_stride, segment.cols);
+    for (std::int64_t row = segment.rows * piece / pieces;
+         row < segment.rows * (piece + 1) / pieces; ++row)
+      partial[static_cast<std::size_t>(piece)] +=
+          sum_of_squares(x + row * segment.row_stride, segment.cols);
   });
   double sum = 0;
   for (const double p : partial) sum += p;
   return std::sqrt(sum / (static_cast<double>(segment.rows) * static_cast<double>(segment.cols)));
 }
 
-// Writes consecutive abstention bits. Words at the ends belong to neighbours too (another segment, another thread), so
-// they change only by atomic operations on the bits of this range.
+// Writes consecutive abstention bits. Words at the ends belong to neighbours too (another segment,
+// another thread), so they change only by atomic operations on the bits of this range.
 class AbstentionWriter {
  public:
   AbstentionWriter(std::uint64_t* words, std::int64_t block) : words_(words), block_(block) {}
@@ -142,7 +147,8 @@ struct BlockCaster {
     const std::int64_t whole = (real + 63) / 64 * 64;
     std::array<float, kBallotAlignment> padded;
     if (real != whole) {
-      // Padding repeats the first element here: that changes neither the least nor the most magnitude.
+      // Padding repeats the first element here: that changes neither the least nor the most
+      // magnitude.
       std::copy_n(elements, real, padded.begin());
       std::fill(padded.begin() + real, padded.begin() + whole, elements[0]);
       elements = padded.data();
@@ -159,7 +165,8 @@ struct BlockCaster {
         const std::uint64_t zeros = zero_word(elements + w * 64, count);
         if (zeros != 0) {
           const std::int64_t arena_word = (segment->arena_offset + first) / 64 + w;
-          const std::uint64_t coins = zero_coins(options->seed, options->step, arena_word, options->voter);
+          const std::uint64_t coins =
+              zero_coins(options->seed, options->step, arena_word, options->voter);
           words[w] = (words[w] & ~zeros) | (coins & zeros);
         }
       }
@@ -171,17 +178,21 @@ struct BlockCaster {
 
 }  // namespace
 
-std::int64_t cast_ballot(const float* direction, const BallotSegment& segment, const CastOptions& options,
-                         std::span<const std::uint8_t> silent_rows, Ballot& ballot) {
+std::int64_t cast_ballot(const float* direction, const BallotSegment& segment,
+                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                         Ballot& ballot) {
   require(silent_rows.empty() || static_cast<std::int64_t>(silent_rows.size()) == segment.rows,
-          "segment {}: {} flags of silent rows for {} rows", segment.name, silent_rows.size(), segment.rows);
-  require(options.abstain_below >= 0, "abstain_below = {}, expected 0 or more", options.abstain_below);
+          "segment {}: {} flags of silent rows for {} rows", segment.name, silent_rows.size(),
+          segment.rows);
+  require(options.abstain_below >= 0, "abstain_below = {}, expected 0 or more",
+          options.abstain_below);
   require(segment.block > 0 && segment.offset + segment.extent() <= ballot.layout().extent(),
           "segment {} is not one of the ballot's layout", segment.name);
-  const double threshold =
-      options.abstain_below > 0 ? options.abstain_below * root_mean_square(direction, segment) : 0.0;
-  const BlockCaster caster{direction,   &segment, &options, silent_rows, threshold,
-                           ballot.bits().words() + segment.offset / 64};
+  const double threshold = options.abstain_below > 0
+                               ? options.abstain_below * root_mean_square(direction, segment)
+                               : 0.0;
+  const BlockCaster caster{direction,   &segment,  &options,
+                           silent_rows, threshold, ballot.bits().words() + segment.offset / 64};
   std::atomic<std::int64_t> abstained = 0;
   parallel_for(segment.blocks(), kGrain / segment.block, [&](std::int64_t begin, std::int64_t end) {
     AbstentionWriter writer(ballot.abstentions().words(), segment.first_block + begin);
@@ -197,18 +208,21 @@ std::int64_t cast_ballot(const float* direction, const BallotSegment& segment, c
 }
 
 void abstain(const BallotSegment& segment, Ballot& ballot) {
-  std::memset(ballot.bits().words() + segment.offset / 64, 0, static_cast<std::size_t>(segment.extent() / 8));
+  std::memset(ballot.bits().words() + segment.offset / 64, 0,
+              static_cast<std::size_t>(segment.extent() / 8));
   AbstentionWriter writer(ballot.abstentions().words(), segment.first_block);
   for (std::int64_t block = 0; block < segment.blocks(); ++block) writer.put(true);
 }
 
-std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word, int voter) {
+std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word,
+                         int voter) {
   const std::uint64_t stream = hash64(seed, kZeroDomain, static_cast<std::uint64_t>(step));
   return hash64(stream, static_cast<std::uint64_t>(voter), static_cast<std::uint64_t>(arena_word));
 }
 
 std::uint64_t tie_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word) {
-  return hash64(seed, kTieDomain, static_cast<std::uint64_t>(step), static_cast<std::uint64_t>(arena_word));
+  return hash64(seed, kTieDomain, static_cast<std::uint64_t>(step),
+                static_cast<std::uint64_t>(arena_word));
 }
 
 }  // namespace ballot

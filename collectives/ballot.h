@@ -1,10 +1,12 @@
 // One voter's packed signs for one step, plus its abstentions.
 //
-// Zeros and abstentions (the only place where these rules live): a block whose largest |x| is at most abstain_below
-// times the tensor's RMS abstains (default 0: only blocks of exact zeros; +0 and -0 alike). Inside a block that votes,
-// an exactly zero element takes an unbiased coin of (seed, step, element, voter). Padding columns are 0 and do not
-// count as zeros; a block with no real element abstains. Bits of an abstaining block are 0. A NaN must not reach here
-// (gradients are checked before anything absorbs them); if one does, its sign bit votes and its block does not abstain.
+// Zeros and abstentions (the only place where these rules live): a block whose largest |x| is at
+// most abstain_below times the tensor's RMS abstains (default 0: only blocks of exact zeros; +0 and
+// -0 alike). Inside a block that votes, an exactly zero element takes an unbiased coin of (seed,
+// step, element, voter). Padding columns are 0 and do not count as zeros; a block with no real
+// element abstains. Bits of an abstaining block are 0. A NaN must not reach here (gradients are
+// checked before anything absorbs them); if one does, its sign bit votes and its block does not
+// abstain.
 #pragma once
 
 #include <cstdint>
@@ -36,17 +38,19 @@ struct CastOptions {
   double abstain_below = 0;
 };
 
-// Packs the signs of `direction` (rows x cols of the segment, rows row_stride apart) into the ballot. `silent_rows`
-// may be empty; else one byte a row, non-zero = every block of that row abstains. Returns the number of blocks that
-// abstained. Different segments may be cast from different threads.
-std::int64_t cast_ballot(const float* direction, const BallotSegment& segment, const CastOptions& options,
-                         std::span<const std::uint8_t> silent_rows, Ballot& ballot);
+// Packs the signs of `direction` (rows x cols of the segment, rows row_stride apart) into the
+// ballot. `silent_rows` may be empty; else one byte a row, non-zero = every block of that row
+// abstains. Returns the number of blocks that abstained. Different segments may be cast from
+// different threads.
+std::int64_t cast_ballot(const float* direction, const BallotSegment& segment,
+                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                         Ballot& ballot);
 
 // The whole segment says nothing this step.
 void abstain(const BallotSegment& segment, Ballot& ballot);
 
-// The coins, 64 at a time: for word `arena_word` = arena element / 64. Zero coins differ between voters, tie coins are
-// the same everywhere.
+// The coins, 64 at a time: for word `arena_word` = arena element / 64. Zero coins differ between
+// voters, tie coins are the same everywhere.
 std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word, int voter);
 std::uint64_t tie_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word);
 

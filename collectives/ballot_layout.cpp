@@ -16,20 +16,24 @@ std::uint64_t digest_of(std::uint64_t digest, const BallotSegment& segment) {
   digest = hash64(digest, segment.name.size(), static_cast<std::uint64_t>(segment.rows),
                   static_cast<std::uint64_t>(segment.cols));
   for (const char c : segment.name) digest = mix64(digest ^ static_cast<unsigned char>(c));
-  return hash64(digest, static_cast<std::uint64_t>(segment.row_stride), static_cast<std::uint64_t>(segment.arena_offset));
+  return hash64(digest, static_cast<std::uint64_t>(segment.row_stride),
+                static_cast<std::uint64_t>(segment.arena_offset));
 }
 
 }  // namespace
 
 BallotLayout::BallotLayout(std::vector<BallotSegment> segments) : segments_(std::move(segments)) {
   for (BallotSegment& s : segments_) {
-    require(s.rows > 0 && s.cols > 0 && s.cols <= s.row_stride, "segment {}: {} rows of {} elements, {} apart", s.name,
-            s.rows, s.cols, s.row_stride);
-    require(s.row_stride % 64 == 0, "segment {}: rows {} apart, expected a multiple of 64", s.name, s.row_stride);
+    require(s.rows > 0 && s.cols > 0 && s.cols <= s.row_stride,
+            "segment {}: {} rows of {} elements, {} apart", s.name, s.rows, s.cols, s.row_stride);
+    require(s.row_stride % 64 == 0, "segment {}: rows {} apart, expected a multiple of 64", s.name,
+            s.row_stride);
     require(s.arena_offset >= 0 && s.arena_offset % kBallotAlignment == 0,
-            "segment {}: arena offset {}, expected a multiple of {}", s.name, s.arena_offset, kBallotAlignment);
+            "segment {}: arena offset {}, expected a multiple of {}", s.name, s.arena_offset,
+            kBallotAlignment);
     s.offset = extent_;
-    s.block = std::min(s.row_stride & -s.row_stride, kBallotAlignment);  // its lowest 1 bit: the largest power of two
+    s.block = std::min(s.row_stride & -s.row_stride,
+                       kBallotAlignment);  // its lowest 1 bit: the largest power of two
     s.first_block = blocks_;
     extent_ = round_up(extent_ + s.extent());
     blocks_ += s.blocks();
@@ -52,8 +56,9 @@ BallotChunk BallotLayout::chunk(int owner, int owners) const {
 std::size_t BallotLayout::segment_of(std::int64_t element) const {
   require(element >= 0 && element <= extent_, "element {} of {}", element, extent_);
   if (element == extent_) return segments_.size();
-  const auto after = std::upper_bound(segments_.begin(), segments_.end(), element,
-                                      [](std::int64_t e, const BallotSegment& s) { return e < s.offset; });
+  const auto after =
+      std::upper_bound(segments_.begin(), segments_.end(), element,
+                       [](std::int64_t e, const BallotSegment& s) { return e < s.offset; });
   return static_cast<std::size_t>(after - segments_.begin()) - 1;
 }
 

@@ -10,9 +10,11 @@
 
 namespace ballot {
 
-// The root mean square here is summed in another order than cast_ballot's: they differ in the last digits.
+// The root mean square here is summed in another order than cast_ballot's: they differ in the last
+// digits.
 inline std::int64_t cast_ballot_reference(const float* direction, const BallotSegment& segment,
-                                          const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                                          const CastOptions& options,
+                                          std::span<const std::uint8_t> silent_rows,
                                           Ballot& ballot) {
   double squares = 0;
   for (std::int64_t row = 0; row < segment.rows; ++row)
@@ -38,7 +40,9 @@ inline std::int64_t cast_ballot_reference(const float* direction, const BallotSe
       bool negative = false;
       if (!abstains && i % segment.row_stride < segment.cols) {
         const std::int64_t arena = segment.arena_offset + i;
-        const bool coin = (zero_coins(options.seed, options.step, arena / 64, options.voter) >> (arena % 64)) & 1u;
+        const bool coin =
+            (zero_coins(options.seed, options.step, arena / 64, options.voter) >> (arena % 64)) &
+            1u;
         negative = direction[i] == 0 ? coin : std::signbit(direction[i]);
       }
       const std::int64_t at = segment.offset + i;

@@ -20,7 +20,8 @@ std::uint64_t read_bits(const std::uint64_t* source, std::int64_t first, std::in
 }  // namespace
 
 BitVector::BitVector(std::int64_t bit_count, Device device)
-    : bit_count_(bit_count), words_(static_cast<std::size_t>((bit_count + 63) / 64) * sizeof(std::uint64_t), device) {
+    : bit_count_(bit_count),
+      words_(static_cast<std::size_t>((bit_count + 63) / 64) * sizeof(std::uint64_t), device) {
   require(bit_count >= 0, "bit vector of {} bits", bit_count);
 }
 

@@ -16,23 +16,29 @@ namespace {
 constexpr std::int64_t kSliceAlignment = 16;  // elements: a cache line of fp32
 constexpr std::int64_t kGrain = 16384;
 
-BALLOT_VECTORIZED void add_f32(const float* __restrict x, float* __restrict sum, std::int64_t count) {
+BALLOT_VECTORIZED void add_f32(const float* __restrict x, float* __restrict sum,
+                               std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) sum[i] += x[i];
 }
-BALLOT_VECTORIZED void add_bf16(const bfloat16* __restrict x, float* __restrict sum, std::int64_t count) {
+BALLOT_VECTORIZED void add_bf16(const bfloat16* __restrict x, float* __restrict sum,
+                                std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) sum[i] += to_float(x[i]);
 }
 BALLOT_VECTORIZED void divide(float* __restrict sum, float by, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) sum[i] /= by;
 }
-BALLOT_VECTORIZED void round(const float* __restrict x, bfloat16* __restrict y, std::int64_t count) {
+BALLOT_VECTORIZED void round(const float* __restrict x, bfloat16* __restrict y,
+                             std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) y[i] = to_bfloat16(x[i]);
 }
-BALLOT_VECTORIZED void widen(const bfloat16* __restrict x, float* __restrict y, std::int64_t count) {
+BALLOT_VECTORIZED void widen(const bfloat16* __restrict x, float* __restrict y,
+                             std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) y[i] = to_float(x[i]);
 }
 
-std::size_t round_up_8(std::size_t bytes) { return (bytes + 7) / 8 * 8; }
+std::size_t round_up_8(std::size_t bytes) {
+  return (bytes + 7) / 8 * 8;
+}
 
 // What one owner sums: elements [begin, end), which lie in segments [first_segment, last_segment).
 struct Slice {
@@ -45,16 +51,16 @@ struct Slice {
 }  // namespace
 
 // Two kinds of messages, after the header:
-//   contribution: one byte a segment of the slice, padded to 8 | the slice's elements as they are on the wire
-//   mean:         contributors of each segment (int32), padded to 8 | elements
+//   contribution: one byte a segment of the slice, padded to 8 | the slice's elements as they are
+//   on the wire mean:         contributors of each segment (int32), padded to 8 | elements
 struct Mean::State {
   Transport& transport;
   DType wire;
   int rank, size;
   std::uint64_t digest = 0;
-  std::int64_t calls = 0;             // the messages' step
-  std::vector<std::int64_t> starts;   // of the segments; one more: the end of the last
-  std::vector<Slice> slices;          // by owner
+  std::int64_t calls = 0;            // the messages' step
+  std::vector<std::int64_t> starts;  // of the segments; one more: the end of the last
+  std::vector<Slice> slices;         // by owner
   Buffer values, contributions_out, contributions_in, means;
   std::vector<std::uint8_t> contributes;
   std::vector<std::int32_t> contributors;
@@ -65,7 +71,8 @@ struct Mean::State {
   State(std::vector<std::int64_t> segments, DType the_wire, Transport& the_transport)
       : transport(the_transport), wire(the_wire), rank(transport.rank()), size(transport.size()) {
     starts.push_back(0);
-    digest = hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
+    digest =
+        hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
     for (const std::int64_t length : segments) {
       require(length > 0, "segment {} of a mean has {} elements", starts.size() - 1, length);
       starts.push_back(starts.back() + length);
@@ -88,7 +95,8 @@ struct Mean::State {
     std::size_t out_offset = 0, back_offset = 0;
     for (int r = 0; r < size; ++r) {
       const Slice& s = slices[at(r)];
-      contribution_to.push_back(contributions_out.bytes().subspan(out_offset, contribution_bytes(s)));
+      contribution_to.push_back(
+          contributions_out.bytes().subspan(out_offset, contribution_bytes(s)));
       contribution_to_const.push_back(contribution_to.back());
       out_offset += round_up_8(contribution_bytes(s));
       contribution_from.push_back(
@@ -108,12 +116,16 @@ struct Mean::State {
     s.begin = std::min(count, units * owner / size * kSliceAlignment);
     s.end = std::min(count, units * (owner + 1) / size * kSliceAlignment);
     if (s.begin == s.end) return s;
-    s.first_segment = static_cast<std::size_t>(std::ranges::upper_bound(starts, s.begin) - starts.begin()) - 1;
-    s.last_segment = static_cast<std::size_t>(std::ranges::lower_bound(starts, s.end) - starts.begin());
+    s.first_segment =
+        static_cast<std::size_t>(std::ranges::upper_bound(starts, s.begin) - starts.begin()) - 1;
+    s.last_segment =
+        static_cast<std::size_t>(std::ranges::lower_bound(starts, s.end) - starts.begin());
     return s;
   }
 
-  std::size_t wire_bytes(const Slice& s) const { return static_cast<std::size_t>(s.count()) * size_bytes(wire); }
+  std::size_t wire_bytes(const Slice& s) const {
+    return static_cast<std::size_t>(s.count()) * size_bytes(wire);
+  }
   std::size_t contribution_bytes(const Slice& s) const {
     return kHeaderBytes + round_up_8(s.segment_count()) + wire_bytes(s);
   }
@@ -164,14 +176,16 @@ struct Mean::State {
   void pack() {
     for (int r = 0; r < size; ++r) {
       const Slice& s = slices[at(r)];
-      std::copy_n(contributes.begin() + static_cast<std::ptrdiff_t>(s.first_segment), s.segment_count(),
-                  flags_of(contribution_to[at(r)]));
+      std::copy_n(contributes.begin() + static_cast<std::ptrdiff_t>(s.first_segment),
+                  s.segment_count(), flags_of(contribution_to[at(r)]));
       to_wire(s, elements_of(contribution_to[at(r)], s));
-      if (r != rank) seal_message(header(MessageKind::contribution, rank, r), contribution_to[at(r)]);
+      if (r != rank)
+        seal_message(header(MessageKind::contribution, rank, r), contribution_to[at(r)]);
     }
   }
 
-  // Elements [begin, end) of the own slice, all in one segment: the sum in the order of ranks over those that count.
+  // Elements [begin, end) of the own slice, all in one segment: the sum in the order of ranks over
+  // those that count.
   void sum_range(const Slice& s, std::size_t flag, std::int64_t begin, std::int64_t end) {
     float* sum = values.as<float>() + s.begin + begin;
     int count = 0;
@@ -180,20 +194,27 @@ struct Mean::State {
       const std::byte* elements = elements_of(contribution_from[at(r)], s);
       const float* f32 = reinterpret_cast<const float*>(elements) + begin;
       const bfloat16* bf16 = reinterpret_cast<const bfloat16*>(elements) + begin;
-      if (wire == DType::f32 && count == 0) std::copy_n(f32, end - begin, sum);
-      else if (wire == DType::f32) add_f32(f32, sum, end - begin);
-      else if (count == 0) widen(bf16, sum, end - begin);
-      else add_bf16(bf16, sum, end - begin);
+      if (wire == DType::f32 && count == 0)
+        std::copy_n(f32, end - begin, sum);
+      else if (wire == DType::f32)
+        add_f32(f32, sum, end - begin);
+      else if (count == 0)
+        widen(bf16, sum, end - begin);
+      else
+        add_bf16(bf16, sum, end - begin);
       ++count;
     }
-    if (count == 0) std::fill_n(sum, end - begin, 0.0f);
-    else if (count > 1) divide(sum, static_cast<float>(count), end - begin);
+    if (count == 0)
+      std::fill_n(sum, end - begin, 0.0f);
+    else if (count > 1)
+      divide(sum, static_cast<float>(count), end - begin);
   }
 
   void sum_own() {
     const Slice& s = slices[at(rank)];
     for (int r = 0; r < size; ++r)
-      if (r != rank) check_message(header(MessageKind::contribution, r, rank), contribution_from[at(r)]);
+      if (r != rank)
+        check_message(header(MessageKind::contribution, r, rank), contribution_from[at(r)]);
     for (std::size_t flag = 0; flag < s.segment_count(); ++flag) {
       const std::size_t segment = s.first_segment + flag;
       const std::int64_t begin = std::max(starts[segment], s.begin) - s.begin;
@@ -226,27 +247,37 @@ Mean::Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport)
 
 Mean::~Mean() = default;
 
-std::span<float> Mean::values() { return state_->values.span<float>(); }
+std::span<float> Mean::values() {
+  return state_->values.span<float>();
+}
 
-std::span<std::uint8_t> Mean::contributes() { return state_->contributes; }
+std::span<std::uint8_t> Mean::contributes() {
+  return state_->contributes;
+}
 
 void Mean::reduce(Deadline deadline) {
   State& s = *state_;
   s.pack();
   Stopwatch watch;
-  s.transport.start_exchange(Purpose::mean, s.contribution_to_const, s.contribution_from)->wait(deadline);
+  s.transport.start_exchange(Purpose::mean, s.contribution_to_const, s.contribution_from)
+      ->wait(deadline);
   s.exchange_seconds = watch.lap();
   s.sum_own();
   watch.lap();
-  s.transport.start_gather(Purpose::mean, s.mean_from[State::at(s.rank)], s.mean_from)->wait(deadline);
+  s.transport.start_gather(Purpose::mean, s.mean_from[State::at(s.rank)], s.mean_from)
+      ->wait(deadline);
   s.exchange_seconds += watch.lap();
   s.assemble();
   std::ranges::fill(s.contributes, std::uint8_t{1});
   ++s.calls;
 }
 
-std::span<const std::int32_t> Mean::contributors() const { return state_->contributors; }
+std::span<const std::int32_t> Mean::contributors() const {
+  return state_->contributors;
+}
 
-double Mean::exchange_seconds() const { return state_->exchange_seconds; }
+double Mean::exchange_seconds() const {
+  return state_->exchange_seconds;
+}
 
 }  // namespace ballot

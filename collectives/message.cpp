@@ -23,16 +23,21 @@ std::uint64_t checksum(const MessageHeader& header, ConstBytes message) {
 
 const char* to_string(MessageKind kind) {
   switch (kind) {
-    case MessageKind::ballot: return "ballot";
-    case MessageKind::verdict: return "verdict";
-    case MessageKind::contribution: return "contribution";
-    case MessageKind::mean: return "mean";
+    case MessageKind::ballot:
+      return "ballot";
+    case MessageKind::verdict:
+      return "verdict";
+    case MessageKind::contribution:
+      return "contribution";
+    case MessageKind::mean:
+      return "mean";
   }
   return "?";
 }
 
 void seal_message(MessageHeader header, Bytes message) {
-  require(message.size() >= kHeaderBytes, "message of {} bytes, its header alone has {}", message.size(), kHeaderBytes);
+  require(message.size() >= kHeaderBytes, "message of {} bytes, its header alone has {}",
+          message.size(), kHeaderBytes);
   header.magic = kMagic;
   header.version = kVersion;
   header.checksum = checksum(header, message);
@@ -43,28 +48,34 @@ void check_message(const MessageHeader& expected, ConstBytes message) {
   const char* what = to_string(expected.kind);
   const std::uint32_t rank = expected.sender;
   if (message.size() < kHeaderBytes)
-    throw TransportError("{} from rank {}: {} bytes, its header alone has {}", what, rank, message.size(), kHeaderBytes);
+    throw TransportError("{} from rank {}: {} bytes, its header alone has {}", what, rank,
+                         message.size(), kHeaderBytes);
   MessageHeader header;
   std::memcpy(&header, message.data(), kHeaderBytes);
   if (header.magic != kMagic)
-    throw TransportError("{} from rank {}: starts with {:#010x}, expected {:#010x}", what, rank, header.magic, kMagic);
+    throw TransportError("{} from rank {}: starts with {:#010x}, expected {:#010x}", what, rank,
+                         header.magic, kMagic);
   if (header.version != kVersion)
-    throw TransportError("{} from rank {}: format version {}, expected {}", what, rank, header.version, kVersion);
+    throw TransportError("{} from rank {}: format version {}, expected {}", what, rank,
+                         header.version, kVersion);
   if (const std::uint64_t sum = checksum(header, message); header.checksum != sum)
-    throw TransportError("{} from rank {}: its checksum is {:016x}, its bytes give {:016x}: damaged on the way", what,
-                         rank, header.checksum, sum);
+    throw TransportError(
+        "{} from rank {}: its checksum is {:016x}, its bytes give {:016x}: damaged on the way",
+        what, rank, header.checksum, sum);
   if (header.kind != expected.kind)
-    throw TransportError("{} from rank {}: it is of kind {} ({})", what, rank, static_cast<int>(header.kind),
-                         to_string(header.kind));
+    throw TransportError("{} from rank {}: it is of kind {} ({})", what, rank,
+                         static_cast<int>(header.kind), to_string(header.kind));
   if (header.sender != expected.sender)
     throw TransportError("{} from rank {}: it says it is from rank {}", what, rank, header.sender);
   if (header.step != expected.step)
-    throw TransportError("{} from rank {}: of step {}, expected step {}", what, rank, header.step, expected.step);
+    throw TransportError("{} from rank {}: of step {}, expected step {}", what, rank, header.step,
+                         expected.step);
   if (header.digest != expected.digest)
-    throw TransportError("{} from rank {}: layout or options {:016x}, expected {:016x}", what, rank, header.digest,
-                         expected.digest);
+    throw TransportError("{} from rank {}: layout or options {:016x}, expected {:016x}", what, rank,
+                         header.digest, expected.digest);
   if (header.chunk != expected.chunk)
-    throw TransportError("{} from rank {}: of chunk {}, expected chunk {}", what, rank, header.chunk, expected.chunk);
+    throw TransportError("{} from rank {}: of chunk {}, expected chunk {}", what, rank,
+                         header.chunk, expected.chunk);
 }
 
 }  // namespace ballot

@@ -1,8 +1,9 @@
-// The header before each message of a vote or a mean: what it is, whose it is, and a checksum over all of it.
+// The header before each message of a vote or a mean: what it is, whose it is, and a checksum over
+// all of it.
 //
-// 40 bytes, little-endian: magic, version, kind, step, digest of what both sides must agree on, sender, chunk, checksum
-// (XXH3 of the payload, seeded with the XXH3 of the header before it). Nothing of a message is used before
-// check_message() has passed. Payloads start 8-byte aligned.
+// 40 bytes, little-endian: magic, version, kind, step, digest of what both sides must agree on,
+// sender, chunk, checksum (XXH3 of the payload, seeded with the XXH3 of the header before it).
+// Nothing of a message is used before check_message() has passed. Payloads start 8-byte aligned.
 #pragma once
 
 #include <bit>
@@ -12,7 +13,8 @@
 
 namespace ballot {
 
-static_assert(std::endian::native == std::endian::little, "messages are sent as they lie in memory");
+static_assert(std::endian::native == std::endian::little,
+              "messages are sent as they lie in memory");
 
 enum class MessageKind : std::uint16_t { ballot = 1, verdict = 2, contribution = 3, mean = 4 };
 const char* to_string(MessageKind kind);
@@ -30,10 +32,12 @@ struct MessageHeader {
 static_assert(sizeof(MessageHeader) == 40);
 inline constexpr std::size_t kHeaderBytes = sizeof(MessageHeader);
 
-// Writes the header before the payload that already lies in `message`. Magic, version and checksum are filled in.
+// Writes the header before the payload that already lies in `message`. Magic, version and checksum
+// are filled in.
 void seal_message(MessageHeader header, Bytes message);
 
-// Throws TransportError, naming the sender and the values, unless `message` is what `expected` says.
+// Throws TransportError, naming the sender and the values, unless `message` is what `expected`
+// says.
 void check_message(const MessageHeader& expected, ConstBytes message);
 
 }  // namespace ballot

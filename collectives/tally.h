@@ -1,9 +1,10 @@
 // Counting ballots into a verdict, exactly.
 //
-// Per element, over the ballots whose block did not abstain: more negatives than positives -> 1, fewer -> 0. A tie is
-// the shared coin of (seed, step, element), or holds the element. All abstained -> the block is held. A word has one set
-// of voters (a block is at least 64 elements), so counting is bit-sliced: a count's binary digits are words.
-// tally_reference.h is the slow truth.
+// Per element, over the ballots whose block did not abstain: more negatives than positives -> 1,
+// fewer -> 0. A tie is the shared coin of (seed, step, element), or holds the element. All
+// abstained -> the block is held. A word has one set of voters (a block is at least 64 elements),
+// so counting is bit-sliced: a count's binary digits are words. tally_reference.h is the slow
+// truth.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ struct TallyOptions {
   Ties ties = Ties::coin;
 };
 
-// One voter's part of a chunk: word_count() words of bits, and one bit per block of the chunk from bit 0.
+// One voter's part of a chunk: word_count() words of bits, and one bit per block of the chunk from
+// bit 0.
 struct BallotPart {
   const std::uint64_t* bits;
   const std::uint64_t* abstentions;
@@ -35,8 +37,10 @@ struct VerdictPart {
   std::uint64_t* held_elements;
 };
 
-// Up to 1024 voters. Statistics are of this chunk alone; agreed and compared are sized to the voters.
-void tally(const BallotLayout& layout, const BallotChunk& chunk, std::span<const BallotPart> ballots,
-           const TallyOptions& options, const VerdictPart& verdict, VoteStatistics& statistics);
+// Up to 1024 voters. Statistics are of this chunk alone; agreed and compared are sized to the
+// voters.
+void tally(const BallotLayout& layout, const BallotChunk& chunk,
+           std::span<const BallotPart> ballots, const TallyOptions& options,
+           const VerdictPart& verdict, VoteStatistics& statistics);
 
 }  // namespace ballot

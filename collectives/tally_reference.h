@@ -1,4 +1,5 @@
-// The slow truth of a tally: loops over elements and voters, one bit at a time. What tally() must give, bit for bit.
+// The slow truth of a tally: loops over elements and voters, one bit at a time. What tally() must
+// give, bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,12 @@
 
 namespace ballot {
 
-inline void tally_reference(const BallotLayout& layout, const BallotChunk& chunk, std::span<const BallotPart> ballots,
-                            const TallyOptions& options, const VerdictPart& verdict, VoteStatistics& statistics) {
-  const auto get = [](const std::uint64_t* words, std::int64_t i) { return ((words[i / 64] >> (i % 64)) & 1u) != 0; };
+inline void tally_reference(const BallotLayout& layout, const BallotChunk& chunk,
+                            std::span<const BallotPart> ballots, const TallyOptions& options,
+                            const VerdictPart& verdict, VoteStatistics& statistics) {
+  const auto get = [](const std::uint64_t* words, std::int64_t i) {
+    return ((words[i / 64] >> (i % 64)) & 1u) != 0;
+  };
   const auto put = [](std::uint64_t* words, std::int64_t i, bool bit) {
     const std::uint64_t mask = std::uint64_t{1} << (i % 64);
     words[i / 64] = bit ? words[i / 64] | mask : words[i / 64] & ~mask;
@@ -59,7 +63,8 @@ inline void tally_reference(const BallotLayout& layout, const BallotChunk& chunk
         if ((s.offset + inside) / 64 % kAgreementSample != 0) continue;
         for (const std::size_t v : voters) {
           const bool negative = get(ballots[v].bits, i);
-          const std::int64_t other_negatives = negatives - negative, other_positives = positives - !negative;
+          const std::int64_t other_negatives = negatives - negative,
+                             other_positives = positives - !negative;
           if (other_negatives == other_positives) continue;
           ++statistics.compared[v];
           statistics.agreed[v] += negative == (other_negatives > other_positives);

@@ -12,15 +12,20 @@
 namespace ballot {
 namespace {
 
-std::int64_t words_for(std::int64_t bits) { return (bits + 63) / 64; }
+std::int64_t words_for(std::int64_t bits) {
+  return (bits + 63) / 64;
+}
 
-std::int64_t block_words(const BallotChunk& chunk) { return words_for(chunk.last_block - chunk.first_block); }
+std::int64_t block_words(const BallotChunk& chunk) {
+  return words_for(chunk.last_block - chunk.first_block);
+}
 
 }  // namespace
 
 // Two kinds of messages, words of 8 bytes after the header:
 //   ballot:  bits of the chunk | its abstentions
-//   verdict: statistics (5 numbers, then agreed and compared of each voter) | bits | held elements (ties = hold only) |
+//   verdict: statistics (5 numbers, then agreed and compared of each voter) | bits | held elements
+//   (ties = hold only) |
 //            held blocks
 struct Vote::State {
   const BallotLayout& layout;
@@ -38,7 +43,10 @@ struct Vote::State {
   Times times;
 
   State(const BallotLayout& the_layout, Transport& the_transport, VoteOptions the_options)
-      : layout(the_layout), transport(the_transport), options(the_options), rank(transport.rank()),
+      : layout(the_layout),
+        transport(the_transport),
+        options(the_options),
+        rank(transport.rank()),
         size(transport.size()) {
     digest = hash64(layout.digest(), options.seed, static_cast<std::uint64_t>(options.ties),
                     static_cast<std::uint64_t>(size));
@@ -54,13 +62,15 @@ struct Vote::State {
     verdicts = Buffer(verdict_bytes_all);
     std::size_t out_offset = 0, verdict_offset = 0;
     for (int r = 0; r < size; ++r) {
-      const std::size_t bytes = ballot_bytes(chunks[at(r)]), verdict_size = verdict_bytes(chunks[at(r)]);
+      const std::size_t bytes = ballot_bytes(chunks[at(r)]),
+                        verdict_size = verdict_bytes(chunks[at(r)]);
       ballot_to.push_back(ballots_out.bytes().subspan(out_offset, bytes));
       ballot_to_const.push_back(ballot_to.back());
       out_offset += bytes;
       // The own ballot is tallied where it was packed.
-      ballot_from.push_back(r == rank ? ballot_to.back()
-                                      : ballots_in.bytes().subspan(at(r) * ballot_bytes(mine), ballot_bytes(mine)));
+      ballot_from.push_back(
+          r == rank ? ballot_to.back()
+                    : ballots_in.bytes().subspan(at(r) * ballot_bytes(mine), ballot_bytes(mine)));
       verdict_from.push_back(verdicts.bytes().subspan(verdict_offset, verdict_size));
       verdict_offset += verdict_size;
       const std::uint64_t* bits = words_of(ballot_from.back());
@@ -84,7 +94,9 @@ struct Vote::State {
   }
   std::size_t verdict_bytes(const BallotChunk& chunk) const {
     return kHeaderBytes +
-           static_cast<std::size_t>(statistics_words() + chunk.word_count() * bit_planes() + block_words(chunk)) * 8;
+           static_cast<std::size_t>(statistics_words() + chunk.word_count() * bit_planes() +
+                                    block_words(chunk)) *
+               8;
   }
   MessageHeader header(MessageKind kind, std::int64_t step, int sender, int chunk) const {
     MessageHeader header;
@@ -132,7 +144,9 @@ struct Vote::State {
     tally(layout, chunks[at(rank)], parts, {options.seed, step, options.ties},
           {message.bits, message.held_blocks, message.held_elements}, own);
     std::int64_t* out = message.statistics;
-    for (const std::int64_t value : {own.elements, own.ties, own.unanimous, own.held_blocks, own.blocks}) *out++ = value;
+    for (const std::int64_t value :
+         {own.elements, own.ties, own.unanimous, own.held_blocks, own.blocks})
+      *out++ = value;
     out = std::copy(own.agreed.begin(), own.agreed.end(), out);
     std::copy(own.compared.begin(), own.compared.end(), out);
     seal_message(header(MessageKind::verdict, step, rank, rank), verdict_from[at(rank)]);
@@ -148,13 +162,15 @@ struct Vote::State {
       const BallotChunk& chunk = chunks[at(r)];
       const VerdictMessage message = open(r);
       const std::int64_t* in = message.statistics;
-      for (std::int64_t* sum : {&total.elements, &total.ties, &total.unanimous, &total.held_blocks, &total.blocks})
+      for (std::int64_t* sum :
+           {&total.elements, &total.ties, &total.unanimous, &total.held_blocks, &total.blocks})
         *sum += *in++;
       for (std::int64_t& sum : total.agreed) sum += *in++;
       for (std::int64_t& sum : total.compared) sum += *in++;
       std::copy_n(message.bits, chunk.word_count(), verdict.bits.words() + chunk.begin / 64);
       if (message.held_elements != nullptr)
-        std::copy_n(message.held_elements, chunk.word_count(), verdict.held_elements.words() + chunk.begin / 64);
+        std::copy_n(message.held_elements, chunk.word_count(),
+                    verdict.held_elements.words() + chunk.begin / 64);
       copy_bits(message.held_blocks, 0, verdict.held_blocks.words(), chunk.first_block,
                 chunk.last_block - chunk.first_block);
     }
@@ -168,21 +184,25 @@ Vote::~Vote() = default;
 
 const Verdict& Vote::elect(const Ballot& ballot, std::int64_t step, Deadline deadline) {
   State& s = *state_;
-  require(ballot.layout().digest() == s.layout.digest(), "ballot of another layout: {} elements, expected {}",
-          ballot.layout().extent(), s.layout.extent());
+  require(ballot.layout().digest() == s.layout.digest(),
+          "ballot of another layout: {} elements, expected {}", ballot.layout().extent(),
+          s.layout.extent());
   Stopwatch watch;
   s.pack(ballot, step);
   s.transport.start_exchange(Purpose::vote, s.ballot_to_const, s.ballot_from)->wait(deadline);
   s.times.exchange = watch.lap();
   s.tally_own(step);
   s.times.tally = watch.lap();
-  s.transport.start_gather(Purpose::vote, s.verdict_from[State::at(s.rank)], s.verdict_from)->wait(deadline);
+  s.transport.start_gather(Purpose::vote, s.verdict_from[State::at(s.rank)], s.verdict_from)
+      ->wait(deadline);
   s.assemble(step);
   s.times.exchange += watch.lap();
   return s.verdict;
 }
 
-Vote::Times Vote::times() const { return state_->times; }
+Vote::Times Vote::times() const {
+  return state_->times;
+}
 
 Vote::Cost Vote::cost() const {
   const State& s = *state_;

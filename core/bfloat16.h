@@ -1,4 +1,5 @@
-// The upper half of an IEEE fp32: 8 bits of exponent, 7 of fraction. Storage and matrix inputs only; arithmetic is fp32.
+// The upper half of an IEEE fp32: 8 bits of exponent, 7 of fraction. Storage and matrix inputs
+// only; arithmetic is fp32.
 #pragma once
 
 #include <bit>
@@ -10,8 +11,12 @@ struct bfloat16 {
   std::uint16_t bits;
 };
 
-inline float to_float(bfloat16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16); }
-inline float to_float(float x) { return x; }
+inline float to_float(bfloat16 x) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
+}
+inline float to_float(float x) {
+  return x;
+}
 
 // Round to nearest, ties to even; NaN stays NaN (quiet).
 inline bfloat16 to_bfloat16(float x) {
@@ -24,8 +29,12 @@ inline bfloat16 to_bfloat16(float x) {
 template <class T>
 inline T from_float(float x);
 template <>
-inline float from_float<float>(float x) { return x; }
+inline float from_float<float>(float x) {
+  return x;
+}
 template <>
-inline bfloat16 from_float<bfloat16>(float x) { return to_bfloat16(x); }
+inline bfloat16 from_float<bfloat16>(float x) {
+  return to_bfloat16(x);
+}
 
 }  // namespace ballot

@@ -15,9 +15,11 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 }  // namespace
 
 Buffer::Buffer(std::size_t size_bytes, Device device) : size_bytes_(size_bytes), device_(device) {
-  require(device.kind == Device::Kind::cpu, "buffer on {}: this build has only the CPU", to_string(device));
+  require(device.kind == Device::Kind::cpu, "buffer on {}: this build has only the CPU",
+          to_string(device));
   if (size_bytes == 0) return;
-  // Large buffers start on a huge page: the arena is streamed through every step and 4 KiB pages cost a tenth of it.
+  // Large buffers start on a huge page: the arena is streamed through every step and 4 KiB pages
+  // cost a tenth of it.
   const std::size_t alignment = size_bytes >= 2 * kHugePage ? kHugePage : kAlignment;
   const std::size_t rounded = (size_bytes + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, rounded);
@@ -39,6 +41,8 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  std::free(data_);
+}
 
 }  // namespace ballot

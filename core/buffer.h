@@ -1,6 +1,8 @@
-// Owns bytes on one device. Move-only; zeroed when made; aligned to 64 bytes (a cache line, an AVX-512 register).
+// Owns bytes on one device. Move-only; zeroed when made; aligned to 64 bytes (a cache line, an
+// AVX-512 register).
 //
-// Memory is taken when a run starts, not per step. Throws Unavailable, naming the size, when there is not enough.
+// Memory is taken when a run starts, not per step. Throws Unavailable, naming the size, when there
+// is not enough.
 #pragma once
 
 #include <cstddef>
@@ -23,9 +25,13 @@ class Buffer {
   Device device() const { return device_; }
   std::span<std::byte> bytes() const { return {data_, size_bytes_}; }
   template <class T>
-  T* as() const { return reinterpret_cast<T*>(data_); }
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
   template <class T>
-  std::span<T> span() const { return {as<T>(), size_bytes_ / sizeof(T)}; }
+  std::span<T> span() const {
+    return {as<T>(), size_bytes_ / sizeof(T)};
+  }
 
  private:
   std::byte* data_ = nullptr;

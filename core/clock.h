@@ -17,14 +17,19 @@ class Clock {
 // The machine's steady clock. Stateless; safe from any thread.
 const Clock& system_clock();
 
-// When a wait must end. A wait that passes its deadline throws Timeout and names whom it waited for.
+// When a wait must end. A wait that passes its deadline throws Timeout and names whom it waited
+// for.
 struct Deadline {
   TimePoint at = TimePoint::max();
-  static Deadline in(Duration duration, const Clock& clock = system_clock()) { return {clock.now() + duration}; }
+  static Deadline in(Duration duration, const Clock& clock = system_clock()) {
+    return {clock.now() + duration};
+  }
   bool passed(const Clock& clock = system_clock()) const { return clock.now() >= at; }
 };
 
-inline double seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+inline double seconds(Duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
 
 // Seconds since construction or the last lap(), for the time of a stage.
 class Stopwatch {

@@ -12,10 +12,12 @@ void throw_logic_error(const std::source_location& where, const std::string& mes
 }
 
 Failure describe_failure(const std::exception& failure) {
-  if (const auto* ours = dynamic_cast<const Error*>(&failure)) return {ours->what(), ours->exit_code()};
+  if (const auto* ours = dynamic_cast<const Error*>(&failure))
+    return {ours->what(), ours->exit_code()};
   if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&failure))
     return {file->what(), ExitCode::data};
-  if (dynamic_cast<const std::bad_alloc*>(&failure) != nullptr) return {"out of memory", ExitCode::configuration};
+  if (dynamic_cast<const std::bad_alloc*>(&failure) != nullptr)
+    return {"out of memory", ExitCode::configuration};
   return {fmt::format("internal error: {}", failure.what()), ExitCode::internal};
 }
 

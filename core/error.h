@@ -1,8 +1,9 @@
 // The two families of errors: the world failed (WorldError), or we are wrong (LogicError).
 //
-// A WorldError may be survived: a peer is lost, a file is damaged, a value in a file a user wrote is not what was
-// expected. A LogicError means that the program contradicts itself: stop. Messages name the thing, its value and
-// what was expected. Exceptions stop at three doors: main, the gRPC handler, a thread's end.
+// A WorldError may be survived: a peer is lost, a file is damaged, a value in a file a user wrote
+// is not what was expected. A LogicError means that the program contradicts itself: stop. Messages
+// name the thing, its value and what was expected. Exceptions stop at three doors: main, the gRPC
+// handler, a thread's end.
 #pragma once
 
 #include <fmt/format.h>
@@ -20,7 +21,7 @@ enum class ExitCode : int {
   internal = 1,       // a bug of ours: do not retry, report it
   configuration = 2,  // the command line or the run file: a retry cannot help
   data = 3,           // a model, data set or checkpoint: a retry cannot help
-  retry = 4,          // a peer, the network or a deadline: a retry from the last checkpoint can help
+  retry = 4,  // a peer, the network or a deadline: a retry from the last checkpoint can help
 };
 
 class Error : public std::runtime_error {
@@ -39,23 +40,25 @@ class WorldError : public Error {
 };
 
 // Each named error takes a format string and its arguments.
-#define BALLOT_DEFINE_ERROR(Name, Base, code)                         \
-  class Name : public Base {                                          \
-   public:                                                            \
-    template <class... Args>                                          \
-    explicit Name(fmt::format_string<Args...> format, Args&&... args) \
+#define BALLOT_DEFINE_ERROR(Name, Base, code)                             \
+  class Name : public Base {                                              \
+   public:                                                                \
+    template <class... Args>                                              \
+    explicit Name(fmt::format_string<Args...> format, Args&&... args)     \
         : Base(code, fmt::format(format, std::forward<Args>(args)...)) {} \
   }
 
-BALLOT_DEFINE_ERROR(ConfigError, WorldError, ExitCode::configuration);  // command line, run file, environment
-BALLOT_DEFINE_ERROR(Unavailable, WorldError, ExitCode::configuration);  // asked for and not there: never a fallback
-BALLOT_DEFINE_ERROR(DataError, WorldError, ExitCode::data);             // contents of a well-formed file
-BALLOT_DEFINE_ERROR(CorruptFile, WorldError, ExitCode::data);           // a file is not what its format says
-BALLOT_DEFINE_ERROR(FileError, WorldError, ExitCode::data);             // open, read, write, rename, fsync
-BALLOT_DEFINE_ERROR(TransportError, WorldError, ExitCode::retry);       // treat the transport as broken
-BALLOT_DEFINE_ERROR(PeerLost, WorldError, ExitCode::retry);             // names the peer
-BALLOT_DEFINE_ERROR(Timeout, WorldError, ExitCode::retry);              // names whom it waited for
-BALLOT_DEFINE_ERROR(ReplicasDiffer, WorldError, ExitCode::retry);       // names tensor and workers
+BALLOT_DEFINE_ERROR(ConfigError, WorldError,
+                    ExitCode::configuration);  // command line, run file, environment
+BALLOT_DEFINE_ERROR(Unavailable, WorldError,
+                    ExitCode::configuration);  // asked for and not there: never a fallback
+BALLOT_DEFINE_ERROR(DataError, WorldError, ExitCode::data);    // contents of a well-formed file
+BALLOT_DEFINE_ERROR(CorruptFile, WorldError, ExitCode::data);  // a file is not what its format says
+BALLOT_DEFINE_ERROR(FileError, WorldError, ExitCode::data);    // open, read, write, rename, fsync
+BALLOT_DEFINE_ERROR(TransportError, WorldError, ExitCode::retry);  // treat the transport as broken
+BALLOT_DEFINE_ERROR(PeerLost, WorldError, ExitCode::retry);        // names the peer
+BALLOT_DEFINE_ERROR(Timeout, WorldError, ExitCode::retry);         // names whom it waited for
+BALLOT_DEFINE_ERROR(ReplicasDiffer, WorldError, ExitCode::retry);  // names tensor and workers
 
 #undef BALLOT_DEFINE_ERROR
 
@@ -78,15 +81,16 @@ struct LocatedFormat {
 
 [[noreturn]] void throw_logic_error(const std::source_location& where, const std::string& message);
 
-// require(batch.length() == length, "batch of {} tokens, expected {}", ...): throws LogicError when false.
+// require(batch.length() == length, "batch of {} tokens, expected {}", ...): throws LogicError when
+// false.
 template <class... Args>
 void require(bool holds, LocatedFormat<std::type_identity_t<Args>...> what, Args&&... args) {
   if (!holds) [[unlikely]]
     throw_logic_error(what.where, fmt::format(what.format, std::forward<Args>(args)...));
 }
 
-// What a door says of an exception and with which code it leaves: our errors as they are, a file system's as data's,
-// anything else as an internal error.
+// What a door says of an exception and with which code it leaves: our errors as they are, a file
+// system's as data's, anything else as an internal error.
 struct Failure {
   std::string message;
   ExitCode exit_code;

@@ -1,8 +1,9 @@
 // Takes each gradient the moment it is final.
 //
-// The model calls ready() once per parameter, in backward order, on the last micro-batch; a tied table comes last. The
-// gradient stays valid until the next differentiate(). Called on the thread that runs differentiate(); must not block
-// on the network (the step pipeline only starts transfers).
+// The model calls ready() once per parameter, in backward order, on the last micro-batch; a tied
+// table comes last. The gradient stays valid until the next differentiate(). Called on the thread
+// that runs differentiate(); must not block on the network (the step pipeline only starts
+// transfers).
 #pragma once
 
 #include "core/parameter.h"  // Parameter

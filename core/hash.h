@@ -1,7 +1,8 @@
-// Counter-based random bits: a pure function of its arguments, the same on every machine and device.
+// Counter-based random bits: a pure function of its arguments, the same on every machine and
+// device.
 //
-// Three rounds of the 64-bit finalizer of SplitMix64 (Steele, Lea, Flood 2014), one argument absorbed per round. Used
-// for tie coins, zero coins and sample ids; not for secrets.
+// Three rounds of the 64-bit finalizer of SplitMix64 (Steele, Lea, Flood 2014), one argument
+// absorbed per round. Used for tie coins, zero coins and sample ids; not for secrets.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ constexpr std::uint64_t mix64(std::uint64_t x) {
 constexpr std::uint64_t hash64(std::uint64_t seed, std::uint64_t a, std::uint64_t b) {
   return mix64(mix64(mix64(seed) ^ a) ^ b);
 }
-constexpr std::uint64_t hash64(std::uint64_t seed, std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+constexpr std::uint64_t hash64(std::uint64_t seed, std::uint64_t a, std::uint64_t b,
+                               std::uint64_t c) {
   return mix64(hash64(seed, a, b) ^ c);
 }
 

@@ -1,6 +1,7 @@
 // The log: one line per event on standard error, with the worker's name before it.
 //
-// Safe from any thread. Levels: debug, info, warning, error. Numbers per step go to metrics.jsonl, not here.
+// Safe from any thread. Levels: debug, info, warning, error. Numbers per step go to metrics.jsonl,
+// not here.
 #pragma once
 
 #include <fmt/format.h>

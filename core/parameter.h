@@ -1,8 +1,8 @@
 // One trained tensor: its name, its kind, and where its value and gradient lie in the arena.
 //
-// A matrix (rows, cols) lies row by row, rows `row_stride` elements apart; row_stride is cols rounded up to 64 so that
-// blocks of a ballot never cross a row. Vectors are matrices of one row. Padding is zero in value and gradient for the
-// whole run, never votes, and is not counted in P.
+// A matrix (rows, cols) lies row by row, rows `row_stride` elements apart; row_stride is cols
+// rounded up to 64 so that blocks of a ballot never cross a row. Vectors are matrices of one row.
+// Padding is zero in value and gradient for the whole run, never votes, and is not counted in P.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct ParameterShape {
   ParameterKind kind;
   std::int64_t rows = 1;
   std::int64_t cols = 0;
-  bool tied = false;  // an embedding that is also the output head: complete last, and every row gets a gradient
+  bool tied = false;  // an embedding that is also the output head: complete last, and every row
+                      // gets a gradient
 };
 
 struct Parameter {
@@ -35,8 +36,8 @@ struct Parameter {
   Tensor gradient;              // (rows, cols) f32
   Tensor compute;               // (rows, cols) what products read: bf16 copy, or the master itself
 
-  std::int64_t count() const { return shape.rows * shape.cols; }          // real elements
-  std::int64_t extent() const { return shape.rows * row_stride; }         // with row padding
+  std::int64_t count() const { return shape.rows * shape.cols; }   // real elements
+  std::int64_t extent() const { return shape.rows * row_stride; }  // with row padding
 };
 
 }  // namespace ballot

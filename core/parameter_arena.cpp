@@ -6,20 +6,27 @@
 namespace ballot {
 namespace {
 
-BALLOT_VECTORIZED void round_range(const float* __restrict x, bfloat16* __restrict y, std::int64_t count) {
+BALLOT_VECTORIZED void round_range(const float* __restrict x, bfloat16* __restrict y,
+                                   std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) y[i] = to_bfloat16(x[i]);
 }
 
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 }  // namespace
 
 const char* to_string(ParameterKind kind) {
   switch (kind) {
-    case ParameterKind::hidden_matrix: return "hidden";
-    case ParameterKind::embedding: return "embedding";
-    case ParameterKind::head: return "head";
-    case ParameterKind::vector: return "vector";
+    case ParameterKind::hidden_matrix:
+      return "hidden";
+    case ParameterKind::embedding:
+      return "embedding";
+    case ParameterKind::head:
+      return "head";
+    case ParameterKind::vector:
+      return "vector";
   }
   return "?";
 }
@@ -27,7 +34,8 @@ const char* to_string(ParameterKind kind) {
 ParameterArena::ParameterArena(std::span<const ParameterShape> shapes, DType compute, Device device)
     : compute_(compute) {
   for (const ParameterShape& shape : shapes) {
-    require(shape.rows > 0 && shape.cols > 0, "parameter {} is ({}, {})", shape.name, shape.rows, shape.cols);
+    require(shape.rows > 0 && shape.cols > 0, "parameter {} is ({}, {})", shape.name, shape.rows,
+            shape.cols);
     require(find_or_null(shape.name) == nullptr, "parameter {} twice", shape.name);
     Parameter parameter;
     parameter.shape = shape;
@@ -42,8 +50,8 @@ ParameterArena::ParameterArena(std::span<const ParameterShape> shapes, DType com
   if (compute == DType::bf16) compute_values_ = Buffer(extent_ * sizeof(bfloat16), device);
   for (Parameter& p : parameters_) {
     const auto view = [&](const Buffer& buffer, DType type) {
-      return make_matrix(buffer.data() + p.offset * static_cast<std::int64_t>(size_bytes(type)), type, p.shape.rows,
-                         p.shape.cols, p.row_stride, device);
+      return make_matrix(buffer.data() + p.offset * static_cast<std::int64_t>(size_bytes(type)),
+                         type, p.shape.rows, p.shape.cols, p.row_stride, device);
     };
     p.value = view(values_, DType::f32);
     p.gradient = view(gradients_, DType::f32);

@@ -1,9 +1,11 @@
-// One allocation for all parameters of a model and one for their gradients, laid out before anything is read.
+// One allocation for all parameters of a model and one for their gradients, laid out before
+// anything is read.
 //
-// Parameters lie in the order given (models give backward order), each at a multiple of 512 elements, so a cache line
-// of ballot bits never belongs to two tensors. The index of an element in the arena names it everywhere: coins and
-// digests use it. With compute = bf16 a third array holds the rounded copy that products read; whoever changes a value
-// refreshes it. Readable by many threads, written by one.
+// Parameters lie in the order given (models give backward order), each at a multiple of 512
+// elements, so a cache line of ballot bits never belongs to two tensors. The index of an element in
+// the arena names it everywhere: coins and digests use it. With compute = bf16 a third array holds
+// the rounded copy that products read; whoever changes a value refreshes it. Readable by many
+// threads, written by one.
 #pragma once
 
 #include <span>
@@ -24,7 +26,7 @@ class ParameterArena {
   std::span<const Parameter> parameters() const { return parameters_; }
   const Parameter& find(const std::string& name) const;  // throws LogicError
   const Parameter* find_or_null(const std::string& name) const;
-  std::int64_t count() const;   // P: real elements of all parameters
+  std::int64_t count() const;                      // P: real elements of all parameters
   std::int64_t extent() const { return extent_; }  // with padding
   DType compute() const { return compute_; }
   Device device() const { return values_.device(); }

@@ -9,7 +9,9 @@
 
 namespace ballot {
 
-const char* to_string(DType type) { return type == DType::f32 ? "f32" : "bf16"; }
+const char* to_string(DType type) {
+  return type == DType::f32 ? "f32" : "bf16";
+}
 
 std::int64_t Tensor::count() const {
   std::int64_t product = 1;
@@ -35,7 +37,8 @@ Tensor Tensor::transposed() const {
 }
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
-  require(rank >= 1 && 0 <= begin && begin <= end && end <= extent[0], "rows {}..{} of {}", begin, end, describe());
+  require(rank >= 1 && 0 <= begin && begin <= end && end <= extent[0], "rows {}..{} of {}", begin,
+          end, describe());
   Tensor result = *this;
   result.data += begin * stride[0] * static_cast<std::int64_t>(size_bytes(type));
   result.extent[0] = end - begin;
@@ -63,7 +66,8 @@ bfloat16* Tensor::bf16() const {
   return reinterpret_cast<bfloat16*>(data);
 }
 
-Tensor make_tensor(void* data, DType type, std::initializer_list<std::int64_t> extents, Device device) {
+Tensor make_tensor(void* data, DType type, std::initializer_list<std::int64_t> extents,
+                   Device device) {
   require(extents.size() <= 4, "a tensor of {} dimensions, at most 4", extents.size());
   Tensor tensor;
   tensor.data = static_cast<std::byte*>(data);
@@ -80,8 +84,8 @@ Tensor make_tensor(void* data, DType type, std::initializer_list<std::int64_t> e
   return tensor;
 }
 
-Tensor make_matrix(void* data, DType type, std::int64_t rows, std::int64_t cols, std::int64_t row_stride,
-                   Device device) {
+Tensor make_matrix(void* data, DType type, std::int64_t rows, std::int64_t cols,
+                   std::int64_t row_stride, Device device) {
   Tensor tensor = make_tensor(data, type, {rows, cols}, device);
   tensor.stride[0] = row_stride;
   return tensor;

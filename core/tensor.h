@@ -1,7 +1,7 @@
 // A typed, shaped view of bytes that someone else owns. Copying a Tensor copies the view.
 //
-// Up to four dimensions, extents and strides in elements. A transposed view swaps strides and moves nothing, so a
-// matrix product needs no transposition flags.
+// Up to four dimensions, extents and strides in elements. A transposed view swaps strides and moves
+// nothing, so a matrix product needs no transposition flags.
 #pragma once
 
 #include <array>
@@ -18,7 +18,9 @@ namespace ballot {
 
 enum class DType : std::uint8_t { f32, bf16 };
 
-constexpr std::size_t size_bytes(DType type) { return type == DType::f32 ? 4 : 2; }
+constexpr std::size_t size_bytes(DType type) {
+  return type == DType::f32 ? 4 : 2;
+}
 const char* to_string(DType type);
 
 template <class T>
@@ -36,25 +38,28 @@ struct Tensor {
 
   std::int64_t count() const;  // product of the extents
   bool is_contiguous() const;
-  Tensor transposed() const;                                  // 2-D only
-  Tensor rows(std::int64_t begin, std::int64_t end) const;    // a range of the first dimension
+  Tensor transposed() const;                                // 2-D only
+  Tensor rows(std::int64_t begin, std::int64_t end) const;  // a range of the first dimension
   Tensor reshaped(std::initializer_list<std::int64_t> extents) const;  // contiguous only
-  std::string describe() const;                               // "f32 (8, 256, 512)"
+  std::string describe() const;                                        // "f32 (8, 256, 512)"
 
   // The elements; throws LogicError if the type is another.
   float* f32() const;
   bfloat16* bf16() const;
   template <class T>
   T* as() const {
-    if constexpr (kDType<T> == DType::f32) return reinterpret_cast<T*>(f32());
-    else return reinterpret_cast<T*>(bf16());
+    if constexpr (kDType<T> == DType::f32)
+      return reinterpret_cast<T*>(f32());
+    else
+      return reinterpret_cast<T*>(bf16());
   }
 };
 
-Tensor make_tensor(void* data, DType type, std::initializer_list<std::int64_t> extents, Device device = {});
-// A matrix whose rows are `row_stride` elements apart.
-Tensor make_matrix(void* data, DType type, std::int64_t rows, std::int64_t cols, std::int64_t row_stride,
+Tensor make_tensor(void* data, DType type, std::initializer_list<std::int64_t> extents,
                    Device device = {});
+// A matrix whose rows are `row_stride` elements apart.
+Tensor make_matrix(void* data, DType type, std::int64_t rows, std::int64_t cols,
+                   std::int64_t row_stride, Device device = {});
 
 // Owns a buffer and views all of it.
 class OwnedTensor {

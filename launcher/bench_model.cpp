@@ -35,7 +35,8 @@ LlamaConfig named_config(const std::string& name) {
   } else if (std::filesystem::exists(name + "/config.json")) {
     return read_model_config(name);
   } else {
-    throw ConfigError("--config {}: expected llama-28m, llama-2m or a folder with a config.json", name);
+    throw ConfigError("--config {}: expected llama-28m, llama-2m or a folder with a config.json",
+                      name);
   }
   config.head_size = config.hidden_size / config.heads;
   config.max_positions = 4096;
@@ -55,8 +56,10 @@ double measure_matmul(DType type, std::int64_t size) {
   for (const OwnedTensor* x : {&a, &b})
     for (std::int64_t i = 0; i < size * size; ++i) {
       const float value = static_cast<float>(static_cast<std::int32_t>(mix64(i)) * 0x1p-31);
-      if (type == DType::f32) x->view().f32()[i] = value;
-      else x->view().bf16()[i] = to_bfloat16(value);
+      if (type == DType::f32)
+        x->view().f32()[i] = value;
+      else
+        x->view().bf16()[i] = to_bfloat16(value);
     }
   std::vector<double> rates;
   for (int repeat = 0; repeat < 12; ++repeat) {
@@ -73,8 +76,8 @@ ModelBenchResult bench_model(const ModelBench& bench) {
   initialize_llama(config, arena, 1);
   arena.refresh_compute();
   const std::unique_ptr<Model> model = make_llama(config, arena);
-  const std::array<ParameterGroup, 4> groups =
-      preset_groups(bench.rule, bench.rule == "adamw" ? 0.001 : 0.002);  // a run file's presets: what a run does
+  const std::array<ParameterGroup, 4> groups = preset_groups(
+      bench.rule, bench.rule == "adamw" ? 0.001 : 0.002);  // a run file's presets: what a run does
   OptimizerState state(arena, groups);
   const auto transport = std::move(make_loopback(1).front());
   StepPipeline pipeline(arena, state, *transport, StepOptions{});
@@ -105,16 +108,17 @@ ModelBenchResult bench_model(const ModelBench& bench) {
     backward.push_back(model->times().backward);
   }
   if (!(result.loss_after < result.loss_before))
-    throw LogicError(fmt::format("bench model: the loss went from {} to {}; it must fall before it is timed",
-                                 result.loss_before, result.loss_after));
+    throw LogicError(
+        fmt::format("bench model: the loss went from {} to {}; it must fall before it is timed",
+                    result.loss_before, result.loss_after));
   const double tokens = static_cast<double>(bench.batch * bench.length);
   result.step_seconds = median(step);
   result.forward_seconds = median(forward);
   result.backward_seconds = median(backward);
   result.optimizer_seconds = result.step_seconds - result.forward_seconds - result.backward_seconds;
   result.tokens_per_second = tokens / result.step_seconds;
-  result.product_gflops =
-      tokens * model->flops_per_token(bench.length) / (result.forward_seconds + result.backward_seconds) / 1e9;
+  result.product_gflops = tokens * model->flops_per_token(bench.length) /
+                          (result.forward_seconds + result.backward_seconds) / 1e9;
   result.peak_gflops = measure_matmul(bench.compute, 1024);
   return result;
 }

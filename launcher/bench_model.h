@@ -1,4 +1,5 @@
-// `ballot bench model`: tokens per second of training, time per stage, and the share of the matmul peak of the same run.
+// `ballot bench model`: tokens per second of training, time per stage, and the share of the matmul
+// peak of the same run.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,10 @@
 namespace ballot {
 
 struct ModelBench {
-  std::string config = "llama-28m";  // a named shape, or a Hugging Face folder (its config.json only)
-  std::string rule = "adamw";        // adamw (what a PyTorch user compares with) or olion (votes as the only voter)
+  std::string config =
+      "llama-28m";  // a named shape, or a Hugging Face folder (its config.json only)
+  std::string rule =
+      "adamw";  // adamw (what a PyTorch user compares with) or olion (votes as the only voter)
   DType compute = DType::f32;
   std::int64_t batch = 8, length = 256;
   std::int64_t warmup_steps = 2, steps = 8;
@@ -20,8 +23,8 @@ struct ModelBenchResult {
   std::int64_t parameters = 0;
   double tokens_per_second = 0;  // by the median step
   double step_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
-  double product_gflops = 0;     // of forward and backward, while they ran
-  double peak_gflops = 0;        // 1024^3 in the same type, same threads, same run
+  double product_gflops = 0;               // of forward and backward, while they ran
+  double peak_gflops = 0;                  // 1024^3 in the same type, same threads, same run
   double loss_before = 0, loss_after = 0;  // it trains: the second is lower
 };
 

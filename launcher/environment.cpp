@@ -32,7 +32,8 @@ std::optional<int> read_number(const Lookup& environment, const char* name) {
   int value = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
   if (error != std::errc{} || end != text->data() + text->size() || value < 0)
-    throw ConfigError("{} = \"{}\" in the environment: expected a number of 0 or more", name, *text);
+    throw ConfigError("{} = \"{}\" in the environment: expected a number of 0 or more", name,
+                      *text);
   return value;
 }
 
@@ -47,25 +48,30 @@ WorkerPlace find_place(const Lookup& environment) {
   WorkerPlace place;
   const Source* believed = nullptr;
   for (const Source& source : kSources) {
-    const std::optional<int> rank = read_number(environment, source.rank), size = read_number(environment, source.size);
+    const std::optional<int> rank = read_number(environment, source.rank),
+                             size = read_number(environment, source.size);
     if (!rank && !size) continue;
     // sbatch sets SLURM_NTASKS in the batch script itself, where there is no task yet.
     if (source.rank == kSources[2].rank && (!rank || believed != nullptr)) continue;
     if (!rank || !size)
-      throw ConfigError("{} is set and {} is not: expected both or neither", rank ? source.rank : source.size,
-                        rank ? source.size : source.rank);
+      throw ConfigError("{} is set and {} is not: expected both or neither",
+                        rank ? source.rank : source.size, rank ? source.size : source.rank);
     if (*size < 1 || *rank >= *size)
-      throw ConfigError("{} = {} with {} = {}: expected a rank below the size", source.rank, *rank, source.size, *size);
+      throw ConfigError("{} = {} with {} = {}: expected a rank below the size", source.rank, *rank,
+                        source.size, *size);
     if (believed != nullptr && (*rank != place.rank || *size != place.size))
-      throw ConfigError("the environment contradicts itself: {} = {} of {} = {}, but {} = {} of {} = {}",
-                        believed->rank, place.rank, believed->size, place.size, source.rank, *rank, source.size, *size);
+      throw ConfigError(
+          "the environment contradicts itself: {} = {} of {} = {}, but {} = {} of {} = {}",
+          believed->rank, place.rank, believed->size, place.size, source.rank, *rank, source.size,
+          *size);
     if (believed == nullptr) {
       believed = &source;
       place.rank = *rank;
       place.size = *size;
       place.local_size = place.size;
     }
-    if (const auto local = read_number(environment, source.local_size)) place.local_size = std::max(1, *local);
+    if (const auto local = read_number(environment, source.local_size))
+      place.local_size = std::max(1, *local);
     if (&source == &kSources[1]) place.under_mpi = true;
   }
   return place;

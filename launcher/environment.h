@@ -12,8 +12,8 @@ namespace ballot {
 struct WorkerPlace {
   int rank = 0;
   int size = 1;
-  int local_size = 1;       // workers on this machine, for the default number of threads
-  bool under_mpi = false;   // mpirun started it: the transport is MPI
+  int local_size = 1;      // workers on this machine, for the default number of threads
+  bool under_mpi = false;  // mpirun started it: the transport is MPI
 };
 
 using Lookup = std::function<std::optional<std::string>(const char* name)>;
@@ -21,8 +21,9 @@ std::optional<std::string> process_environment(const char* name);
 
 WorkerPlace find_place(const Lookup& environment = process_environment);
 
-// The cores that this process may use, divided by the workers on its machine; at least 1. Where each worker is bound to
-// cores of its own (mpirun --map-by, srun --cpus-per-task), say so by OMP_NUM_THREADS or train.threads.
+// The cores that this process may use, divided by the workers on its machine; at least 1. Where
+// each worker is bound to cores of its own (mpirun --map-by, srun --cpus-per-task), say so by
+// OMP_NUM_THREADS or train.threads.
 int default_threads(int workers_here);
 // OMP_NUM_THREADS, which the launcher sets for its workers.
 std::optional<int> asked_threads(const Lookup& environment = process_environment);

@@ -33,7 +33,7 @@ int evaluate_file(const EvalFlags& flags) {
   const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(flags.model);
   const std::vector<std::int32_t> tokens = read_tokens(flags.data, *tokenizer);
   const EvaluationWindows windows(tokens, flags.sequence_length, 0, flags.data.path);
-  const Compute compute = flags.compute == "auto" ? Compute::automatic
+  const Compute compute = flags.compute == "auto"  ? Compute::automatic
                           : flags.compute == "f32" ? Compute::f32
                                                    : Compute::bf16;
   const ParameterArena arena(llama_parameter_shapes(config), resolve_compute(compute));
@@ -48,8 +48,8 @@ int evaluate_file(const EvalFlags& flags) {
                                            {"compute", to_string(arena.compute())}};
     fmt::print("{}\n", result.dump());
   } else {
-    fmt::print("loss {:.6f} nats per token over {} tokens (perplexity {:.3f})\n", loss.mean(), loss.tokens,
-               std::exp(loss.mean()));
+    fmt::print("loss {:.6f} nats per token over {} tokens (perplexity {:.3f})\n", loss.mean(),
+               loss.tokens, std::exp(loss.mean()));
   }
   return 0;
 }
@@ -58,12 +58,16 @@ int evaluate_file(const EvalFlags& flags) {
 
 void add_eval(CLI::App& app, Action& action) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* command = app.add_subcommand("eval", "mean loss of a model on a file, in nats per predicted token");
+  CLI::App* command =
+      app.add_subcommand("eval", "mean loss of a model on a file, in nats per predicted token");
   command->add_option("--model", flags->model, "Hugging Face folder")->required();
   command->add_option("--data", flags->data.path, "text, .jsonl or .bin")->required();
-  command->add_option("--seq-len", flags->sequence_length, "T, tokens of a window")->required()->check(
-      CLI::PositiveNumber);
-  command->add_option("--batch", flags->batch, "windows at once")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--seq-len", flags->sequence_length, "T, tokens of a window")
+      ->required()
+      ->check(CLI::PositiveNumber);
+  command->add_option("--batch", flags->batch, "windows at once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--compute", flags->compute, "type of products")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();

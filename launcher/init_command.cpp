@@ -27,9 +27,11 @@ int init(InitFlags flags) {
   if (std::filesystem::exists(flags.folder + "/config.json"))
     throw ConfigError("--out {}: there is a model in it already", flags.folder);
   if (config.hidden_size % config.heads != 0)
-    throw ConfigError("--hidden {} is not a multiple of --heads {}", config.hidden_size, config.heads);
+    throw ConfigError("--hidden {} is not a multiple of --heads {}", config.hidden_size,
+                      config.heads);
   if (config.key_value_heads == 0) config.key_value_heads = config.heads;
-  if (config.intermediate_size == 0) config.intermediate_size = (config.hidden_size * 8 / 3 + 63) / 64 * 64;
+  if (config.intermediate_size == 0)
+    config.intermediate_size = (config.hidden_size * 8 / 3 + 63) / 64 * 64;
   config.head_size = config.hidden_size / config.heads;
   config.vocabulary = 258;
   config.bos_token = 256;
@@ -57,14 +59,25 @@ void add_init(CLI::App& app, Action& action) {
   config.heads = 6;
   config.hidden_size = 192;
   config.max_positions = 1024;
-  CLI::App* command = app.add_subcommand("init", "a new Llama with random weights and a byte tokenizer");
+  CLI::App* command =
+      app.add_subcommand("init", "a new Llama with random weights and a byte tokenizer");
   command->add_option("--out", flags->folder, "folder to write")->required();
-  command->add_option("--hidden", config.hidden_size, "C")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--layers", config.layers, "L")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--heads", config.heads, "H")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--kv-heads", config.key_value_heads, "K; 0: as many as heads")->capture_default_str();
-  command->add_option("--intermediate", config.intermediate_size, "MLP width; 0: 8/3 C")->capture_default_str();
-  command->add_option("--max-positions", config.max_positions, "")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--hidden", config.hidden_size, "C")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--layers", config.layers, "L")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--heads", config.heads, "H")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--kv-heads", config.key_value_heads, "K; 0: as many as heads")
+      ->capture_default_str();
+  command->add_option("--intermediate", config.intermediate_size, "MLP width; 0: 8/3 C")
+      ->capture_default_str();
+  command->add_option("--max-positions", config.max_positions, "")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_flag("--tied", config.tied_head, "the embedding is also the output head");
   command->add_option("--seed", flags->seed, "")->capture_default_str();
   command->callback([&action, flags] { action = [flags] { return init(*flags); }; });

@@ -1,4 +1,5 @@
-// `ballot launch RUN.toml --workers N`: a job of N workers on this machine, checked before any of them starts.
+// `ballot launch RUN.toml --workers N`: a job of N workers on this machine, checked before any of
+// them starts.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -35,19 +36,24 @@ struct LaunchFlags {
 
 // What would fail on every worker fails here once, with one message.
 void check_before_start(const RunConfig& config, bool resume) {
-  if (!resume) require_unused_folder(config.output_folder);
+  if (!resume)
+    require_unused_folder(config.output_folder);
   else if (!has_checkpoints(config.output_folder))
-    throw ConfigError("--resume: {} holds no whole checkpoint", config.output_folder + "/checkpoints");
-  else require_same_run(config);
+    throw ConfigError("--resume: {} holds no whole checkpoint",
+                      config.output_folder + "/checkpoints");
+  else
+    require_same_run(config);
   const LlamaConfig llama = read_model_config(config.model_folder);
-  if (!resume) load_parameters(config.model_folder, ParameterArena(llama_parameter_shapes(llama), DType::f32));
+  if (!resume)
+    load_parameters(config.model_folder, ParameterArena(llama_parameter_shapes(llama), DType::f32));
   const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(config.model_folder);
   const std::vector<std::int32_t> tokens = read_tokens(config.train_data, *tokenizer);
   const Sampler sampler(tokens, config.sequence_length, config.seed, "data.train");
   std::vector<std::int32_t> held_out;
   if (!config.validation_data.path.empty()) {
     held_out = read_tokens(config.validation_data, *tokenizer);
-    const EvaluationWindows windows(held_out, config.sequence_length, config.validation_windows, "data.validation");
+    const EvaluationWindows windows(held_out, config.sequence_length, config.validation_windows,
+                                    "data.validation");
   }
   check_data(config, llama, tokens, held_out);
 }
@@ -58,7 +64,8 @@ int launch(const LaunchFlags& flags) {
   check_before_start(config, flags.resume);
   LocalJob job;
   job.command = {std::filesystem::read_symlink("/proc/self/exe").string(), "train", flags.run_file};
-  for (const std::string& setting : flags.settings) job.command.insert(job.command.end(), {"--set", setting});
+  for (const std::string& setting : flags.settings)
+    job.command.insert(job.command.end(), {"--set", setting});
   if (flags.resume) job.command.push_back("--resume");
   job.workers = flags.workers;
   job.threads_per_worker =
@@ -74,8 +81,11 @@ int launch(const LaunchFlags& flags) {
             ? fmt::format("the newest checkpoint is {}; go on from it with --resume",
                           std::filesystem::read_symlink(latest).string())
             : "there is no checkpoint yet";
-    if (result.lost) log_error("worker {} was lost to signal {}; {}", result.lost->rank, result.lost->signal, resume);
-    else log_error("the job ended with exit code {}; {}", result.exit_code, resume);
+    if (result.lost)
+      log_error("worker {} was lost to signal {}; {}", result.lost->rank, result.lost->signal,
+                resume);
+    else
+      log_error("the job ended with exit code {}; {}", result.exit_code, resume);
   }
   return result.exit_code;
 }
@@ -84,11 +94,16 @@ int launch(const LaunchFlags& flags) {
 
 void add_launch(CLI::App& app, Action& action) {
   auto flags = std::make_shared<LaunchFlags>();
-  CLI::App* command = app.add_subcommand("launch", "start a job of several workers on this machine");
+  CLI::App* command =
+      app.add_subcommand("launch", "start a job of several workers on this machine");
   command->add_option("run", flags->run_file, "the run file (TOML)")->required();
-  command->add_option("--workers", flags->workers, "number of workers")->required()->check(CLI::Range(1, 1024));
-  command->add_option("--set", flags->settings, "key=value, over the run file")->type_name("KEY=VALUE");
-  command->add_flag("--resume", flags->resume, "go on from the newest whole checkpoint of output.folder");
+  command->add_option("--workers", flags->workers, "number of workers")
+      ->required()
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--set", flags->settings, "key=value, over the run file")
+      ->type_name("KEY=VALUE");
+  command->add_flag("--resume", flags->resume,
+                    "go on from the newest whole checkpoint of output.folder");
   command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });
 }
 

@@ -204,6 +204,8 @@ JobResult RunningJob::run() {
   for (LineOutput& output : outputs_) output.finish();
 
   JobResult result{mpirun_->exit_code(), lost_};
+  // A worker gave up by itself (MPI_Abort), and mpirun killed the others before it said so: they are not the cause.
+  if (result.exit_code < 128) result.lost.reset();
   // mpirun gives the signal in its exit code, but does not always name the rank (4.1.4).
   if (!result.lost && first_unexplained_ && result.exit_code > 128)
     result.lost = LostRank{*first_unexplained_, result.exit_code - 128};
@@ -260,9 +262,7 @@ void RunningJob::see_ended_workers() {
 
 void RunningJob::read_mpirun(std::string_view line) {
   if (!lost_) lost_ = parse_lost_rank(std::string(line));
-  // A worker that gave up by itself: those that mpirun kills after it are not lost.
-  const bool aborted = line.find("MPI_ABORT was invoked") != std::string_view::npos;
-  if (lost_ || aborted || line.find("job has been aborted") != std::string_view::npos) await_end();
+  if (lost_ || line.find("job has been aborted") != std::string_view::npos) await_end();
 }
 
 void RunningJob::read_signals() {

@@ -1,4 +1,5 @@
-// The `ballot` command: reads the command line, runs one subcommand, and is the last door for exceptions.
+// The `ballot` command: reads the command line, runs one subcommand, and is the last door for
+// exceptions.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -12,8 +13,9 @@
 
 namespace {
 
-// libgomp reads its waiting policy when it is loaded. Its default spins between products, which is ruinous as soon as
-// workers share cores, so the process starts itself once more with the policy set.
+// libgomp reads its waiting policy when it is loaded. Its default spins between products, which is
+// ruinous as soon as workers share cores, so the process starts itself once more with the policy
+// set.
 void restart_with_passive_waiting(char** arguments) {
   if (std::getenv("OMP_WAIT_POLICY") != nullptr) return;
   setenv("OMP_WAIT_POLICY", "passive", 1);
@@ -27,7 +29,9 @@ int main(int count, char** arguments) {
   CLI::App app{"Ballot trains one model on many machines by one-bit majority vote."};
   app.set_version_flag("--version", std::string("ballot ") + ballot::version());
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 1 internal error, 2 configuration, 3 data, 4 a retry can help, 128 + n signal n.");
+  app.footer(
+      "Exit codes: 0 done, 1 internal error, 2 configuration, 3 data, 4 a retry can help, 128 + n "
+      "signal n.");
   ballot::Action action;
   ballot::add_train(app, action);
   ballot::add_launch(app, action);
@@ -40,7 +44,8 @@ int main(int count, char** arguments) {
     return action ? action() : 0;
   } catch (const CLI::ParseError& failure) {
     if (app.get_subcommands().empty())  // CLI11 says then only that one is required
-      for (const std::string& word : app.remaining()) fmt::print(stderr, "ballot: there is no command or flag {}\n", word);
+      for (const std::string& word : app.remaining())
+        fmt::print(stderr, "ballot: there is no command or flag {}\n", word);
     const int code = app.exit(failure);  // prints the help or what was wrong
     return code == 0 ? 0 : static_cast<int>(ballot::ExitCode::configuration);
   } catch (const std::exception& failure) {

@@ -39,12 +39,15 @@ int run_worker(const TrainFlags& flags) {
   const WorkerPlace place = find_place();
   if (place.size > 1) set_log_name(fmt::format("worker {}", place.rank));
   if (place.size > 1 && !place.under_mpi)
-    throw Unavailable("this worker is {} of {}, but was not started by mpirun; MPI is the only transport between "
-                      "processes so far: use `ballot launch` or mpirun", place.rank, place.size);
+    throw Unavailable(
+        "this worker is {} of {}, but was not started by mpirun; MPI is the only transport between "
+        "processes so far: use `ballot launch` or mpirun",
+        place.rank, place.size);
   RunConfig config = read_run_config(flags.run_file, flags.settings);
-  if (config.threads == 0) config.threads = asked_threads().value_or(default_threads(place.local_size));
-  // A first signal asks all workers to finish the step, save and leave; SIGUSR1 is what the launcher can send through
-  // mpirun, which would follow a SIGTERM with a SIGKILL one second later.
+  if (config.threads == 0)
+    config.threads = asked_threads().value_or(default_threads(place.local_size));
+  // A first signal asks all workers to finish the step, save and leave; SIGUSR1 is what the
+  // launcher can send through mpirun, which would follow a SIGTERM with a SIGKILL one second later.
   for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) std::signal(signal, ask_to_stop);
   TrainingHooks hooks;
   hooks.resume = flags.resume;
@@ -56,7 +59,8 @@ int run_worker(const TrainFlags& flags) {
     try {
       result = train(config, *world, hooks);
     } catch (const std::exception& failure) {
-      // The other workers wait for this one: end the job rather than let them run into their deadlines.
+      // The other workers wait for this one: end the job rather than let them run into their
+      // deadlines.
       const Failure described = describe_failure(failure);
       log_error("{}", described.message);
       session.abort(static_cast<int>(described.exit_code));
@@ -71,10 +75,13 @@ int run_worker(const TrainFlags& flags) {
 
 void add_train(CLI::App& app, Action& action) {
   auto flags = std::make_shared<TrainFlags>();
-  CLI::App* command = app.add_subcommand("train", "train as one worker (alone, or one of mpirun's)");
+  CLI::App* command =
+      app.add_subcommand("train", "train as one worker (alone, or one of mpirun's)");
   command->add_option("run", flags->run_file, "the run file (TOML)")->required();
-  command->add_option("--set", flags->settings, "key=value, over the run file")->type_name("KEY=VALUE");
-  command->add_flag("--resume", flags->resume, "go on from the newest whole checkpoint of output.folder");
+  command->add_option("--set", flags->settings, "key=value, over the run file")
+      ->type_name("KEY=VALUE");
+  command->add_flag("--resume", flags->resume,
+                    "go on from the newest whole checkpoint of output.folder");
   command->footer("Keys of the run file, with their defaults:\n\n" + run_config_reference());
   command->callback([&action, flags] { action = [flags] { return run_worker(*flags); }; });
 }

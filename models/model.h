@@ -1,7 +1,7 @@
 // What the runtime asks of any model: parameters by name, a batch to a loss and its gradient.
 //
-// A model is told its shapes first (parameter_shapes, no memory), then built over an arena laid out by the runtime. It
-// knows neither optimizers nor ballots. Not thread-safe: one caller at a time.
+// A model is told its shapes first (parameter_shapes, no memory), then built over an arena laid out
+// by the runtime. It knows neither optimizers nor ballots. Not thread-safe: one caller at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@
 
 namespace ballot {
 
-inline constexpr std::int32_t kNoTarget = -1;  // a position that predicts nothing: padding, masked prompt
+inline constexpr std::int32_t kNoTarget =
+    -1;  // a position that predicts nothing: padding, masked prompt
 
 // (B, T) tokens and what each position must predict; both row by row.
 struct TokenBatch {
@@ -37,8 +38,9 @@ class Model {
  public:
   virtual ~Model() = default;
 
-  // Sets every gradient to that of the mean loss over all counted positions of all micro-batches (fp32, accumulated in
-  // order), and reports each to `sink` when it is final. Tokens outside the vocabulary throw DataError.
+  // Sets every gradient to that of the mean loss over all counted positions of all micro-batches
+  // (fp32, accumulated in order), and reports each to `sink` when it is final. Tokens outside the
+  // vocabulary throw DataError.
   virtual Loss differentiate(std::span<const TokenBatch> micro_batches, GradientSink& sink) = 0;
 
   // The loss alone; changes nothing that is trained.
@@ -47,7 +49,8 @@ class Model {
   // (B * T, V) f32, valid until the next call.
   virtual Tensor logits(const TokenBatch& batch) = 0;
 
-  // Seconds spent in forward and in backward by the last differentiate(); the sink's own time is left out.
+  // Seconds spent in forward and in backward by the last differentiate(); the sink's own time is
+  // left out.
   struct Times {
     double forward = 0;
     double backward = 0;
@@ -55,7 +58,8 @@ class Model {
   virtual Times times() const = 0;
 
   virtual std::int64_t vocabulary() const = 0;
-  // Floating-point operations of one token's forward and backward at sequence length T (products only).
+  // Floating-point operations of one token's forward and backward at sequence length T (products
+  // only).
   virtual double flops_per_token(std::int64_t length) const = 0;
 };
 

@@ -1,10 +1,12 @@
-// The safetensors container: an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
+// The safetensors container: an 8-byte little-endian header length, a JSON header, then the
+// tensors' bytes.
 //
-// Untrusted input: checked in this order before any byte is used. At least 8 bytes; header length at most 100,000,000
-// and inside the file; UTF-8; a JSON object without duplicate keys; names, types, shapes; offsets contiguous from 0
-// without holes or overlap; shape product times element size, overflow-checked, equal to each extent; the last offset
-// equal to the end of the file. Anything else is CorruptFile with the file, the value and what was expected.
-// Format: https://github.com/huggingface/safetensors
+// Untrusted input: checked in this order before any byte is used. At least 8 bytes; header length
+// at most 100,000,000 and inside the file; UTF-8; a JSON object without duplicate keys; names,
+// types, shapes; offsets contiguous from 0 without holes or overlap; shape product times element
+// size, overflow-checked, equal to each extent; the last offset equal to the end of the file.
+// Anything else is CorruptFile with the file, the value and what was expected. Format:
+// https://github.com/huggingface/safetensors
 #pragma once
 
 #include <cstdint>
@@ -30,8 +32,9 @@ struct StoredTensor {
   std::int64_t count() const;
 };
 
-// Maps a file and keeps it mapped. Movable; readable from any thread. The file must not shrink while it is mapped
-// (SIGBUS): whoever replaces one does so by rename. Tensors may lie at any address: copy, do not cast.
+// Maps a file and keeps it mapped. Movable; readable from any thread. The file must not shrink
+// while it is mapped (SIGBUS): whoever replaces one does so by rename. Tensors may lie at any
+// address: copy, do not cast.
 class SafetensorsReader {
  public:
   explicit SafetensorsReader(const std::string& path);
@@ -40,9 +43,10 @@ class SafetensorsReader {
   SafetensorsReader(SafetensorsReader&&) noexcept;
   ~SafetensorsReader();
 
-  const std::vector<StoredTensor>& tensors() const;          // in file order
-  const StoredTensor* find(const std::string& name) const;   // nullptr when absent
-  const StoredTensor& get(const std::string& name) const;    // DataError naming file and tensor when absent
+  const std::vector<StoredTensor>& tensors() const;         // in file order
+  const StoredTensor* find(const std::string& name) const;  // nullptr when absent
+  const StoredTensor& get(
+      const std::string& name) const;  // DataError naming file and tensor when absent
   const std::map<std::string, std::string>& metadata() const;
   const std::string& path() const;
 
@@ -59,7 +63,8 @@ struct TensorToStore {
   std::span<const std::byte> bytes;
 };
 
-// The file's layout, told first; then the tensors' bytes, streamed in that order in pieces of any size.
+// The file's layout, told first; then the tensors' bytes, streamed in that order in pieces of any
+// size.
 struct TensorLayout {
   std::string name;
   StoredType type;
@@ -77,7 +82,8 @@ class SafetensorsWriter {
   std::uint64_t end_ = 0;  // the file's size when it is whole
 };
 
-// Writes the file and fsyncs it (not its folder). Tensors in the order given; header padded to 8 bytes with spaces.
+// Writes the file and fsyncs it (not its folder). Tensors in the order given; header padded to 8
+// bytes with spaces.
 void write_safetensors(const std::string& path, std::span<const TensorToStore> tensors,
                        const std::map<std::string, std::string>& metadata);
 

@@ -1,10 +1,11 @@
 // Newton-Schulz iteration towards the orthogonal factor of a matrix (Muon's quintic, Jordan 2024).
 //
 //   X = G / (||G||_F + 1e-7); transposed if rows > cols
-//   repeat: A = X X^T;  B = b A + c A A;  X = a X + B X        (a, b, c) = (3.4445, -4.7750, 2.0315)
+//   repeat: A = X X^T;  B = b A + c A A;  X = a X + B X        (a, b, c) = (3.4445,
+//   -4.7750, 2.0315)
 //
-// Products in f32 or bf16 (then X, A, B are bf16). Scratch is made once for the largest matrix. One thread at a time
-// (it uses the calling thread's team).
+// Products in f32 or bf16 (then X, A, B are bf16). Scratch is made once for the largest matrix. One
+// thread at a time (it uses the calling thread's team).
 #pragma once
 
 #include <cstdint>

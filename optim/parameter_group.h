@@ -1,7 +1,7 @@
 // A parameter group: which parameters follow which rule, at which rate, over which wire.
 //
-// Rules and defaults with their sources: docs/optimizers.md. Sign rules (olion, lion, signum) may vote or run on a mean
-// gradient; dense rules (muon, adamw, sgd) need a mean.
+// Rules and defaults with their sources: docs/optimizers.md. Sign rules (olion, lion, signum) may
+// vote or run on a mean gradient; dense rules (muon, adamw, sgd) need a mean.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct ParameterGroup {
   std::string name;  // "hidden", "embedding", "head", "vector"
   Rule rule = Rule::olion;
   Reduce reduce = Reduce::vote;
-  double rate = 0;           // peak; the schedule multiplies it
-  double weight_decay = 0;   // decoupled: W <- W - (rate * weight_decay) W
+  double rate = 0;          // peak; the schedule multiplies it
+  double weight_decay = 0;  // decoupled: W <- W - (rate * weight_decay) W
   double beta1 = 0.95;
   double beta2 = 0.98;
   double epsilon = 1e-8;      // adamw
@@ -34,12 +34,14 @@ struct ParameterGroup {
   int newton_schulz_steps = 5;
   DType newton_schulz_type = DType::f32;
   DType momentum_type = DType::f32;
-  double abstain_below = 0;   // of the tensor's RMS; votes only
+  double abstain_below = 0;                            // of the tensor's RMS; votes only
   EmbeddingRows embedding_rows = EmbeddingRows::seen;  // untied embeddings under a vote
-  double clip_norm = 1.0;     // each contribution to a mean is clipped to this norm per tensor; 0 = never
+  double clip_norm =
+      1.0;  // each contribution to a mean is clipped to this norm per tensor; 0 = never
 };
 
-// The group's defaults for a rule: betas, constants. olion .95/.98; lion .95/.98 (language models); adamw .9/.95.
+// The group's defaults for a rule: betas, constants. olion .95/.98; lion .95/.98 (language models);
+// adamw .9/.95.
 ParameterGroup default_group(Rule rule);
 
 // W <- (W - decay W) - step * direction; both factors once per step in double, rounded to fp32.
@@ -47,8 +49,9 @@ struct RateFactors {
   float decay = 0;
   float step = 0;
 };
-// step = rate x 0.2 for olion, rate for lion, signum and sgd, rate x 0.2 sqrt(max(m, n)) for muon (Moonlight), rate for adamw
-// (bias corrections apart). `factor` is the schedule's.
-RateFactors rate_factors(const ParameterGroup& group, double factor, std::int64_t rows, std::int64_t cols);
+// step = rate x 0.2 for olion, rate for lion, signum and sgd, rate x 0.2 sqrt(max(m, n)) for muon
+// (Moonlight), rate for adamw (bias corrections apart). `factor` is the schedule's.
+RateFactors rate_factors(const ParameterGroup& group, double factor, std::int64_t rows,
+                         std::int64_t cols);
 
 }  // namespace ballot

@@ -1,8 +1,11 @@
-// What every replica computes redundantly, to the same bits on every machine: applying a verdict, AdamW, dense steps.
+// What every replica computes redundantly, to the same bits on every machine: applying a verdict,
+// AdamW, dense steps.
 //
-// Fixed order, no fused multiply-add (-ffp-contract=off for replicated_update.cpp), IEEE square root and division, no
-// libm in an element loop. With decay = 0 an element that takes no step keeps its bits, -0 too. Every pass also refreshes what products read (bf16) and adds up the parameter's digest:
-// the sum over its real elements of a hash of (bits, arena index), mod 2^64, so order does not matter. Any team size.
+// Fixed order, no fused multiply-add (-ffp-contract=off for replicated_update.cpp), IEEE square
+// root and division, no libm in an element loop. With decay = 0 an element that takes no step keeps
+// its bits, -0 too. Every pass also refreshes what products read (bf16) and adds up the parameter's
+// digest: the sum over its real elements of a hash of (bits, arena index), mod 2^64, so order does
+// not matter. Any team size.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +16,21 @@
 
 namespace ballot {
 
-// W <- (W - decay W) - step * (+1 or -1), or without the step where the verdict holds. Returns the digest.
-std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment, RateFactors factors,
-                            const Parameter& parameter);
+// W <- (W - decay W) - step * (+1 or -1), or without the step where the verdict holds. Returns the
+// digest.
+std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment,
+                            RateFactors factors, const Parameter& parameter);
 
 // W <- (W - decay W) - step * direction.  (muon, sgd)
-std::uint64_t apply_direction(const Tensor& direction, RateFactors factors, const Parameter& parameter);
+std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
+                              const Parameter& parameter);
 
 // m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;
-// W <- (W - decay W) - (step / (1-b1^t)) * m / (sqrt(v) / sqrt(1-b2^t) + eps)      (Loshchilov, Hutter 2019)
-// `gradient`, `first` and `second` f32 shaped as the parameter; `count` = t, from 1.
+// W <- (W - decay W) - (step / (1-b1^t)) * m / (sqrt(v) / sqrt(1-b2^t) + eps)      (Loshchilov,
+// Hutter 2019) `gradient`, `first` and `second` f32 shaped as the parameter; `count` = t, from 1.
 std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient, std::int64_t count,
-                          RateFactors factors, const Tensor& first, const Tensor& second, const Parameter& parameter);
+                          RateFactors factors, const Tensor& first, const Tensor& second,
+                          const Parameter& parameter);
 
 // Only decay and digest (no contribution this step), or only the digest with decay = 0.
 std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter);

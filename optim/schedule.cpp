@@ -10,9 +10,10 @@
 namespace ballot {
 namespace {
 
-// cos(pi x) for x in [0, 1], by Taylor series within pi/4 of a zero or an extremum. Every replica computes the factor,
-// and libm's cosine may differ in its last bit from one processor to another; sums and products in this order do not
-// (this file is compiled without contraction). Off by at most 2e-16.
+// cos(pi x) for x in [0, 1], by Taylor series within pi/4 of a zero or an extremum. Every replica
+// computes the factor, and libm's cosine may differ in its last bit from one processor to another;
+// sums and products in this order do not (this file is compiled without contraction). Off by at
+// most 2e-16.
 double cosine_of_pi(double x) {
   if (x > 0.5) return -cosine_of_pi(1.0 - x);
   const bool near_zero = x > 0.25;  // of the cosine: take the sine of what is left
@@ -42,8 +43,7 @@ double Schedule::factor(std::int64_t step) const {
     case Shape::linear:
       return warmup * (1.0 - (1.0 - final_factor) * (at / length));
     case Shape::cosine:
-      return warmup * (final_factor +
-                       (1.0 - final_factor) / 2 * (1.0 + cosine_of_pi(at / length)));
+      return warmup * (final_factor + (1.0 - final_factor) / 2 * (1.0 + cosine_of_pi(at / length)));
   }
   return warmup;
 }

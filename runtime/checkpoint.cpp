@@ -26,14 +26,17 @@ using Json = nlohmann::ordered_json;
 constexpr int kFormat = 1;
 const char* const kManifest = "trainer/manifest.json";
 
-StoredType stored_type(DType type) { return type == DType::f32 ? StoredType::f32 : StoredType::bf16; }
+StoredType stored_type(DType type) {
+  return type == DType::f32 ? StoredType::f32 : StoredType::bf16;
+}
 
 std::string digest_of(const std::string& path) {
   const MappedFile file(path);
   return fmt::format("{:016x}", XXH3_64bits(file.bytes().data(), file.bytes().size()));
 }
 
-// Collects a matrix without its padding columns, so that a checkpoint does not depend on the arena's layout.
+// Collects a matrix without its padding columns, so that a checkpoint does not depend on the
+// arena's layout.
 class StateWriter {
  public:
   void add(const std::string& name, const Parameter& parameter, const Tensor& owned) {
@@ -43,7 +46,8 @@ class StateWriter {
     if (parameter.row_stride != cols) {
       std::vector<std::byte> packed(rows * cols * element);
       for (std::int64_t r = 0; r < rows; ++r)
-        std::memcpy(packed.data() + r * cols * element, owned.data + r * parameter.row_stride * element, cols * element);
+        std::memcpy(packed.data() + r * cols * element,
+                    owned.data + r * parameter.row_stride * element, cols * element);
       packed_.push_back(std::move(packed));
       bytes = packed_.back();
     }
@@ -62,13 +66,14 @@ void read_state(const SafetensorsReader& file, const std::string& name, const Pa
                 const Tensor& owned) {
   const StoredTensor& stored = file.get(name);
   const std::int64_t rows = parameter.shape.rows, cols = parameter.shape.cols;
-  if (stored.type != stored_type(owned.type) || stored.shape != std::vector<std::int64_t>{rows, cols})
-    throw DataError("{}: {} is {} of {} elements, expected {} ({}, {})", file.path(), name, to_string(stored.type),
-                    stored.count(), to_string(owned.type), rows, cols);
+  if (stored.type != stored_type(owned.type) ||
+      stored.shape != std::vector<std::int64_t>{rows, cols})
+    throw DataError("{}: {} is {} of {} elements, expected {} ({}, {})", file.path(), name,
+                    to_string(stored.type), stored.count(), to_string(owned.type), rows, cols);
   const std::size_t element = size_bytes(owned.type);
   for (std::int64_t r = 0; r < rows; ++r)
-    std::memcpy(owned.data + r * parameter.row_stride * element, stored.bytes.data() + r * cols * element,
-                cols * element);
+    std::memcpy(owned.data + r * parameter.row_stride * element,
+                stored.bytes.data() + r * cols * element, cols * element);
 }
 
 void write_voter(const std::string& path, const OptimizerState& state) {
@@ -133,15 +138,18 @@ void write_manifest(const std::string& folder) {
     files.push_back({{"path", name},
                      {"size", static_cast<std::int64_t>(fs::file_size(folder + "/" + name))},
                      {"xxh3", digest_of(folder + "/" + name)}});
-  write_file_synced(folder + "/" + kManifest, Json{{"format", kFormat}, {"files", files}}.dump(1) + "\n");
+  write_file_synced(folder + "/" + kManifest,
+                    Json{{"format", kFormat}, {"files", files}}.dump(1) + "\n");
 }
 
-// The step in "step-00000150"; -1 for any other name (somebody's copy is not ours to read or delete).
+// The step in "step-00000150"; -1 for any other name (somebody's copy is not ours to read or
+// delete).
 std::int64_t step_of(const std::string& path) {
   const std::string name = fs::path(path).filename().string();
   const std::string digits = name.starts_with("step-") ? name.substr(5) : "";
   const bool valid = digits.size() >= 8 && digits.size() <= 18 &&
-                     std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+                     std::all_of(digits.begin(), digits.end(),
+                                 [](unsigned char c) { return std::isdigit(c) != 0; });
   return valid ? std::stoll(digits) : -1;
 }
 
@@ -153,7 +161,8 @@ std::vector<std::string> list_checkpoints(const std::string& run_folder) {
   for (const auto& entry : fs::directory_iterator(folder))
     if (entry.is_directory() && !entry.is_symlink() && step_of(entry.path().string()) >= 0)
       paths.push_back(entry.path().string());
-  std::sort(paths.begin(), paths.end(), [](const auto& a, const auto& b) { return step_of(a) > step_of(b); });
+  std::sort(paths.begin(), paths.end(),
+            [](const auto& a, const auto& b) { return step_of(a) > step_of(b); });
   return paths;
 }
 
@@ -173,7 +182,8 @@ void together(const char* what, Transport& transport, Duration patience, const W
     work();
   } catch (const std::exception& error) {
     failure = std::current_exception();
-    log_error("cannot {}: {}", what, error.what());  // now: the others may be gone before this can be thrown
+    log_error("cannot {}: {}", what,
+              error.what());  // now: the others may be gone before this can be thrown
   }
   const std::vector<std::int32_t> failed =
       gather_values<std::int32_t>(failure != nullptr, transport, Deadline::in(patience));
@@ -185,8 +195,9 @@ void together(const char* what, Transport& transport, Duration patience, const W
 }  // namespace
 
 std::string save_checkpoint(const std::string& run_folder, const std::string& side_files_from,
-                            const TrainingState& training, const ParameterArena& arena, const OptimizerState& state,
-                            std::int64_t keep, Transport& transport, Duration patience) {
+                            const TrainingState& training, const ParameterArena& arena,
+                            const OptimizerState& state, std::int64_t keep, Transport& transport,
+                            Duration patience) {
   const std::string folder = run_folder + "/checkpoints";
   const std::string name = fmt::format("step-{:08}", training.step);
   const std::string temporary = folder + "/." + name + ".partial", path = folder + "/" + name;
@@ -221,19 +232,23 @@ std::string save_checkpoint(const std::string& run_folder, const std::string& si
   return path;
 }
 
-bool has_checkpoints(const std::string& run_folder) { return !list_checkpoints(run_folder).empty(); }
+bool has_checkpoints(const std::string& run_folder) {
+  return !list_checkpoints(run_folder).empty();
+}
 
 void verify_checkpoint(const std::string& path) {
   const std::string manifest_path = path + "/" + kManifest;
   const Json manifest = parse_json(manifest_path);
   const auto format = field<std::int64_t>(manifest, "format", manifest_path);
-  if (format != kFormat) throw CorruptFile("{} is of format {}, expected {}", manifest_path, format, kFormat);
+  if (format != kFormat)
+    throw CorruptFile("{} is of format {}, expected {}", manifest_path, format, kFormat);
   for (const Json& file : field<Json>(manifest, "files", manifest_path)) {
     const auto name = field<std::string>(file, "path", manifest_path);
     const auto size = field<std::int64_t>(file, "size", manifest_path);
     const auto digest = field<std::string>(file, "xxh3", manifest_path);
     const fs::path relative(name);
-    if (relative.is_absolute() || std::find(relative.begin(), relative.end(), "..") != relative.end())
+    if (relative.is_absolute() ||
+        std::find(relative.begin(), relative.end(), "..") != relative.end())
       throw CorruptFile("{} names a file outside its folder: {}", manifest_path, name);
     const std::string full = path + "/" + name;
     std::error_code error;
@@ -242,11 +257,13 @@ void verify_checkpoint(const std::string& path) {
     if (static_cast<std::int64_t>(found) != size)
       throw CorruptFile("{} has {} bytes, its manifest says {}", full, found, size);
     const std::string computed = digest_of(full);
-    if (computed != digest) throw CorruptFile("{} has digest {}, its manifest says {}", full, computed, digest);
+    if (computed != digest)
+      throw CorruptFile("{} has digest {}, its manifest says {}", full, computed, digest);
   }
 }
 
-std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport, Duration patience) {
+std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport,
+                                           Duration patience) {
   std::int64_t chosen = -1;
   const std::vector<std::string> all = list_checkpoints(run_folder);
   if (transport.rank() == 0)
@@ -265,7 +282,8 @@ std::optional<std::string> find_checkpoint(const std::string& run_folder, Transp
   return fmt::format("{}/checkpoints/step-{:08}", run_folder, chosen);
 }
 
-TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena, OptimizerState& state, int voter) {
+TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena,
+                              OptimizerState& state, int voter) {
   const std::string state_path = path + "/trainer/state.json";
   const Json json = parse_json(state_path);
   TrainingState training;
@@ -276,12 +294,14 @@ TrainingState load_checkpoint(const std::string& path, const ParameterArena& are
   training.threads = field<std::int64_t>(json, "threads", state_path);
   training.processor = field<std::string>(json, "processor", state_path);
   training.compute = field<std::string>(json, "compute", state_path);
-  training.digest = std::strtoull(field<std::string>(json, "digest", state_path).c_str(), nullptr, 16);
+  training.digest =
+      std::strtoull(field<std::string>(json, "digest", state_path).c_str(), nullptr, 16);
   if (training.step < 0 || training.sample_counter < 0 || training.workers < 1)
     throw CorruptFile("{}: step {}, sample_counter {}, workers {}", state_path, training.step,
                       training.sample_counter, training.workers);
   load_parameters(path, arena);
-  const SafetensorsReader mine(fmt::format("{}/trainer/voter-{}.safetensors", path, voter % training.workers));
+  const SafetensorsReader mine(
+      fmt::format("{}/trainer/voter-{}.safetensors", path, voter % training.workers));
   const SafetensorsReader replicated(path + "/trainer/replicated.safetensors");
   for (ParameterState& s : state.states()) {
     const std::string& name = s.parameter->shape.name;
@@ -289,10 +309,12 @@ TrainingState load_checkpoint(const std::string& path, const ParameterArena& are
     if (s.second.view().data == nullptr) continue;
     read_state(replicated, "second." + name, *s.parameter, s.second);
     const auto count = replicated.metadata().find("count." + name);
-    if (count == replicated.metadata().end()) throw CorruptFile("{} has no count of {}", replicated.path(), name);
+    if (count == replicated.metadata().end())
+      throw CorruptFile("{} has no count of {}", replicated.path(), name);
     s.count = std::strtoll(count->second.c_str(), nullptr, 10);
     if (s.count < 0 || s.count > training.step)
-      throw CorruptFile("{}: {} has {} updates after {} steps", replicated.path(), name, s.count, training.step);
+      throw CorruptFile("{}: {} has {} updates after {} steps", replicated.path(), name, s.count,
+                        training.step);
   }
   return training;
 }

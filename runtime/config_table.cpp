@@ -12,13 +12,17 @@
 namespace ballot {
 namespace {
 
-const toml::node& as_node(const void* node) { return *static_cast<const toml::node*>(node); }
+const toml::node& as_node(const void* node) {
+  return *static_cast<const toml::node*>(node);
+}
 
 std::string text_of(const toml::node& node) {
   std::ostringstream out;
   node.visit([&](const auto& typed) {
-    if constexpr (toml::is_value<decltype(typed)>) out << toml::node_view<const toml::node>(&typed);
-    else out << (typed.is_table() ? "a table" : "an array");
+    if constexpr (toml::is_value<decltype(typed)>)
+      out << toml::node_view<const toml::node>(&typed);
+    else
+      out << (typed.is_table() ? "a table" : "an array");
   });
   return out.str();
 }
@@ -31,7 +35,8 @@ std::string quoted(const std::string& text) {
 
 std::string show_double(double value) {
   std::string text = fmt::format("{}", value);
-  if (text.find_first_of(".en") == std::string::npos) text += ".0";  // TOML: a number without a point is an integer
+  if (text.find_first_of(".en") == std::string::npos)
+    text += ".0";  // TOML: a number without a point is an integer
   return text;
 }
 
@@ -56,9 +61,11 @@ struct Given {
   std::string where;  // "run.toml:12" or "--set"
 };
 
-void flatten(const toml::table& table, const std::string& prefix, const std::string& path, std::vector<Given>& given) {
+void flatten(const toml::table& table, const std::string& prefix, const std::string& path,
+             std::vector<Given>& given) {
   for (const auto& [name, node] : table) {
-    const std::string key = prefix.empty() ? std::string(name.str()) : prefix + "." + std::string(name.str());
+    const std::string key =
+        prefix.empty() ? std::string(name.str()) : prefix + "." + std::string(name.str());
     if (const toml::table* inner = node.as_table()) {
       flatten(*inner, key, path, given);
       continue;
@@ -80,8 +87,8 @@ void ConfigTable::add(const std::string& key, std::string& value, const std::str
                       [&value] { return quoted(value); }});
 }
 
-void ConfigTable::add(const std::string& key, std::int64_t& value, const std::string& help, std::int64_t least,
-                      std::int64_t most) {
+void ConfigTable::add(const std::string& key, std::int64_t& value, const std::string& help,
+                      std::int64_t least, std::int64_t most) {
   entries_.push_back({key, help,
                       [&value, least, most](const void* raw) -> std::string {
                         const auto number = as_node(raw).value_exact<std::int64_t>();
@@ -95,7 +102,8 @@ void ConfigTable::add(const std::string& key, std::int64_t& value, const std::st
                       [&value] { return fmt::format("{}", value); }});
 }
 
-void ConfigTable::add(const std::string& key, double& value, const std::string& help, double least, double most) {
+void ConfigTable::add(const std::string& key, double& value, const std::string& help, double least,
+                      double most) {
   entries_.push_back({key, help,
                       [&value, least, most](const void* raw) -> std::string {
                         const toml::node& node = as_node(raw);
@@ -120,13 +128,15 @@ void ConfigTable::add(const std::string& key, bool& value, const std::string& he
                       [&value] { return value ? "true" : "false"; }});
 }
 
-void ConfigTable::add_choice(const std::string& key, std::vector<std::string> choices, const std::string& help,
-                             std::function<void(const std::string&)> apply, std::function<std::string()> show) {
+void ConfigTable::add_choice(const std::string& key, std::vector<std::string> choices,
+                             const std::string& help, std::function<void(const std::string&)> apply,
+                             std::function<std::string()> show) {
   const std::string listed = fmt::format("\"{}\"", fmt::join(choices, "\", \""));
   entries_.push_back({key, help + " (" + listed + ")",
                       [choices, listed, apply](const void* raw) -> std::string {
                         const auto text = as_node(raw).value_exact<std::string>();
-                        if (!text || std::find(choices.begin(), choices.end(), *text) == choices.end())
+                        if (!text ||
+                            std::find(choices.begin(), choices.end(), *text) == choices.end())
                           return "expected one of " + listed;
                         apply(*text);
                         return "";
@@ -146,8 +156,8 @@ std::string ConfigTable::nearest(const std::string& key) const {
   const auto last_part = [](const std::string& text) { return text.substr(text.rfind('.') + 1); };
   for (const Entry& entry : entries_) {
     // A right name in the wrong table is as near as a slip of the finger.
-    const std::size_t distance =
-        std::min(edit_distance(key, entry.key), edit_distance(last_part(key), last_part(entry.key)) + 2);
+    const std::size_t distance = std::min(edit_distance(key, entry.key),
+                                          edit_distance(last_part(key), last_part(entry.key)) + 2);
     if (best == nullptr || distance < best_distance) best = &entry, best_distance = distance;
   }
   return best == nullptr ? "" : best->key;
@@ -163,7 +173,8 @@ std::vector<std::string> ConfigTable::apply(std::string_view text, const std::st
     file = toml::parse(text, path);
     flatten(file, "", path, given);
   } catch (const toml::parse_error& failure) {
-    problems.push_back(fmt::format("{}:{}: {}", path, failure.source().begin.line, failure.description()));
+    problems.push_back(
+        fmt::format("{}:{}: {}", path, failure.source().begin.line, failure.description()));
   }
   std::stable_sort(given.begin(), given.end(), [](const Given& a, const Given& b) {
     return a.node->source().begin.line < b.node->source().begin.line;
@@ -187,17 +198,19 @@ std::vector<std::string> ConfigTable::apply(std::string_view text, const std::st
   }
 
   // A rule brings its own defaults, so it is applied before the keys that change them.
-  std::stable_partition(given.begin(), given.end(), [](const Given& item) { return item.key.ends_with(".rule"); });
+  std::stable_partition(given.begin(), given.end(),
+                        [](const Given& item) { return item.key.ends_with(".rule"); });
   for (const Given& item : given) {
     const Entry* entry = find(item.key);
     if (entry == nullptr) {
-      problems.push_back(
-          fmt::format("{}: unknown key {}; the nearest valid key is {}", item.where, item.key, nearest(item.key)));
+      problems.push_back(fmt::format("{}: unknown key {}; the nearest valid key is {}", item.where,
+                                     item.key, nearest(item.key)));
       continue;
     }
     const std::string wrong = entry->set(item.node);
     if (!wrong.empty())
-      problems.push_back(fmt::format("{}: {} = {}: {}", item.where, item.key, text_of(*item.node), wrong));
+      problems.push_back(
+          fmt::format("{}: {} = {}: {}", item.where, item.key, text_of(*item.node), wrong));
     keys.push_back(item.key);
   }
   return keys;
@@ -216,7 +229,8 @@ std::string ConfigTable::to_toml() const {
 
 std::string ConfigTable::reference() const {
   std::string out;
-  for (const Entry& entry : entries_) out += fmt::format("{:<34} {:<14} {}\n", entry.key, entry.show(), entry.help);
+  for (const Entry& entry : entries_)
+    out += fmt::format("{:<34} {:<14} {}\n", entry.key, entry.show(), entry.help);
   return out;
 }
 

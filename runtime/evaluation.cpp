@@ -7,8 +7,8 @@
 namespace ballot {
 namespace {
 
-Loss evaluate_share(Model& model, const EvaluationWindows& windows, std::int64_t sequences_at_once, int share,
-                    int shares) {
+Loss evaluate_share(Model& model, const EvaluationWindows& windows, std::int64_t sequences_at_once,
+                    int share, int shares) {
   Loss total;
   TokenBatch batch;
   const std::int64_t batches = (windows.count() + sequences_at_once - 1) / sequences_at_once;
@@ -28,9 +28,10 @@ Loss evaluate(Model& model, const EvaluationWindows& windows, std::int64_t seque
   return evaluate_share(model, windows, sequences_at_once, 0, 1);
 }
 
-Loss evaluate(Model& model, const EvaluationWindows& windows, std::int64_t sequences_at_once, Transport& transport,
-              Duration patience) {
-  const Loss mine = evaluate_share(model, windows, sequences_at_once, transport.rank(), transport.size());
+Loss evaluate(Model& model, const EvaluationWindows& windows, std::int64_t sequences_at_once,
+              Transport& transport, Duration patience) {
+  const Loss mine =
+      evaluate_share(model, windows, sequences_at_once, transport.rank(), transport.size());
   Loss total;
   for (const Loss& loss : gather_values(mine, transport, Deadline::in(patience))) {
     total.sum += loss.sum;

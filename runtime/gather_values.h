@@ -15,7 +15,8 @@ void gather_values(const T& mine, std::span<T> all, Transport& transport, Deadli
   all[transport.rank()] = mine;
   std::vector<Bytes> from;
   for (T& one : all) from.push_back(std::as_writable_bytes(std::span(&one, 1)));
-  transport.start_gather(Purpose::control, std::as_bytes(std::span(&mine, 1)), from)->wait(deadline);
+  transport.start_gather(Purpose::control, std::as_bytes(std::span(&mine, 1)), from)
+      ->wait(deadline);
 }
 
 template <class T>

@@ -18,7 +18,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // JSON has no NaN or infinity: they are null.
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
 
 // Keeps what belongs to steps up to `last_step`; a torn last line goes too.
 void cut_after(const std::string& path, std::int64_t last_step) {
@@ -28,7 +30,8 @@ void cut_after(const std::string& path, std::int64_t last_step) {
   std::int64_t dropped = 0;
   while (std::getline(file, line)) {
     const Json parsed = Json::parse(line, nullptr, false);
-    const bool numbered = parsed.is_object() && parsed.contains("step") && parsed["step"].is_number_integer();
+    const bool numbered =
+        parsed.is_object() && parsed.contains("step") && parsed["step"].is_number_integer();
     if (!parsed.is_object() || (numbered && parsed["step"].get<std::int64_t>() > last_step)) {
       ++dropped;
       continue;
@@ -42,7 +45,8 @@ void cut_after(const std::string& path, std::int64_t last_step) {
 
 }  // namespace
 
-MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step) : path_(folder + "/metrics.jsonl") {
+MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step)
+    : path_(folder + "/metrics.jsonl") {
   cut_after(path_, last_step);
   file_ = std::fopen(path_.c_str(), "a");
   if (file_ == nullptr) throw_file_error("open", path_);
@@ -53,7 +57,8 @@ MetricsLog::~MetricsLog() {
 }
 
 void MetricsLog::write(const std::string& line) {
-  if (std::fputs((line + "\n").c_str(), file_) < 0 || std::fflush(file_) != 0) throw_file_error("write", path_);
+  if (std::fputs((line + "\n").c_str(), file_) < 0 || std::fflush(file_) != 0)
+    throw_file_error("write", path_);
 }
 
 void MetricsLog::run(const RunFacts& facts) {
@@ -138,7 +143,11 @@ void MetricsLog::step(const StepMetrics& r) {
 }
 
 void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds) {
-  write(Json{{"type", "evaluation"}, {"step", step}, {"loss", number(loss)}, {"tokens", tokens}, {"seconds", seconds}}
+  write(Json{{"type", "evaluation"},
+             {"step", step},
+             {"loss", number(loss)},
+             {"tokens", tokens},
+             {"seconds", seconds}}
             .dump());
 }
 
@@ -148,7 +157,11 @@ void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double s
 }
 
 void MetricsLog::end(std::int64_t step, bool replicas_identical, double seconds) {
-  write(Json{{"type", "end"}, {"step", step}, {"replicas_identical", replicas_identical}, {"seconds", seconds}}.dump());
+  write(Json{{"type", "end"},
+             {"step", step},
+             {"replicas_identical", replicas_identical},
+             {"seconds", seconds}}
+            .dump());
 }
 
 std::string human_bytes(double bytes) {
@@ -158,7 +171,8 @@ std::string human_bytes(double bytes) {
   return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.3g} {}", bytes, units[unit]);
 }
 
-ProgressLine::ProgressLine(std::int64_t steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) == 1) {
+ProgressLine::ProgressLine(std::int64_t steps)
+    : steps_(steps), terminal_(isatty(STDERR_FILENO) == 1) {
   started_ = seconds(system_clock().now().time_since_epoch());
 }
 
@@ -169,14 +183,18 @@ void ProgressLine::update(const StepMetrics& r) {
   if (now - last_shown_ < (terminal_ ? 0.1 : 5.0) && !last) return;
   last_shown_ = now;
   const double per_step = (now - started_) / (r.step - first_step_);
-  std::string line = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  sent {}/step", r.step, steps_, r.loss,
-                                 r.tokens / r.step_seconds, human_bytes(r.traffic.total_sent()));
-  if (r.traffic.total_sent() > 0) line += fmt::format(" (fp32: {:.1f}x)", r.fp32_bytes / r.traffic.total_sent());
+  std::string line =
+      fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  sent {}/step", r.step, steps_, r.loss,
+                  r.tokens / r.step_seconds, human_bytes(r.traffic.total_sent()));
+  if (r.traffic.total_sent() > 0)
+    line += fmt::format(" (fp32: {:.1f}x)", r.fp32_bytes / r.traffic.total_sent());
   if (r.gradient_faults + r.loss_faults > 0)
     line += fmt::format("  {} tensors left out", r.gradient_faults);
   line += fmt::format("  {:.0f} s left", per_step * (steps_ - r.step));
-  if (terminal_) std::fprintf(stderr, "\r\033[K%s", line.c_str());
-  else log_info("{}", line);
+  if (terminal_)
+    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  else
+    log_info("{}", line);
 }
 
 void ProgressLine::finish() {

@@ -1,6 +1,8 @@
-// Writes metrics.jsonl, the source of truth about a run: one JSON object a line, names in metrics_names.h.
+// Writes metrics.jsonl, the source of truth about a run: one JSON object a line, names in
+// metrics_names.h.
 //
-// One writer (worker 0). Each line is handed to the system whole, so a killed run leaves at most one torn line.
+// One writer (worker 0). Each line is handed to the system whole, so a killed run leaves at most
+// one torn line.
 #pragma once
 
 #include <cstdint>
@@ -26,11 +28,11 @@ struct StepMetrics {
   double loss = 0, rate = 0;
   std::int64_t tokens = 0, tokens_total = 0;  // all workers
   int workers = 1;
-  double step_seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0, direction_seconds = 0,
-         pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0, mean_seconds = 0, apply_seconds = 0,
-         audit_seconds = 0;
-  Traffic traffic;              // of this worker in this step
-  double fp32_bytes = 0;        // what an fp32 ring all-reduce of all parameters would have sent
+  double step_seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0,
+         direction_seconds = 0, pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0,
+         mean_seconds = 0, apply_seconds = 0, audit_seconds = 0;
+  Traffic traffic;        // of this worker in this step
+  double fp32_bytes = 0;  // what an fp32 ring all-reduce of all parameters would have sent
   std::string backend;
   const VoteStatistics* votes = nullptr;
   std::int64_t gradient_faults = 0, loss_faults = 0;  // all workers
@@ -40,7 +42,8 @@ struct StepMetrics {
 
 class MetricsLog {
  public:
-  // Appends to FOLDER/metrics.jsonl; lines of steps after `last_step` (a resumed run repeats them) are cut away first.
+  // Appends to FOLDER/metrics.jsonl; lines of steps after `last_step` (a resumed run repeats them)
+  // are cut away first.
   MetricsLog(const std::string& folder, std::int64_t last_step);
   ~MetricsLog();
 
@@ -56,7 +59,8 @@ class MetricsLog {
   std::FILE* file_ = nullptr;
 };
 
-// The progress of a run for a person: a line that rewrites itself on a terminal, else a log line now and then.
+// The progress of a run for a person: a line that rewrites itself on a terminal, else a log line
+// now and then.
 class ProgressLine {
  public:
   explicit ProgressLine(std::int64_t steps);

@@ -1,9 +1,11 @@
-// The names in metrics.jsonl, one JSON object a line; units stand in the name. Those that torchtitan also has are
-// spelled as there.
+// The names in metrics.jsonl, one JSON object a line; units stand in the name. Those that
+// torchtitan also has are spelled as there.
 //
-//   {"type": "run", ...}         first line of each start: version, workers, seed, compute, threads, processor, config ...
+//   {"type": "run", ...}         first line of each start: version, workers, seed, compute,
+//   threads, processor, config ...
 //   {"type": "step", ...}        one per step, the keys below
-//   {"type": "evaluation", "step", "loss", "tokens", "seconds"}   on held-out data; loss in nats per predicted token
+//   {"type": "evaluation", "step", "loss", "tokens", "seconds"}   on held-out data; loss in nats
+//   per predicted token
 //   {"type": "checkpoint", "step", "path", "seconds"}
 //   {"type": "end", "step", "replicas_identical", "seconds"}
 #pragma once
@@ -11,37 +13,43 @@
 namespace ballot::metric {
 
 inline constexpr const char* kStep = "step";
-inline constexpr const char* kLoss = "loss_metrics/global_avg_loss";    // nats per counted token, all workers
-inline constexpr const char* kRate = "rate";                             // of the first group
-inline constexpr const char* kTokensTotal = "tokens_total";              // all workers, since the start
-inline constexpr const char* kTokensPerSecond = "throughput(tps)";       // per worker
+inline constexpr const char* kLoss =
+    "loss_metrics/global_avg_loss";                          // nats per counted token, all workers
+inline constexpr const char* kRate = "rate";                 // of the first group
+inline constexpr const char* kTokensTotal = "tokens_total";  // all workers, since the start
+inline constexpr const char* kTokensPerSecond = "throughput(tps)";  // per worker
 inline constexpr const char* kStepSeconds = "time_metrics/end_to_end(s)";
-inline constexpr const char* kDataSeconds = "time/data(s)";              // stages: of worker 0
+inline constexpr const char* kDataSeconds = "time/data(s)";  // stages: of worker 0
 inline constexpr const char* kForwardSeconds = "time/fwd(s)";
 inline constexpr const char* kBackwardSeconds = "time/bwd(s)";
-inline constexpr const char* kDirectionSeconds = "time/direction(s)";    // momentum and Newton-Schulz
+inline constexpr const char* kDirectionSeconds = "time/direction(s)";  // momentum and Newton-Schulz
 inline constexpr const char* kPackSeconds = "time/pack(s)";
-inline constexpr const char* kExchangeSeconds = "time/exchange(s)";      // ballots and verdicts, waiting included
+inline constexpr const char* kExchangeSeconds =
+    "time/exchange(s)";  // ballots and verdicts, waiting included
 inline constexpr const char* kTallySeconds = "time/tally(s)";
 inline constexpr const char* kMeanSeconds = "time/mean(s)";
 inline constexpr const char* kApplySeconds = "time/apply(s)";
-inline constexpr const char* kAuditSeconds = "time/audit(s)";            // step report and digest check
-inline constexpr const char* kBytesSent = "comm/wire_bytes_tx";          // worker 0, this step, all purposes
+inline constexpr const char* kAuditSeconds = "time/audit(s)";  // step report and digest check
+inline constexpr const char* kBytesSent =
+    "comm/wire_bytes_tx";  // worker 0, this step, all purposes
 inline constexpr const char* kVoteBytesSent = "comm/vote_bytes_tx";
 inline constexpr const char* kMeanBytesSent = "comm/mean_bytes_tx";
 inline constexpr const char* kControlBytesSent = "comm/control_bytes_tx";
-inline constexpr const char* kFp32Bytes = "comm/fp32_allreduce_bytes";   // 2 (W-1)/W x 4 P: what a ring would send
+inline constexpr const char* kFp32Bytes =
+    "comm/fp32_allreduce_bytes";  // 2 (W-1)/W x 4 P: what a ring would send
 inline constexpr const char* kCompression = "comm/compression_vs_fp32";
 inline constexpr const char* kBackend = "comm/backend";
-inline constexpr const char* kTieShare = "vote/tie";                     // shares of voted elements
+inline constexpr const char* kTieShare = "vote/tie";  // shares of voted elements
 inline constexpr const char* kUnanimousShare = "vote/unanimous";
 inline constexpr const char* kHeldShare = "vote/held_blocks";
-inline constexpr const char* kAgreement = "vote/agreement";              // array, leave-one-out, one per voter
+inline constexpr const char* kAgreement = "vote/agreement";  // array, leave-one-out, one per voter
 inline constexpr const char* kAgreementMin = "vote/agree_min";
-inline constexpr const char* kAgreementRank = "vote/agree_rank";         // the voter with the least agreement
-inline constexpr const char* kGradientFaults = "faults/gradient";        // tensors left out this step, all workers
-inline constexpr const char* kLossFaults = "faults/loss";                // workers whose loss was not finite
-inline constexpr const char* kSlowestVoter = "slowest_voter";            // longest computing this step
+inline constexpr const char* kAgreementRank =
+    "vote/agree_rank";  // the voter with the least agreement
+inline constexpr const char* kGradientFaults =
+    "faults/gradient";  // tensors left out this step, all workers
+inline constexpr const char* kLossFaults = "faults/loss";      // workers whose loss was not finite
+inline constexpr const char* kSlowestVoter = "slowest_voter";  // longest computing this step
 inline constexpr const char* kSlowestSeconds = "slowest_voter(s)";
 
 }  // namespace ballot::metric

@@ -2,7 +2,8 @@
 
 namespace ballot {
 
-OptimizerState::OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups) {
+OptimizerState::OptimizerState(const ParameterArena& arena,
+                               const std::array<ParameterGroup, 4>& groups) {
   states_.reserve(arena.parameters().size());
   for (const Parameter& parameter : arena.parameters()) {
     ParameterState state;

@@ -1,7 +1,7 @@
 // What the rules remember between steps: one momentum per parameter, and AdamW's second moment.
 //
-// A momentum that follows local gradients (reduce = vote) is private to its voter. One that follows a mean is
-// replicated: every worker holds the same bits. The two are saved apart.
+// A momentum that follows local gradients (reduce = vote) is private to its voter. One that follows
+// a mean is replicated: every worker holds the same bits. The two are saved apart.
 #pragma once
 
 #include <array>
@@ -16,10 +16,10 @@ namespace ballot {
 struct ParameterState {
   const Parameter* parameter = nullptr;
   const ParameterGroup* group = nullptr;
-  bool is_private = false;    // voted: this voter's own
-  OwnedTensor momentum;       // (rows, row_stride) of the group's momentum type; AdamW's first moment
-  OwnedTensor second;         // (rows, row_stride) f32, AdamW only
-  std::int64_t count = 0;     // AdamW's t: updates so far
+  bool is_private = false;  // voted: this voter's own
+  OwnedTensor momentum;     // (rows, row_stride) of the group's momentum type; AdamW's first moment
+  OwnedTensor second;       // (rows, row_stride) f32, AdamW only
+  std::int64_t count = 0;   // AdamW's t: updates so far
 };
 
 class OptimizerState {

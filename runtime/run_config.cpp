@@ -13,8 +13,9 @@
 namespace ballot {
 namespace {
 
-constexpr std::array<ParameterKind, 4> kKinds = {ParameterKind::hidden_matrix, ParameterKind::embedding,
-                                                 ParameterKind::head, ParameterKind::vector};
+constexpr std::array<ParameterKind, 4> kKinds = {ParameterKind::hidden_matrix,
+                                                 ParameterKind::embedding, ParameterKind::head,
+                                                 ParameterKind::vector};
 const std::vector<std::string> kRules = {"olion", "lion", "signum", "muon", "adamw", "sgd"};
 const std::vector<std::string> kReduces = {"vote", "mean-fp32", "mean-bf16"};
 
@@ -27,8 +28,12 @@ Reduce reduce_from(const std::string& name) {
   return static_cast<Reduce>(found - kReduces.begin());
 }
 
-const char* name_of(DType type) { return type == DType::f32 ? "f32" : "bf16"; }
-DType dtype_from(const std::string& name) { return name == "f32" ? DType::f32 : DType::bf16; }
+const char* name_of(DType type) {
+  return type == DType::f32 ? "f32" : "bf16";
+}
+DType dtype_from(const std::string& name) {
+  return name == "f32" ? DType::f32 : DType::bf16;
+}
 
 // What [optimizer] says: the preset that fills all four groups before [group.*] is read.
 struct Preset {
@@ -44,8 +49,10 @@ void fill_groups(const Preset& preset, RunConfig& config) {
                         : is_sign_rule(rule)   ? Reduce::vote
                                                : Reduce::mean_f32;
   for (const ParameterKind kind : kKinds) {
-    const bool hidden = kind == ParameterKind::hidden_matrix, vector = kind == ParameterKind::vector;
-    // Muon is defined for hidden matrices; its authors leave the rest to AdamW. Vectors are a few thousand floats.
+    const bool hidden = kind == ParameterKind::hidden_matrix,
+               vector = kind == ParameterKind::vector;
+    // Muon is defined for hidden matrices; its authors leave the rest to AdamW. Vectors are a few
+    // thousand floats.
     const bool adamw = (vector && rule != Rule::sgd) || (rule == Rule::muon && !hidden);
     ParameterGroup group = default_group(adamw ? Rule::adamw : rule);
     group.name = to_string(kind);
@@ -66,17 +73,21 @@ void change_rule(const std::string& name, ParameterKind kind, ParameterGroup& gr
   group.rate = before.rate;
   group.weight_decay = before.weight_decay;
   group.clip_norm = before.clip_norm;
-  group.reduce = !is_sign_rule(group.rule) && before.reduce == Reduce::vote ? Reduce::mean_f32 : before.reduce;
-  group.newton_schulz =
-      (group.rule == Rule::olion || group.rule == Rule::muon) && kind == ParameterKind::hidden_matrix;
+  group.reduce =
+      !is_sign_rule(group.rule) && before.reduce == Reduce::vote ? Reduce::mean_f32 : before.reduce;
+  group.newton_schulz = (group.rule == Rule::olion || group.rule == Rule::muon) &&
+                        kind == ParameterKind::hidden_matrix;
 }
 
 void add_preset(ConfigTable& table, Preset& preset) {
-  table.add_choice("optimizer.preset", kRules, "the rule of all groups",
-                   [&preset](const std::string& name) { preset.rule = name; }, [&preset] { return preset.rule; });
-  table.add_choice("optimizer.reduce", kReduces, "vote, or the mean gradient; vectors always take the mean",
-                   [&preset](const std::string& name) { preset.reduce = name; },
-                   [&preset] { return preset.reduce.empty() ? std::string("vote") : preset.reduce; });
+  table.add_choice(
+      "optimizer.preset", kRules, "the rule of all groups",
+      [&preset](const std::string& name) { preset.rule = name; },
+      [&preset] { return preset.rule; });
+  table.add_choice(
+      "optimizer.reduce", kReduces, "vote, or the mean gradient; vectors always take the mean",
+      [&preset](const std::string& name) { preset.reduce = name; },
+      [&preset] { return preset.reduce.empty() ? std::string("vote") : preset.reduce; });
   table.add("optimizer.rate", preset.rate, "peak learning rate", 0.0, 1e3);
   table.add("optimizer.weight_decay", preset.weight_decay, "decoupled, on matrices", 0.0, 1e3);
 }
@@ -86,14 +97,16 @@ void add_groups(ConfigTable& table, RunConfig& config) {
     ParameterGroup& group = config.groups[static_cast<std::size_t>(kind)];
     const std::string prefix = std::string("group.") + to_string(kind) + ".";
     const auto key = [&prefix](const char* name) { return prefix + name; };
-    table.add_choice(key("rule"), kRules, "",
-                     [&group, kind](const std::string& name) {
-                       if (name != to_string(group.rule)) change_rule(name, kind, group);
-                     },
-                     [&group] { return to_string(group.rule); });
-    table.add_choice(key("reduce"), kReduces, "",
-                     [&group](const std::string& name) { group.reduce = reduce_from(name); },
-                     [&group] { return to_string(group.reduce); });
+    table.add_choice(
+        key("rule"), kRules, "",
+        [&group, kind](const std::string& name) {
+          if (name != to_string(group.rule)) change_rule(name, kind, group);
+        },
+        [&group] { return to_string(group.rule); });
+    table.add_choice(
+        key("reduce"), kReduces, "",
+        [&group](const std::string& name) { group.reduce = reduce_from(name); },
+        [&group] { return to_string(group.reduce); });
     table.add(key("rate"), group.rate, "peak learning rate", 0.0, 1e3);
     table.add(key("weight_decay"), group.weight_decay, "decoupled", 0.0, 1e3);
     table.add(key("beta1"), group.beta1, "olion, lion, adamw", 0.0, 1.0);
@@ -101,39 +114,49 @@ void add_groups(ConfigTable& table, RunConfig& config) {
     table.add(key("epsilon"), group.epsilon, "adamw", 0.0, 1.0);
     table.add(key("momentum"), group.momentum, "muon, signum, sgd", 0.0, 1.0);
     table.add(key("newton_schulz"), group.newton_schulz, "olion: orthogonalize before the sign");
-    table.add_choice(key("newton_schulz_type"), {"f32", "bf16"}, "type of its products",
-                     [&group](const std::string& name) { group.newton_schulz_type = dtype_from(name); },
-                     [&group] { return name_of(group.newton_schulz_type); });
-    table.add_choice(key("momentum_type"), {"f32", "bf16"}, "bf16 halves the memory and loses small gradients",
-                     [&group](const std::string& name) { group.momentum_type = dtype_from(name); },
-                     [&group] { return name_of(group.momentum_type); });
-    table.add(key("abstain_below"), group.abstain_below, "a block abstains below this part of the tensor's RMS", 0.0,
-              1e3);
-    table.add_choice(key("embedding_rows"), {"seen", "momentum"}, "rows without a token in the batch abstain, or vote",
-                     [&group](const std::string& name) {
-                       group.embedding_rows = name == "seen" ? EmbeddingRows::seen : EmbeddingRows::momentum;
-                     },
-                     [&group] { return group.embedding_rows == EmbeddingRows::seen ? "seen" : "momentum"; });
-    table.add(key("clip_norm"), group.clip_norm, "norm of one tensor's contribution to a mean; 0: never", 0.0, 1e30);
+    table.add_choice(
+        key("newton_schulz_type"), {"f32", "bf16"}, "type of its products",
+        [&group](const std::string& name) { group.newton_schulz_type = dtype_from(name); },
+        [&group] { return name_of(group.newton_schulz_type); });
+    table.add_choice(
+        key("momentum_type"), {"f32", "bf16"}, "bf16 halves the memory and loses small gradients",
+        [&group](const std::string& name) { group.momentum_type = dtype_from(name); },
+        [&group] { return name_of(group.momentum_type); });
+    table.add(key("abstain_below"), group.abstain_below,
+              "a block abstains below this part of the tensor's RMS", 0.0, 1e3);
+    table.add_choice(
+        key("embedding_rows"), {"seen", "momentum"},
+        "rows without a token in the batch abstain, or vote",
+        [&group](const std::string& name) {
+          group.embedding_rows = name == "seen" ? EmbeddingRows::seen : EmbeddingRows::momentum;
+        },
+        [&group] { return group.embedding_rows == EmbeddingRows::seen ? "seen" : "momentum"; });
+    table.add(key("clip_norm"), group.clip_norm,
+              "norm of one tensor's contribution to a mean; 0: never", 0.0, 1e30);
   }
 }
 
 void add_source(ConfigTable& table, const std::string& name, TokenSource& source) {
   const std::string prefix = "data." + name;
   table.add(prefix, source.path, "text, .jsonl or .bin");
-  table.add_choice(prefix + "_format", {"auto", "text", "jsonl", "bin"}, "auto: by the file's extension",
-                   [&source](const std::string& format) { source.format = format; },
-                   [&source] { return source.format; });
+  table.add_choice(
+      prefix + "_format", {"auto", "text", "jsonl", "bin"}, "auto: by the file's extension",
+      [&source](const std::string& format) { source.format = format; },
+      [&source] { return source.format; });
   table.add(prefix + "_template", source.row_template, "jsonl: text of a row with {fields}");
   table.add(prefix + "_first_row", source.first_row, "jsonl: first row", 0);
-  table.add(prefix + "_last_row", source.last_row, "jsonl: the row after the last; -1: to the end", -1);
-  table.add(prefix + "_first_part", source.first_part, "text, bin: where the part begins", 0.0, 1.0);
+  table.add(prefix + "_last_row", source.last_row, "jsonl: the row after the last; -1: to the end",
+            -1);
+  table.add(prefix + "_first_part", source.first_part, "text, bin: where the part begins", 0.0,
+            1.0);
   table.add(prefix + "_last_part", source.last_part, "text, bin: where the part ends", 0.0, 1.0);
 }
 
-// [optimizer] is applied before the groups and then stands resolved in them, so a resolved file has no [optimizer].
+// [optimizer] is applied before the groups and then stands resolved in them, so a resolved file has
+// no [optimizer].
 void add_run(ConfigTable& table, RunConfig& config) {
-  table.add("model.folder", config.model_folder, "Hugging Face folder with config.json and model.safetensors");
+  table.add("model.folder", config.model_folder,
+            "Hugging Face folder with config.json and model.safetensors");
   add_source(table, "train", config.train_data);
   add_source(table, "validation", config.validation_data);
   table.add("data.sequence_length", config.sequence_length, "T, tokens", 1, 1 << 24);
@@ -141,42 +164,52 @@ void add_run(ConfigTable& table, RunConfig& config) {
   table.add("train.batch", config.batch, "sequences per worker and micro-batch", 1, 1 << 20);
   table.add("train.micro_batches", config.micro_batches, "per step", 1, 1 << 20);
   table.add("train.seed", config.seed, "of samples and coins", 0);
-  table.add_choice("train.compute", {"auto", "f32", "bf16"}, "type of products; auto: bf16 where it is native",
-                   [&config](const std::string& name) {
-                     config.compute = name == "auto"  ? Compute::automatic
-                                      : name == "f32" ? Compute::f32
-                                                      : Compute::bf16;
-                   },
-                   [&config] { return to_string(config.compute); });
-  table.add_choice("train.device", {"auto", "cpu", "cuda"}, "",
-                   [&config](const std::string& name) { config.device = name; }, [&config] { return config.device; });
-  table.add("train.threads", config.threads, "per worker; 0: the machine's cores / its workers", 0, 4096);
-  table.add("train.evaluate_every", config.evaluate_every, "steps; 0: before the first and after the last", 0);
+  table.add_choice(
+      "train.compute", {"auto", "f32", "bf16"}, "type of products; auto: bf16 where it is native",
+      [&config](const std::string& name) {
+        config.compute = name == "auto"  ? Compute::automatic
+                         : name == "f32" ? Compute::f32
+                                         : Compute::bf16;
+      },
+      [&config] { return to_string(config.compute); });
+  table.add_choice(
+      "train.device", {"auto", "cpu", "cuda"}, "",
+      [&config](const std::string& name) { config.device = name; },
+      [&config] { return config.device; });
+  table.add("train.threads", config.threads, "per worker; 0: the machine's cores / its workers", 0,
+            4096);
+  table.add("train.evaluate_every", config.evaluate_every,
+            "steps; 0: before the first and after the last", 0);
   table.add("train.validation_windows", config.validation_windows, "0: all", 0);
   table.add("train.checkpoint_every", config.checkpoint_every, "steps; 0: after the last", 0);
   table.add("train.keep_checkpoints", config.keep_checkpoints, "the newest so many", 1);
-  table.add_choice("schedule.shape", {"constant", "linear", "cosine"}, "after the warm-up",
-                   [&config](const std::string& name) {
-                     config.schedule.shape = name == "constant" ? Schedule::Shape::constant
-                                             : name == "linear" ? Schedule::Shape::linear
-                                                                : Schedule::Shape::cosine;
-                   },
-                   [&config] {
-                     return config.schedule.shape == Schedule::Shape::constant ? "constant"
-                            : config.schedule.shape == Schedule::Shape::linear ? "linear"
-                                                                               : "cosine";
-                   });
+  table.add_choice(
+      "schedule.shape", {"constant", "linear", "cosine"}, "after the warm-up",
+      [&config](const std::string& name) {
+        config.schedule.shape = name == "constant" ? Schedule::Shape::constant
+                                : name == "linear" ? Schedule::Shape::linear
+                                                   : Schedule::Shape::cosine;
+      },
+      [&config] {
+        return config.schedule.shape == Schedule::Shape::constant ? "constant"
+               : config.schedule.shape == Schedule::Shape::linear ? "linear"
+                                                                  : "cosine";
+      });
   table.add("schedule.warmup_steps", config.schedule.warmup_steps, "", 0);
-  table.add("schedule.final_factor", config.schedule.final_factor, "of the peak rate, at the end", 0.0, 1.0);
-  table.add_choice("vote.ties", {"coin", "hold"}, "a shared coin, or the element does not move",
-                   [&config](const std::string& name) { config.ties = name == "coin" ? Ties::coin : Ties::hold; },
-                   [&config] { return to_string(config.ties); });
+  table.add("schedule.final_factor", config.schedule.final_factor, "of the peak rate, at the end",
+            0.0, 1.0);
+  table.add_choice(
+      "vote.ties", {"coin", "hold"}, "a shared coin, or the element does not move",
+      [&config](const std::string& name) {
+        config.ties = name == "coin" ? Ties::coin : Ties::hold;
+      },
+      [&config] { return to_string(config.ties); });
   table.add("vote.deadline_seconds", config.deadline_seconds, "of any wait for peers", 0.001, 1e6);
   table.add("output.folder", config.output_folder, "run directory");
 }
 
 bool is_file(const std::string& path) {
-  struct stat info{};
+  struct stat info {};
   return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
 }
 
@@ -184,53 +217,69 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   const auto wrong = [&problems](auto format, auto&&... args) {
     problems.push_back(fmt::format(fmt::runtime(format), args...));
   };
-  if (config.model_folder.empty()) wrong("model.folder is missing: expected a Hugging Face folder");
+  if (config.model_folder.empty())
+    wrong("model.folder is missing: expected a Hugging Face folder");
   else if (!is_file(config.model_folder + "/config.json"))
     wrong("model.folder = \"{}\": there is no config.json in it", config.model_folder);
-  if (config.train_data.path.empty()) wrong("data.train is missing: expected a text, .jsonl or .bin file");
+  if (config.train_data.path.empty())
+    wrong("data.train is missing: expected a text, .jsonl or .bin file");
   for (const auto& [key, source] : {std::pair{"data.train", &config.train_data},
                                     std::pair{"data.validation", &config.validation_data}}) {
     if (source->path.empty()) continue;
     if (!is_file(source->path)) wrong("{} = \"{}\": there is no such file", key, source->path);
     if (source->first_part >= source->last_part)
-      wrong("{}_first_part = {} is not below {}_last_part = {}", key, source->first_part, key, source->last_part);
+      wrong("{}_first_part = {} is not below {}_last_part = {}", key, source->first_part, key,
+            source->last_part);
     if (source->last_row >= 0 && source->first_row >= source->last_row)
-      wrong("{}_first_row = {} is not below {}_last_row = {}", key, source->first_row, key, source->last_row);
+      wrong("{}_first_row = {} is not below {}_last_row = {}", key, source->first_row, key,
+            source->last_row);
   }
   if (config.output_folder.empty()) wrong("output.folder is missing: expected the run directory");
   if (config.evaluate_every > 0 && config.validation_data.path.empty())
     wrong("train.evaluate_every = {} without data.validation", config.evaluate_every);
   if (config.schedule.warmup_steps > config.steps)
-    wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps, config.steps);
+    wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps,
+          config.steps);
   if (config.compute == Compute::bf16 && !has_bf16())
     wrong("train.compute = \"bf16\": this processor ({}) has no bf16 products; they need AVX-512",
           processor_features());
-  if (config.device == "cuda")
-    wrong("train.device = \"cuda\": this build has no CUDA backend; use \"cpu\" or \"auto\"");
+  try {
+    find_device(config.device);
+  } catch (const WorldError& failure) {
+    problems.push_back(fmt::format("train.{}", failure.what()));
+  }
   for (const ParameterGroup& group : config.groups) {
     if (!is_sign_rule(group.rule) && group.reduce == Reduce::vote)
-      wrong("group.{}: rule \"{}\" is dense and cannot vote; use reduce = \"mean-fp32\" or a sign rule (olion, lion, "
-            "signum)", group.name, to_string(group.rule));
+      wrong(
+          "group.{}: rule \"{}\" is dense and cannot vote; use reduce = \"mean-fp32\" or a sign "
+          "rule (olion, lion, "
+          "signum)",
+          group.name, to_string(group.rule));
     if (group.newton_schulz && group.rule != Rule::olion && group.rule != Rule::muon)
-      wrong("group.{}: newton_schulz = true with rule \"{}\"; only olion and muon have it", group.name,
-            to_string(group.rule));
+      wrong("group.{}: newton_schulz = true with rule \"{}\"; only olion and muon have it",
+            group.name, to_string(group.rule));
     if (group.newton_schulz && group.name != "hidden")
       wrong("group.{}: newton_schulz = true; it is for hidden matrices only", group.name);
     if (group.abstain_below > 0 && group.reduce != Reduce::vote)
-      wrong("group.{}: abstain_below = {} with reduce = \"{}\"; only votes abstain", group.name, group.abstain_below,
-            to_string(group.reduce));
+      wrong("group.{}: abstain_below = {} with reduce = \"{}\"; only votes abstain", group.name,
+            group.abstain_below, to_string(group.reduce));
     if (group.newton_schulz_type == DType::bf16 && group.newton_schulz && !has_bf16())
-      wrong("group.{}: newton_schulz_type = \"bf16\": this processor ({}) has no bf16 products", group.name,
-            processor_features());
+      wrong("group.{}: newton_schulz_type = \"bf16\": this processor ({}) has no bf16 products",
+            group.name, processor_features());
     if (group.rule == Rule::muon && (group.name != "hidden" || !group.newton_schulz))
       wrong("group.{}: rule \"muon\" is for hidden matrices with newton_schulz = true", group.name);
-    if (group.rule == Rule::adamw && (group.beta1 >= 1 || group.beta2 >= 1 || !(static_cast<float>(group.epsilon) > 0)))
-      wrong("group.{}: adamw with beta1 = {}, beta2 = {}, epsilon = {}: expected betas below 1 and a positive epsilon",
-            group.name, group.beta1, group.beta2, group.epsilon);
+    if (group.rule == Rule::adamw &&
+        (group.beta1 >= 1 || group.beta2 >= 1 || !(static_cast<float>(group.epsilon) > 0)))
+      wrong(
+          "group.{}: adamw with beta1 = {}, beta2 = {}, epsilon = {}: expected betas below 1 and a "
+          "positive epsilon",
+          group.name, group.beta1, group.beta2, group.epsilon);
     if (group.rule == Rule::adamw && group.momentum_type == DType::bf16)
       wrong("group.{}: momentum_type = \"bf16\" with adamw, whose state is fp32", group.name);
     if (group.name == "vector" && group.reduce == Reduce::vote)
-      wrong("group.vector: reduce = \"vote\": vectors take the full-precision mean (a few thousand floats)");
+      wrong(
+          "group.vector: reduce = \"vote\": vectors take the full-precision mean (a few thousand "
+          "floats)");
   }
 }
 
@@ -239,12 +288,15 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
 const char* to_string(Compute compute) {
   return compute == Compute::automatic ? "auto" : compute == Compute::f32 ? "f32" : "bf16";
 }
-const char* to_string(Ties ties) { return ties == Ties::coin ? "coin" : "hold"; }
+const char* to_string(Ties ties) {
+  return ties == Ties::coin ? "coin" : "hold";
+}
 
 DType resolve_compute(Compute compute) {
   if (compute == Compute::automatic) return has_native_bf16() ? DType::bf16 : DType::f32;
   if (compute == Compute::bf16 && !has_bf16())
-    throw Unavailable("compute = \"bf16\": this processor ({}) has no bf16 products", processor_features());
+    throw Unavailable("compute = \"bf16\": this processor ({}) has no bf16 products",
+                      processor_features());
   return compute == Compute::bf16 ? DType::bf16 : DType::f32;
 }
 
@@ -253,7 +305,8 @@ RunConfig parse_run_config(const std::string& text, const std::string& path,
   RunConfig config;
   Preset preset;
   std::vector<std::string> ignored, problems;
-  {  // The preset first, from a table of everything so that other keys are known; mistakes are reported below.
+  {  // The preset first, from a table of everything so that other keys are known; mistakes are
+     // reported below.
     RunConfig scratch;
     fill_groups(preset, scratch);
     ConfigTable table;
@@ -271,8 +324,8 @@ RunConfig parse_run_config(const std::string& text, const std::string& path,
   config.schedule.steps = config.steps;
   if (problems.empty()) check_combinations(config, problems);
   if (!problems.empty())
-    throw ConfigError("{} problem{} in {}:\n  {}", problems.size(), problems.size() == 1 ? "" : "s", path,
-                      fmt::join(problems, "\n  "));
+    throw ConfigError("{} problem{} in {}:\n  {}", problems.size(), problems.size() == 1 ? "" : "s",
+                      path, fmt::join(problems, "\n  "));
   return config;
 }
 

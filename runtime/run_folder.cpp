@@ -31,7 +31,8 @@ std::map<std::string, std::string> keys_of(const std::string& toml) {
   std::istringstream lines(toml);
   std::string line, table;
   while (std::getline(lines, line)) {
-    if (line.starts_with('[')) table = line.substr(1, line.find(']') - 1) + ".";
+    if (line.starts_with('['))
+      table = line.substr(1, line.find(']') - 1) + ".";
     else if (const std::size_t equals = line.find(" = "); equals != std::string::npos)
       keys[table + line.substr(0, equals)] = line.substr(equals + 3);
   }
@@ -42,14 +43,17 @@ std::map<std::string, std::string> keys_of(const std::string& toml) {
 
 void require_unused_folder(const std::string& output_folder) {
   if (std::filesystem::exists(output_folder + "/metrics.jsonl") || has_checkpoints(output_folder))
-    throw ConfigError("output.folder = \"{}\" already holds a run; resume it with --resume, or name another folder",
-                      output_folder);
+    throw ConfigError(
+        "output.folder = \"{}\" already holds a run; resume it with --resume, or name another "
+        "folder",
+        output_folder);
 }
 
 void require_same_run(const RunConfig& config) {
   const std::string path = config.output_folder + "/run.toml";
   if (!std::filesystem::exists(path)) return;  // a folder that was moved without it
-  const std::map<std::string, std::string> before = keys_of(read_file(path, 1 << 20)), now = keys_of(to_toml(config));
+  const std::map<std::string, std::string> before = keys_of(read_file(path, 1 << 20)),
+                                           now = keys_of(to_toml(config));
   std::vector<std::string> changed;
   for (const auto& [key, value] : now) {
     const auto old = before.find(key);
@@ -60,21 +64,26 @@ void require_same_run(const RunConfig& config) {
       log_info("resuming with {} = {}, was {}", key, value, old->second);
   }
   if (!changed.empty())
-    throw ConfigError("--resume: {} is another run:\n  {}\nstart a new one from its checkpoint instead (model.folder = "
-                      "\"{}/checkpoints/latest\")", path, fmt::join(changed, "\n  "), config.output_folder);
+    throw ConfigError(
+        "--resume: {} is another run:\n  {}\nstart a new one from its checkpoint instead "
+        "(model.folder = "
+        "\"{}/checkpoints/latest\")",
+        path, fmt::join(changed, "\n  "), config.output_folder);
 }
 
-void check_data(const RunConfig& config, const LlamaConfig& model, std::span<const std::int32_t> training,
-                std::span<const std::int32_t> held_out) {
+void check_data(const RunConfig& config, const LlamaConfig& model,
+                std::span<const std::int32_t> training, std::span<const std::int32_t> held_out) {
   if (model.max_positions > 0 && config.sequence_length > model.max_positions)
-    throw ConfigError("data.sequence_length = {}: the model has {} positions", config.sequence_length,
-                      model.max_positions);
-  for (const auto& [key, tokens] : {std::pair{"data.train", training}, std::pair{"data.validation", held_out}}) {
+    throw ConfigError("data.sequence_length = {}: the model has {} positions",
+                      config.sequence_length, model.max_positions);
+  for (const auto& [key, tokens] :
+       {std::pair{"data.train", training}, std::pair{"data.validation", held_out}}) {
     if (tokens.empty()) continue;
     const auto [least, most] = std::minmax_element(tokens.begin(), tokens.end());
     if (*least < 0 || *most >= model.vocabulary)
-      throw DataError("{} holds token {}, expected 0 to {}: the tokenizer's vocabulary is not the model's", key,
-                      *least < 0 ? *least : *most, model.vocabulary - 1);
+      throw DataError(
+          "{} holds token {}, expected 0 to {}: the tokenizer's vocabulary is not the model's", key,
+          *least < 0 ? *least : *most, model.vocabulary - 1);
   }
 }
 

@@ -12,11 +12,14 @@
 namespace ballot {
 namespace {
 
-BALLOT_VECTORIZED void copy_scaled(const float* __restrict x, float* __restrict y, float scale, std::int64_t count) {
+BALLOT_VECTORIZED void copy_scaled(const float* __restrict x, float* __restrict y, float scale,
+                                   std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) y[i] = scale * x[i];
 }
 
-std::size_t index_of(DType type) { return type == DType::f32 ? 0 : 1; }
+std::size_t index_of(DType type) {
+  return type == DType::f32 ? 0 : 1;
+}
 
 BallotSegment to_segment(const Parameter& parameter) {
   BallotSegment segment;
@@ -29,13 +32,14 @@ BallotSegment to_segment(const Parameter& parameter) {
 }
 
 Tensor shaped_as(const Parameter& parameter, float* data) {
-  return make_matrix(data, DType::f32, parameter.shape.rows, parameter.shape.cols, parameter.row_stride);
+  return make_matrix(data, DType::f32, parameter.shape.rows, parameter.shape.cols,
+                     parameter.row_stride);
 }
 
 // The matrix itself, without the padding columns that the owner's shape includes.
 Tensor trimmed(const OwnedTensor& owned, const Parameter& parameter) {
-  return make_matrix(owned.view().data, owned.view().type, parameter.shape.rows, parameter.shape.cols,
-                     parameter.row_stride);
+  return make_matrix(owned.view().data, owned.view().type, parameter.shape.rows,
+                     parameter.shape.cols, parameter.row_stride);
 }
 
 }  // namespace
@@ -89,14 +93,16 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
     // The same zeros, tally and update as any vote, with the mean as the only voter.
     alone_ = std::move(make_loopback(1).front());
     mean_ballot_ = std::make_unique<Ballot>(elected_alone_);
-    mean_vote_ = std::make_unique<Vote>(elected_alone_, *alone_, VoteOptions{options.seed, options.ties});
+    mean_vote_ =
+        std::make_unique<Vote>(elected_alone_, *alone_, VoteOptions{options.seed, options.ties});
   }
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
     if (!mean_lengths[i].empty())
-      means_[i] = std::make_unique<Mean>(mean_lengths[i], i == 0 ? DType::f32 : DType::bf16, transport);
+      means_[i] =
+          std::make_unique<Mean>(mean_lengths[i], i == 0 ? DType::f32 : DType::bf16, transport);
     if (largest_count[i] > 0)
-      newton_schulz_[i] =
-          std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i], i == 0 ? DType::f32 : DType::bf16);
+      newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
+                                                         i == 0 ? DType::f32 : DType::bf16);
   }
   direction_ = Buffer(largest * sizeof(float));
   silent_rows_.assign(most_rows, 0);
@@ -104,7 +110,9 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
 
 StepPipeline::~StepPipeline() = default;
 
-Vote::Cost StepPipeline::vote_cost() const { return vote_ ? vote_->cost() : Vote::Cost{}; }
+Vote::Cost StepPipeline::vote_cost() const {
+  return vote_ ? vote_->cost() : Vote::Cost{};
+}
 
 const BallotSegment* StepPipeline::segment_of(const Parameter& parameter) const {
   const std::int64_t index = segment_index_[parameter.index];
@@ -124,13 +132,17 @@ void StepPipeline::begin(std::int64_t step, double rate_factor) {
   ready_count_ = 0;
 }
 
-void StepPipeline::loss_known(double mean_loss) { outcome_.loss_fault = !std::isfinite(mean_loss); }
+void StepPipeline::loss_known(double mean_loss) {
+  outcome_.loss_fault = !std::isfinite(mean_loss);
+}
 
 void StepPipeline::ready(const Parameter& parameter) {
   ++ready_count_;
   ParameterState& state = state_.of(parameter);
-  if (state.group->reduce == Reduce::vote) cast(state);
-  else contribute(state);
+  if (state.group->reduce == Reduce::vote)
+    cast(state);
+  else
+    contribute(state);
 }
 
 void StepPipeline::cast(ParameterState& state) {
@@ -138,8 +150,8 @@ void StepPipeline::cast(ParameterState& state) {
   const ParameterGroup& group = *state.group;
   const BallotSegment& segment = *segment_of(p);
   Stopwatch watch;
-  // In an untied embedding a row without a gradient is a row without a token in this voter's batch. It says nothing,
-  // or its stale momentum would push it at full step size for thousands of steps.
+  // In an untied embedding a row without a gradient is a row without a token in this voter's batch.
+  // It says nothing, or its stale momentum would push it at full step size for thousands of steps.
   const bool rows_matter = p.shape.kind == ParameterKind::embedding && !p.shape.tied &&
                            group.embedding_rows == EmbeddingRows::seen;
   const std::span<std::uint8_t> silent_rows =
@@ -173,7 +185,9 @@ void StepPipeline::contribute(ParameterState& state) {
   }
   // One voter's influence on a mean is bounded by its norm: the vote bounds it by its one bit.
   const double norm = std::sqrt(scan.square_sum);
-  const float scale = group.clip_norm > 0 && norm > group.clip_norm ? static_cast<float>(group.clip_norm / norm) : 1.0f;
+  const float scale = group.clip_norm > 0 && norm > group.clip_norm
+                          ? static_cast<float>(group.clip_norm / norm)
+                          : 1.0f;
   const float* source = p.gradient.f32();
   float* target = mean.values().data() + mean_offset_[p.index];
   parallel_for(p.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {
@@ -184,8 +198,8 @@ void StepPipeline::contribute(ParameterState& state) {
 
 StepOutcome StepPipeline::finish() {
   // A tensor that was never reported would vote with the bits of the step before.
-  require(ready_count_ == state_.states().size(), "step {}: {} of {} gradients were reported", step_, ready_count_,
-          state_.states().size());
+  require(ready_count_ == state_.states().size(), "step {}: {} of {} gradients were reported",
+          step_, ready_count_, state_.states().size());
   const Deadline deadline = Deadline::in(options_.deadline);
   const Verdict* verdict = nullptr;
   Stopwatch watch;
@@ -242,7 +256,8 @@ void StepPipeline::cast_mean(ParameterState& state) {
   if (!has_mean(state)) return abstain(segment, *mean_ballot_);
   const Tensor direction = find_mean_direction(state);
   Stopwatch watch;
-  cast_ballot(direction.f32(), segment, CastOptions{options_.seed, step_, 0, 0.0}, {}, *mean_ballot_);
+  cast_ballot(direction.f32(), segment, CastOptions{options_.seed, step_, 0, 0.0}, {},
+              *mean_ballot_);
   outcome_.pack_seconds += watch.lap();
 }
 
@@ -264,8 +279,8 @@ void StepPipeline::apply_dense(ParameterState& state) {
   if (!usable)  // nobody had a usable gradient: no step
     digests_[p.index] = apply_decay(factors, p);
   else if (adamw)
-    digests_[p.index] = apply_adamw(group, mean_gradient(state), ++state.count, factors, trimmed(state.momentum, p),
-                                    trimmed(state.second, p), p);
+    digests_[p.index] = apply_adamw(group, mean_gradient(state), ++state.count, factors,
+                                    trimmed(state.momentum, p), trimmed(state.second, p), p);
   else
     digests_[p.index] = apply_direction(direction, factors, p);
   outcome_.apply_seconds += watch.lap();

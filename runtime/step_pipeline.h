@@ -1,12 +1,15 @@
-// The step behind the gradient: momentum, direction and ballot per tensor as each gradient becomes final, then the vote,
-// the mean, and the update.
+// The step behind the gradient: momentum, direction and ballot per tensor as each gradient becomes
+// final, then the vote, the mean, and the update.
 //
-//   ready(p):  gradient -> finite? -> momentum -> direction (scratch of one matrix) -> ballot        [voted groups]
-//              gradient -> finite? -> clipped contribution                                            [averaged groups]
-//   finish():  ballot -> verdict -> parameters;  contributions -> mean -> (momentum, direction) -> parameters
+//   ready(p):  gradient -> finite? -> momentum -> direction (scratch of one matrix) -> ballot
+//   [voted groups]
+//              gradient -> finite? -> clipped contribution [averaged groups]
+//   finish():  ballot -> verdict -> parameters;  contributions -> mean -> (momentum, direction) ->
+//   parameters
 //
-// Only bits are kept for the whole model, never a whole direction. A tensor whose gradient holds a NaN or infinity is not
-// absorbed: it abstains, or is left out of the mean, and is counted. If the loss is not finite, every tensor is.
+// Only bits are kept for the whole model, never a whole direction. A tensor whose gradient holds a
+// NaN or infinity is not absorbed: it abstains, or is left out of the mean, and is counted. If the
+// loss is not finite, every tensor is.
 #pragma once
 
 #include <cstdint>
@@ -33,15 +36,16 @@ struct StepOptions {
 struct StepOutcome {
   std::int64_t gradient_faults = 0;  // tensors left out
   bool loss_fault = false;
-  double direction_seconds = 0, pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0, mean_seconds = 0,
-         apply_seconds = 0;
+  double direction_seconds = 0, pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0,
+         mean_seconds = 0, apply_seconds = 0;
   const VoteStatistics* votes = nullptr;  // null: nothing is voted on
 };
 
 class StepPipeline : public GradientSink {
  public:
   // All of these must outlive it. Memory is taken here.
-  StepPipeline(const ParameterArena& arena, OptimizerState& state, Transport& transport, StepOptions options);
+  StepPipeline(const ParameterArena& arena, OptimizerState& state, Transport& transport,
+               StepOptions options);
   ~StepPipeline() override;
 
   void begin(std::int64_t step, double rate_factor);
@@ -76,19 +80,20 @@ class StepPipeline : public GradientSink {
   Transport& transport_;
   StepOptions options_;
 
-  BallotLayout layout_;                       // voted tensors
-  std::vector<std::int64_t> segment_index_;   // by parameter: into the layout of its kind, or -1
-  std::vector<std::int64_t> mean_offset_;     // by parameter: into its mean's buffer, or -1
+  BallotLayout layout_;                      // voted tensors
+  std::vector<std::int64_t> segment_index_;  // by parameter: into the layout of its kind, or -1
+  std::vector<std::int64_t> mean_offset_;    // by parameter: into its mean's buffer, or -1
   std::vector<std::int64_t> mean_segment_;
   std::unique_ptr<Ballot> ballot_;
   std::unique_ptr<Vote> vote_;
-  std::unique_ptr<Mean> means_[2];            // f32, bf16
-  BallotLayout elected_alone_;                // sign rules on a mean: a ballot whose only voter is the mean itself
+  std::unique_ptr<Mean> means_[2];  // f32, bf16
+  BallotLayout
+      elected_alone_;  // sign rules on a mean: a ballot whose only voter is the mean itself
   std::unique_ptr<Transport> alone_;
   std::unique_ptr<Ballot> mean_ballot_;
   std::unique_ptr<Vote> mean_vote_;
   std::unique_ptr<NewtonSchulz> newton_schulz_[2];  // f32, bf16
-  Buffer direction_;                          // scratch of the largest parameter
+  Buffer direction_;                                // scratch of the largest parameter
   std::vector<std::uint8_t> silent_rows_;
   std::vector<std::uint64_t> digests_;
   Stream stream_;

@@ -30,23 +30,28 @@ namespace fs = std::filesystem;
 void prepare_folder(const RunConfig& config, bool resume, Transport& transport, Deadline deadline) {
   if (transport.rank() == 0) {
     fs::create_directories(config.output_folder + "/logs");
-    if (resume) require_same_run(config);
-    else require_unused_folder(config.output_folder);
+    if (resume)
+      require_same_run(config);
+    else
+      require_unused_folder(config.output_folder);
     replace_file_atomically(config.output_folder + "/run.toml", to_toml(config));
   }
   transport.barrier(deadline);
 }
 
-// What must be equal on all workers for replicas to stay identical: what replicas compute redundantly includes
-// Newton-Schulz of a mean, whose bits depend on processor and threads.
-std::string description(const RunConfig& config, DType compute, std::int64_t threads, std::uint64_t digest,
-                        std::int64_t step) {
-  std::string text = fmt::format("version {}\nstep {}\nparameters {:016x}\n", version(), step, digest);
-  const bool dense_products = std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
-    return group.newton_schulz && group.reduce != Reduce::vote;
-  });
+// What must be equal on all workers for replicas to stay identical: what replicas compute
+// redundantly includes Newton-Schulz of a mean, whose bits depend on processor and threads.
+std::string description(const RunConfig& config, DType compute, std::int64_t threads,
+                        std::uint64_t digest, std::int64_t step) {
+  std::string text =
+      fmt::format("version {}\nstep {}\nparameters {:016x}\n", version(), step, digest);
+  const bool dense_products =
+      std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
+        return group.newton_schulz && group.reduce != Reduce::vote;
+      });
   if (dense_products)
-    text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(), to_string(compute), threads);
+    text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(),
+                        to_string(compute), threads);
   RunConfig shared = config;
   shared.threads = 0;  // resolved per machine; voters may differ in it
   return text + to_toml(shared);
@@ -58,7 +63,8 @@ class Trainer {
       : config_(config),
         transport_(transport),
         hooks_(hooks),
-        deadline_(std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.deadline_seconds))),
+        deadline_(std::chrono::duration_cast<Duration>(
+            std::chrono::duration<double>(config.deadline_seconds))),
         compute_(resolve_compute(config.compute)),
         device_(find_device(config.device)),
         llama_(read_model_config(config.model_folder)),
@@ -98,14 +104,17 @@ class Trainer {
       }
       if (hooks_.after_step) hooks_.after_step(training_.step, arena_);
       const bool last = training_.step == config_.steps;
-      const auto due = [this](std::int64_t every) { return every > 0 && training_.step % every == 0; };
+      const auto due = [this](std::int64_t every) {
+        return every > 0 && training_.step % every == 0;
+      };
       if (windows_ && (last || due(config_.evaluate_every))) result.last_loss = evaluate_now();
       if (last || result.stopped || due(config_.checkpoint_every)) save();
     }
     if (leads()) {
       progress.finish();
       metrics_->end(training_.step, true, total.elapsed());  // the audit of every step has passed
-      if (result.stopped) log_info("stopped after step {} as asked; --resume goes on from there", training_.step);
+      if (result.stopped)
+        log_info("stopped after step {} as asked; --resume goes on from there", training_.step);
     }
     result.steps = training_.step;
     result.digest = training_.digest;
@@ -122,7 +131,8 @@ class Trainer {
     if (hooks_.resume) {
       found = find_checkpoint(config_.output_folder, transport_, deadline_);
       if (!found)
-        throw ConfigError("--resume: {} holds no whole checkpoint", config_.output_folder + "/checkpoints");
+        throw ConfigError("--resume: {} holds no whole checkpoint",
+                          config_.output_folder + "/checkpoints");
     }
     if (found) {
       training_ = load_checkpoint(*found, arena_, state_, transport_.rank());
@@ -133,28 +143,33 @@ class Trainer {
     }
     const std::vector<std::uint64_t> digests = parameter_digests(arena_);
     if (found && fold(digests) != training_.digest)
-      throw CorruptFile("{}: parameters have digest {:016x}, its state says {:016x}", *found, fold(digests),
-                        training_.digest);
+      throw CorruptFile("{}: parameters have digest {:016x}, its state says {:016x}", *found,
+                        fold(digests), training_.digest);
     training_.digest = fold(digests);
     training_.workers = transport_.size();
     training_.threads = thread_count();
     training_.processor = processor_features();
     training_.compute = to_string(compute_);
-    require_same_everywhere(description(config_, compute_, thread_count(), training_.digest, training_.step),
-                            transport_, deadline());
+    require_same_everywhere(
+        description(config_, compute_, thread_count(), training_.digest, training_.step),
+        transport_, deadline());
     prepare_folder(config_, hooks_.resume, transport_, deadline());
   }
 
   void note_resume(const std::string& path) const {
     log_info("resuming after step {} from {}", training_.step, path);
     if (training_.workers != transport_.size())
-      log_warning("it was saved by {} workers, these are {}: voter i takes the momentum of voter i mod {}",
-                  training_.workers, transport_.size(), training_.workers);
+      log_warning(
+          "it was saved by {} workers, these are {}: voter i takes the momentum of voter i mod {}",
+          training_.workers, transport_.size(), training_.workers);
     if (training_.threads != thread_count() || training_.processor != processor_features() ||
         training_.compute != to_string(compute_))
-      log_warning("it was computed with {} threads on {} in {}, now {} on {} in {}: from here on the bits may differ "
-                  "from those of an uninterrupted run", training_.threads, training_.processor, training_.compute,
-                  thread_count(), processor_features(), to_string(compute_));
+      log_warning(
+          "it was computed with {} threads on {} in {}, now {} on {} in {}: from here on the bits "
+          "may differ "
+          "from those of an uninterrupted run",
+          training_.threads, training_.processor, training_.compute, thread_count(),
+          processor_features(), to_string(compute_));
   }
 
   void start_record() {
@@ -178,14 +193,18 @@ class Trainer {
     facts.voted_parameters = pipeline_.voted_count();
     facts.first_step = training_.step;
     metrics_->run(facts);
-    log_info("{} workers over {}, {} parameters ({} voted), {} by {}, compute {} on {}, {} threads each",
-             facts.workers, facts.backend, facts.parameters, facts.voted_parameters, facts.rule, facts.reduce,
-             facts.compute, facts.processor, facts.threads);
+    log_info(
+        "{} workers over {}, {} parameters ({} voted), {} by {}, compute {} on {}, {} threads each",
+        facts.workers, facts.backend, facts.parameters, facts.voted_parameters, facts.rule,
+        facts.reduce, facts.compute, facts.processor, facts.threads);
     if (compute_ == DType::bf16 && !has_native_bf16())
-      log_warning("compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",
-                  processor_features());
+      log_warning(
+          "compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",
+          processor_features());
     if (transport_.size() == 2 && pipeline_.voted_count() > 0 && config_.ties == Ties::coin)
-      log_warning("two voters tie wherever they disagree, and a coin decides: expect a noisier run than with three");
+      log_warning(
+          "two voters tie wherever they disagree, and a coin decides: expect a noisier run than "
+          "with three");
   }
 
   // One step, as a sentence. Returns whether to stop.
@@ -195,7 +214,8 @@ class Trainer {
     draw_batches();
     const double data_seconds = stage.lap();
     pipeline_.begin(training_.step, config_.schedule.factor(training_.step));
-    const Loss loss = model_->differentiate(micro_batches_, pipeline_);  // batch -> gradients -> ballot
+    const Loss loss =
+        model_->differentiate(micro_batches_, pipeline_);  // batch -> gradients -> ballot
     const double compute_seconds = stage.lap();
     const StepOutcome outcome = pipeline_.finish();  // ballot -> verdict -> parameters
     stage.lap();
@@ -209,7 +229,8 @@ class Trainer {
     mine.loss_fault = outcome.loss_fault;
     mine.stop = hooks_.should_stop && hooks_.should_stop();
     mine.compute_seconds = data_seconds + compute_seconds;
-    const std::vector<WorkerReport>& reports = audit_.exchange(mine, pipeline_.digests(), deadline());
+    const std::vector<WorkerReport>& reports =
+        audit_.exchange(mine, pipeline_.digests(), deadline());
     training_.digest = reports[0].digest;
 
     StepMetrics record;
@@ -227,10 +248,14 @@ class Trainer {
         record.slowest_seconds = report.compute_seconds, record.slowest_voter = static_cast<int>(r);
     }
     training_.tokens_total += record.tokens;
-    // One worker's fault passes; everybody's is the model's own, and would only overwrite the good checkpoints.
+    // One worker's fault passes; everybody's is the model's own, and would only overwrite the good
+    // checkpoints.
     if (record.loss_faults == transport_.size())
-      throw DataError("step {}: no worker has a finite loss: the parameters or the data are bad; the checkpoints from "
-                      "before are kept", training_.step);
+      throw DataError(
+          "step {}: no worker has a finite loss: the parameters or the data are bad; the "
+          "checkpoints from "
+          "before are kept",
+          training_.step);
     if (!leads()) return stop;
 
     const double share = 2.0 * (transport_.size() - 1) / transport_.size();
@@ -258,7 +283,8 @@ class Trainer {
     return stop;
   }
 
-  // Voter v takes ids counter + v * n ..; the counter then passes all of them, so no id is used twice.
+  // Voter v takes ids counter + v * n ..; the counter then passes all of them, so no id is used
+  // twice.
   void draw_batches() {
     const std::int64_t per_worker = config_.batch * config_.micro_batches;
     std::int64_t id = training_.sample_counter + transport_.rank() * per_worker;
@@ -274,16 +300,16 @@ class Trainer {
     const Loss loss = evaluate(*model_, *windows_, config_.batch, transport_, deadline_);
     if (leads()) {
       metrics_->evaluation(training_.step, loss.mean(), loss.tokens, watch.elapsed());
-      log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", training_.step, loss.mean(),
-               loss.tokens);
+      log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", training_.step,
+               loss.mean(), loss.tokens);
     }
     return loss.mean();
   }
 
   void save() {
     Stopwatch watch;
-    checkpoint_ = save_checkpoint(config_.output_folder, config_.model_folder, training_, arena_, state_,
-                                  config_.keep_checkpoints, transport_, deadline_);
+    checkpoint_ = save_checkpoint(config_.output_folder, config_.model_folder, training_, arena_,
+                                  state_, config_.keep_checkpoints, transport_, deadline_);
     if (leads()) metrics_->checkpoint(training_.step, checkpoint_, watch.elapsed());
   }
 

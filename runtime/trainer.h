@@ -1,4 +1,5 @@
-// Trains: the loop that turns batches into gradients, ballots, verdicts and parameters, and keeps its record.
+// Trains: the loop that turns batches into gradients, ballots, verdicts and parameters, and keeps
+// its record.
 #pragma once
 
 #include <functional>
@@ -29,7 +30,9 @@ struct TrainingHooks {
   std::function<void(std::int64_t step, const ParameterArena&)> after_step;
 };
 
-// Collective over `transport`; every worker calls it with the same configuration (checked). Worker 0 writes the record.
-TrainingResult train(const RunConfig& config, Transport& transport, const TrainingHooks& hooks = {});
+// Collective over `transport`; every worker calls it with the same configuration (checked). Worker
+// 0 writes the record.
+TrainingResult train(const RunConfig& config, Transport& transport,
+                     const TrainingHooks& hooks = {});
 
 }  // namespace ballot

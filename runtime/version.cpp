@@ -1,5 +1,7 @@
 #include "runtime/version.h"
 
 namespace ballot {
-const char* version() { return BALLOT_VERSION; }
+const char* version() {
+  return BALLOT_VERSION;
+}
 }  // namespace ballot

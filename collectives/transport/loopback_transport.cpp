@@ -15,7 +15,8 @@
 namespace ballot {
 namespace {
 
-// One message between two ranks, as either side posted it. The later side copies, straight from buffer to buffer.
+// One message between two ranks, as either side posted it. The later side copies, straight from
+// buffer to buffer.
 struct Posted {
   std::uint64_t sequence = 0;
   ConstBytes source;
@@ -24,7 +25,7 @@ struct Posted {
   bool expected = false;  // the receiver has posted
   bool copied = false;
   bool wrong_size = false;
-  bool sender_saw = false;    // each side removes itself once it has seen the end
+  bool sender_saw = false;  // each side removes itself once it has seen the end
   bool receiver_saw = false;
 };
 
@@ -35,7 +36,8 @@ struct Hub {
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<bool> lost;
-  std::map<std::pair<int, int>, std::map<std::uint64_t, Posted>> messages;  // by (from, to), then sequence
+  std::map<std::pair<int, int>, std::map<std::uint64_t, Posted>>
+      messages;  // by (from, to), then sequence
   struct Child {
     std::shared_ptr<Hub> hub;
     int still_to_take = 0;
@@ -51,7 +53,8 @@ struct Hub {
   void forget_if_seen(int from, int to, std::uint64_t sequence) {
     auto& queue = messages[{from, to}];
     const auto found = queue.find(sequence);
-    if (found != queue.end() && found->second.sender_saw && found->second.receiver_saw) queue.erase(found);
+    if (found != queue.end() && found->second.sender_saw && found->second.receiver_saw)
+      queue.erase(found);
   }
   void copy_if_both(Posted& posted) {
     if (!posted.sent || !posted.expected || posted.copied) return;
@@ -66,14 +69,17 @@ class LoopbackTransport;
 
 class LoopbackTransfer final : public Transfer {
  public:
-  LoopbackTransfer(LoopbackTransport& transport, std::shared_ptr<Hub> hub, int rank, Purpose purpose,
-                   std::uint64_t sequence, std::span<const ConstBytes> to, std::span<const Bytes> from);
+  LoopbackTransfer(LoopbackTransport& transport, std::shared_ptr<Hub> hub, int rank,
+                   Purpose purpose, std::uint64_t sequence, std::span<const ConstBytes> to,
+                   std::span<const Bytes> from);
   ~LoopbackTransfer() override;
   void wait(Deadline deadline) override;
   const std::vector<bool>& arrived() override;
 
  private:
-  bool finished() const { return std::ranges::find(arrived_, false) == arrived_.end() && sends_left_ == 0; }
+  bool finished() const {
+    return std::ranges::find(arrived_, false) == arrived_.end() && sends_left_ == 0;
+  }
   void look();  // with the mutex held: takes note of what has been copied; throws on a wrong size
 
   LoopbackTransport& transport_;
@@ -104,7 +110,8 @@ class LoopbackTransport final : public Transport {
     return std::make_unique<LoopbackTransfer>(*this, hub_, rank_, purpose, sequence_++, to, from);
   }
 
-  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine, std::span<const Bytes> from) override {
+  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine,
+                                         std::span<const Bytes> from) override {
     const std::vector<ConstBytes> to(static_cast<std::size_t>(size()), mine);
     return start_exchange(purpose, to, from);
   }
@@ -119,7 +126,8 @@ class LoopbackTransport final : public Transport {
     const std::uint64_t number = sequence_;
     start_gather(Purpose::control, std::as_bytes(std::span(&color, 1)), from)->wait(deadline);
     const int ranks = static_cast<int>(std::ranges::count(colors, color));
-    const int new_rank = static_cast<int>(std::count(colors.begin(), colors.begin() + rank_, color));
+    const int new_rank =
+        static_cast<int>(std::count(colors.begin(), colors.begin() + rank_, color));
     const std::lock_guard lock(hub_->mutex);
     Hub::Child& child = hub_->children[{number, color}];
     if (child.hub == nullptr) child = {std::make_shared<Hub>(ranks), ranks};
@@ -151,10 +159,17 @@ class LoopbackTransport final : public Transport {
   Traffic traffic_;
 };
 
-LoopbackTransfer::LoopbackTransfer(LoopbackTransport& transport, std::shared_ptr<Hub> hub, int rank, Purpose purpose,
-                                   std::uint64_t sequence, std::span<const ConstBytes> to, std::span<const Bytes> from)
-    : transport_(transport), hub_(std::move(hub)), rank_(rank), purpose_(purpose), sequence_(sequence),
-      arrived_(to.size()), taken_(to.size()), sends_left_(static_cast<int>(to.size()) - 1) {
+LoopbackTransfer::LoopbackTransfer(LoopbackTransport& transport, std::shared_ptr<Hub> hub, int rank,
+                                   Purpose purpose, std::uint64_t sequence,
+                                   std::span<const ConstBytes> to, std::span<const Bytes> from)
+    : transport_(transport),
+      hub_(std::move(hub)),
+      rank_(rank),
+      purpose_(purpose),
+      sequence_(sequence),
+      arrived_(to.size()),
+      taken_(to.size()),
+      sends_left_(static_cast<int>(to.size()) - 1) {
   arrived_[static_cast<std::size_t>(rank)] = true;
   taken_[static_cast<std::size_t>(rank)] = true;
   const std::lock_guard lock(hub_->mutex);
@@ -180,8 +195,10 @@ LoopbackTransfer::~LoopbackTransfer() {
     // The buffers die: nobody may copy from or to them any more.
     const std::lock_guard lock(hub_->mutex);
     for (int peer = 0; peer < hub_->size; ++peer) {
-      if (!taken_[static_cast<std::size_t>(peer)]) hub_->message(rank_, peer, sequence_).sent = false;
-      if (!arrived_[static_cast<std::size_t>(peer)]) hub_->message(peer, rank_, sequence_).expected = false;
+      if (!taken_[static_cast<std::size_t>(peer)])
+        hub_->message(rank_, peer, sequence_).sent = false;
+      if (!arrived_[static_cast<std::size_t>(peer)])
+        hub_->message(peer, rank_, sequence_).expected = false;
     }
   }
   transport_.leave();
@@ -203,8 +220,8 @@ void LoopbackTransfer::look() {
       Posted& in = hub_->message(peer, rank_, sequence_);
       if (!in.copied) continue;
       if (in.wrong_size)
-        throw TransportError("rank {} sent {} bytes to rank {}, expected {}", peer, in.source.size(), rank_,
-                             in.target.size());
+        throw TransportError("rank {} sent {} bytes to rank {}, expected {}", peer,
+                             in.source.size(), rank_, in.target.size());
       transport_.count_received(purpose_, in.target.size());
       arrived_[p] = true;
       in.receiver_saw = true;
@@ -231,9 +248,11 @@ void LoopbackTransfer::wait(Deadline deadline) {
       missing.push_back(peer);
       if (hub_->lost[p]) gone.push_back(peer);
     }
-    if (!gone.empty()) throw PeerLost("{} left while rank {} waited for it", name_ranks(gone), rank_);
+    if (!gone.empty())
+      throw PeerLost("{} left while rank {} waited for it", name_ranks(gone), rank_);
     if (deadline.passed())
-      throw Timeout("rank {} waited for {} ({}) past its deadline", rank_, name_ranks(missing), to_string(purpose_));
+      throw Timeout("rank {} waited for {} ({}) past its deadline", rank_, name_ranks(missing),
+                    to_string(purpose_));
     if (deadline.at == TimePoint::max())
       hub_->changed.wait(lock);
     else
@@ -247,7 +266,8 @@ std::vector<std::unique_ptr<Transport>> make_loopback(int size) {
   require(size >= 1, "loopback of {} ranks", size);
   const auto hub = std::make_shared<Hub>(size);
   std::vector<std::unique_ptr<Transport>> transports;
-  for (int rank = 0; rank < size; ++rank) transports.push_back(std::make_unique<LoopbackTransport>(hub, rank));
+  for (int rank = 0; rank < size; ++rank)
+    transports.push_back(std::make_unique<LoopbackTransport>(hub, rank));
   return transports;
 }
 
@@ -258,16 +278,17 @@ void run_loopback(int size, const std::function<void(Transport&)>& body) {
   std::exception_ptr first_failure;
   std::vector<std::thread> threads;
   for (auto& transport : transports)
-    threads.emplace_back([&mutex, &first_failure, &body, threads_per_rank, mine = std::move(transport)]() mutable {
-      set_thread_count(threads_per_rank);
-      try {
-        body(*mine);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!first_failure) first_failure = std::current_exception();
-      }
-      mine.reset();  // after the failure is noted: the peers' PeerLost comes later
-    });
+    threads.emplace_back(
+        [&mutex, &first_failure, &body, threads_per_rank, mine = std::move(transport)]() mutable {
+          set_thread_count(threads_per_rank);
+          try {
+            body(*mine);
+          } catch (...) {
+            const std::lock_guard lock(mutex);
+            if (!first_failure) first_failure = std::current_exception();
+          }
+          mine.reset();  // after the failure is noted: the peers' PeerLost comes later
+        });
   for (std::thread& thread : threads) thread.join();
   if (first_failure) std::rethrow_exception(first_failure);
 }

@@ -57,7 +57,7 @@ class MpiTransfer final : public Transfer {
   Purpose purpose_;
   std::vector<MPI_Request> requests_;
   std::vector<Piece> pieces_;
-  std::vector<int> done_;           // what MPI_Testsome gives back
+  std::vector<int> done_;  // what MPI_Testsome gives back
   std::vector<MPI_Status> statuses_;
   std::vector<int> incoming_left_;  // pieces by rank
   std::vector<std::size_t> incoming_bytes_;
@@ -67,7 +67,8 @@ class MpiTransfer final : public Transfer {
 
 class MpiTransport final : public Transport {
  public:
-  MpiTransport(MPI_Comm communicator, std::size_t piece_bytes) : communicator_(communicator), piece_bytes_(piece_bytes) {
+  MpiTransport(MPI_Comm communicator, std::size_t piece_bytes)
+      : communicator_(communicator), piece_bytes_(piece_bytes) {
     check(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "set the error handler");
     check(MPI_Comm_rank(communicator_, &rank_), "tell the rank");
     check(MPI_Comm_size(communicator_, &size_), "tell the number of ranks");
@@ -86,16 +87,20 @@ class MpiTransport final : public Transport {
                                            std::span<const Bytes> from) override {
     require_one_span_per_rank(*this, to.size());
     require_one_span_per_rank(*this, from.size());
-    if (ended_) throw TransportError("mpi rank {}: its transport was ended by an earlier failure", rank_);
+    if (ended_)
+      throw TransportError("mpi rank {}: its transport was ended by an earlier failure", rank_);
     for (int r = 0; r < size_; ++r) {
       if (r == rank_) continue;
-      traffic_.bytes_sent[static_cast<std::size_t>(purpose)] += to[static_cast<std::size_t>(r)].size();
+      traffic_.bytes_sent[static_cast<std::size_t>(purpose)] +=
+          to[static_cast<std::size_t>(r)].size();
       ++traffic_.messages_sent[static_cast<std::size_t>(purpose)];
     }
-    return std::make_unique<MpiTransfer>(*this, purpose, static_cast<int>(sequence_++ % kTags), to, from);
+    return std::make_unique<MpiTransfer>(*this, purpose, static_cast<int>(sequence_++ % kTags), to,
+                                         from);
   }
 
-  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine, std::span<const Bytes> from) override {
+  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine,
+                                         std::span<const Bytes> from) override {
     const std::vector<ConstBytes> to(static_cast<std::size_t>(size_), mine);
     return start_exchange(purpose, to, from);
   }
@@ -128,8 +133,8 @@ class MpiTransport final : public Transport {
   Traffic traffic_;
 };
 
-// Runs body(offset, bytes) over the pieces of a message. The last is always shorter than a whole piece, so that two
-// sides that expect different sizes see it in a piece, whatever the sizes.
+// Runs body(offset, bytes) over the pieces of a message. The last is always shorter than a whole
+// piece, so that two sides that expect different sizes see it in a piece, whatever the sizes.
 template <class Body>
 void for_each_piece(std::size_t size, std::size_t piece_bytes, const Body& body) {
   for (std::size_t offset = 0;; offset += piece_bytes) {
@@ -139,9 +144,12 @@ void for_each_piece(std::size_t size, std::size_t piece_bytes, const Body& body)
   }
 }
 
-MpiTransfer::MpiTransfer(MpiTransport& transport, Purpose purpose, int tag, std::span<const ConstBytes> to,
-                         std::span<const Bytes> from)
-    : transport_(transport), purpose_(purpose), incoming_left_(to.size()), incoming_bytes_(to.size()),
+MpiTransfer::MpiTransfer(MpiTransport& transport, Purpose purpose, int tag,
+                         std::span<const ConstBytes> to, std::span<const Bytes> from)
+    : transport_(transport),
+      purpose_(purpose),
+      incoming_left_(to.size()),
+      incoming_bytes_(to.size()),
       arrived_(to.size()) {
   arrived_[static_cast<std::size_t>(transport.rank())] = true;
   // Everybody starts with another peer, so that a rank is not sent to by all at once.
@@ -183,8 +191,8 @@ MpiTransfer::~MpiTransfer() {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     if (requests_[i] == MPI_REQUEST_NULL) continue;
     if (pieces_[i].incoming) {
-      // A receive whose message has begun to arrive cannot be cancelled, and waiting for it would wait for ever when
-      // its sender is frozen.
+      // A receive whose message has begun to arrive cannot be cancelled, and waiting for it would
+      // wait for ever when its sender is frozen.
       MPI_Cancel(&requests_[i]);
       int done = 0;
       MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE);
@@ -201,8 +209,8 @@ void MpiTransfer::finish(const Piece& piece, const MPI_Status& status) {
   int bytes = 0;
   MPI_Get_count(&status, MPI_BYTE, &bytes);
   if (bytes != piece.bytes)
-    throw TransportError("rank {} sent {} bytes to rank {}, expected {}", piece.peer, bytes, transport_.rank(),
-                         piece.bytes);
+    throw TransportError("rank {} sent {} bytes to rank {}, expected {}", piece.peer, bytes,
+                         transport_.rank(), piece.bytes);
   const std::size_t peer = static_cast<std::size_t>(piece.peer);
   if (--incoming_left_[peer] == 0) {
     arrived_[peer] = true;
@@ -213,8 +221,8 @@ void MpiTransfer::finish(const Piece& piece, const MPI_Status& status) {
 void MpiTransfer::poll() {
   if (left_ == 0) return;
   int count = 0;
-  const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done_.data(),
-                                statuses_.data());
+  const int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
+                                done_.data(), statuses_.data());
   if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) check(code, "test for finished transfers");
   if (count == MPI_UNDEFINED) return;
   for (int i = 0; i < count; ++i) {
@@ -225,8 +233,8 @@ void MpiTransfer::poll() {
       MPI_Error_class(statuses_[k].MPI_ERROR, &error_class);
       --left_;
       if (error_class == MPI_ERR_TRUNCATE)
-        throw TransportError("rank {} sent more bytes to rank {} than the {} expected", piece.peer, transport_.rank(),
-                             piece.bytes);
+        throw TransportError("rank {} sent more bytes to rank {} than the {} expected", piece.peer,
+                             transport_.rank(), piece.bytes);
       throw PeerLost("rank {}: {}", piece.peer, error_text(statuses_[k].MPI_ERROR));
     }
     finish(piece, statuses_[k]);
@@ -247,8 +255,8 @@ void MpiTransfer::wait(Deadline deadline) {
         if (requests_[i] != MPI_REQUEST_NULL) missing.push_back(pieces_[i].peer);
       std::ranges::sort(missing);
       missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
-      throw Timeout("rank {} waited for {} ({}) past its deadline", transport_.rank(), name_ranks(missing),
-                    to_string(purpose_));
+      throw Timeout("rank {} waited for {} ({}) past its deadline", transport_.rank(),
+                    name_ranks(missing), to_string(purpose_));
     }
     if (std::chrono::steady_clock::now() - start < kSpin) continue;
     std::this_thread::sleep_for(sleep);
@@ -290,7 +298,8 @@ int MpiSession::size() const {
 }
 
 std::unique_ptr<Transport> MpiSession::world(std::size_t piece_bytes) const {
-  require(piece_bytes >= 1 && piece_bytes <= std::size_t{1} << 30, "pieces of {} bytes", piece_bytes);
+  require(piece_bytes >= 1 && piece_bytes <= std::size_t{1} << 30, "pieces of {} bytes",
+          piece_bytes);
   MPI_Comm communicator = MPI_COMM_NULL;
   check(MPI_Comm_dup(MPI_COMM_WORLD, &communicator), "duplicate the world");
   return std::make_unique<MpiTransport>(communicator, piece_bytes);

@@ -1,9 +1,10 @@
-// Ranks as MPI processes (Open MPI): non-blocking point-to-point messages, polled with a pause so that ranks that share
-// cores do not spin against each other.
+// Ranks as MPI processes (Open MPI): non-blocking point-to-point messages, polled with a pause so
+// that ranks that share cores do not spin against each other.
 //
-// Messages above 1 GiB travel in pieces. A lost rank ends the job: mpirun kills it, and a wait that passes its deadline
-// throws Timeout naming the ranks. MPI may still read the buffers of a transfer that was given up: after any error but
-// a Timeout that is waited for again, end the process (the session aborts the job while an exception unwinds it).
+// Messages above 1 GiB travel in pieces. A lost rank ends the job: mpirun kills it, and a wait that
+// passes its deadline throws Timeout naming the ranks. MPI may still read the buffers of a transfer
+// that was given up: after any error but a Timeout that is waited for again, end the process (the
+// session aborts the job while an exception unwinds it).
 #pragma once
 
 #include <cstddef>
@@ -13,9 +14,10 @@
 
 namespace ballot {
 
-// Initializes MPI (thread level serialized) and finalizes it when destroyed. One per process; its transports must be
-// gone before it. If it is destroyed during an exception it aborts the job with ExitCode::internal, so that no rank
-// waits for a dead one; who catches the exception first calls abort() with the error's own code.
+// Initializes MPI (thread level serialized) and finalizes it when destroyed. One per process; its
+// transports must be gone before it. If it is destroyed during an exception it aborts the job with
+// ExitCode::internal, so that no rank waits for a dead one; who catches the exception first calls
+// abort() with the error's own code.
 class MpiSession {
  public:
   MpiSession();

@@ -8,9 +8,12 @@ namespace ballot {
 
 const char* to_string(Purpose purpose) {
   switch (purpose) {
-    case Purpose::vote: return "vote";
-    case Purpose::mean: return "mean";
-    case Purpose::control: return "control";
+    case Purpose::vote:
+      return "vote";
+    case Purpose::mean:
+      return "mean";
+    case Purpose::control:
+      return "control";
   }
   return "?";
 }
@@ -31,12 +34,14 @@ Traffic operator-(const Traffic& later, const Traffic& earlier) {
 
 std::string name_ranks(std::span<const int> ranks) {
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-  for (std::size_t i = 0; i < ranks.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(ranks[i]);
+  for (std::size_t i = 0; i < ranks.size(); ++i)
+    text += (i == 0 ? "" : ", ") + std::to_string(ranks[i]);
   return text;
 }
 
 void require_one_span_per_rank(const Transport& transport, std::size_t spans) {
-  require(spans == static_cast<std::size_t>(transport.size()), "{} buffers for {} ranks", spans, transport.size());
+  require(spans == static_cast<std::size_t>(transport.size()), "{} buffers for {} ranks", spans,
+          transport.size());
 }
 
 void barrier_by_exchange(Transport& transport, Deadline deadline) {

@@ -10,13 +10,13 @@
 namespace ballot {
 
 struct LlamaConfig {
-  std::int64_t hidden_size = 0;          // C
+  std::int64_t hidden_size = 0;  // C
   std::int64_t intermediate_size = 0;
-  std::int64_t layers = 0;               // L
-  std::int64_t heads = 0;                // H
-  std::int64_t key_value_heads = 0;      // K, divides H
-  std::int64_t head_size = 0;            // D, even; C / H unless head_dim says otherwise
-  std::int64_t vocabulary = 0;           // V
+  std::int64_t layers = 0;           // L
+  std::int64_t heads = 0;            // H
+  std::int64_t key_value_heads = 0;  // K, divides H
+  std::int64_t head_size = 0;        // D, even; C / H unless head_dim says otherwise
+  std::int64_t vocabulary = 0;       // V
   std::int64_t max_positions = 0;
   double rope_theta = 10000.0;
   double rms_norm_epsilon = 1e-5;
@@ -26,16 +26,18 @@ struct LlamaConfig {
   std::int64_t eos_token = -1;
 };
 
-// Parses and validates config.json's text; everything wrong is reported at once, by key, value and what was expected
-// (DataError). What this reader does not support (rope scaling, biases, other activations) is refused by name.
+// Parses and validates config.json's text; everything wrong is reported at once, by key, value and
+// what was expected (DataError). What this reader does not support (rope scaling, biases, other
+// activations) is refused by name.
 LlamaConfig parse_llama_config(const std::string& json_text, const std::string& path);
 // A config.json that transformers reads.
 std::string to_json(const LlamaConfig& config);
 
-// In backward order, which is the order the model reports gradients in: lm_head (none where tied), model.norm, then for
-// each layer from last to first mlp.down_proj, up_proj, gate_proj, post_attention_layernorm, self_attn.o_proj, v_proj,
-// k_proj, q_proj, input_layernorm; model.embed_tokens last. Neighbours in this order (up and gate; v, k and q) are
-// multiplied as one matrix wherever the arena leaves no gap between them.
+// In backward order, which is the order the model reports gradients in: lm_head (none where tied),
+// model.norm, then for each layer from last to first mlp.down_proj, up_proj, gate_proj,
+// post_attention_layernorm, self_attn.o_proj, v_proj, k_proj, q_proj, input_layernorm;
+// model.embed_tokens last. Neighbours in this order (up and gate; v, k and q) are multiplied as one
+// matrix wherever the arena leaves no gap between them.
 std::vector<ParameterShape> llama_parameter_shapes(const LlamaConfig& config);
 
 }  // namespace ballot

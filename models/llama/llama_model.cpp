@@ -1,4 +1,5 @@
-// The Llama: forward, then backward layer by layer from the last, written as the products and passes it consists of.
+// The Llama: forward, then backward layer by layer from the last, written as the products and
+// passes it consists of.
 #include "models/llama/llama_model.h"
 
 #include <algorithm>

@@ -15,7 +15,8 @@ TEST(BallotLayout, BlockIsTheLargestPowerOfTwoThatDividesTheRow) {
   const BallotLayout layout = test::make_layout(
       {{3, 192}, {3, 576}, {2, 768}, {2, 960}, {2, 2048}, {4, 64}, {1, 1280}, {1, 100}, {2, 512}});
   const std::vector<std::int64_t> blocks = {64, 64, 256, 64, 512, 64, 256, 128, 512};
-  for (std::size_t i = 0; i < blocks.size(); ++i) EXPECT_EQ(layout.segments()[i].block, blocks[i]) << i;
+  for (std::size_t i = 0; i < blocks.size(); ++i)
+    EXPECT_EQ(layout.segments()[i].block, blocks[i]) << i;
 }
 
 TEST(BallotLayout, SegmentsStartOnMultiplesOf512AndPaddingIsNotCounted) {
@@ -68,8 +69,14 @@ TEST(BallotLayout, BlockOfAgreesWithTheSegments) {
 }
 
 TEST(BallotLayout, DigestTellsNamesShapesAndPlacesApart) {
-  const auto digest = [](const char* name, std::int64_t rows, std::int64_t cols, std::int64_t arena) {
-    return BallotLayout({{.name = name, .rows = rows, .cols = cols, .row_stride = 192, .arena_offset = arena}}).digest();
+  const auto digest = [](const char* name, std::int64_t rows, std::int64_t cols,
+                         std::int64_t arena) {
+    return BallotLayout({{.name = name,
+                          .rows = rows,
+                          .cols = cols,
+                          .row_stride = 192,
+                          .arena_offset = arena}})
+        .digest();
   };
   const std::uint64_t base = digest("a", 4, 192, 0);
   EXPECT_EQ(base, digest("a", 4, 192, 0));
@@ -80,9 +87,12 @@ TEST(BallotLayout, DigestTellsNamesShapesAndPlacesApart) {
 }
 
 TEST(BallotLayout, RefusesRowsThatWordsWouldCross) {
-  EXPECT_THROW(BallotLayout({{.name = "a", .rows = 2, .cols = 100, .row_stride = 100}}), LogicError);
+  EXPECT_THROW(BallotLayout({{.name = "a", .rows = 2, .cols = 100, .row_stride = 100}}),
+               LogicError);
   EXPECT_THROW(BallotLayout({{.name = "a", .rows = 2, .cols = 100, .row_stride = 64}}), LogicError);
-  EXPECT_THROW(BallotLayout({{.name = "a", .rows = 2, .cols = 64, .row_stride = 64, .arena_offset = 64}}), LogicError);
+  EXPECT_THROW(
+      BallotLayout({{.name = "a", .rows = 2, .cols = 64, .row_stride = 64, .arena_offset = 64}}),
+      LogicError);
 }
 
 }  // namespace

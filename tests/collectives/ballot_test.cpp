@@ -16,19 +16,23 @@
 namespace ballot {
 namespace {
 
-std::vector<float> random_direction(const BallotSegment& s, double share_of_zeros, std::mt19937_64& random) {
-  std::vector<float> x(static_cast<std::size_t>(s.extent()), 1e30f);  // padding: must not be looked at
+std::vector<float> random_direction(const BallotSegment& s, double share_of_zeros,
+                                    std::mt19937_64& random) {
+  std::vector<float> x(static_cast<std::size_t>(s.extent()),
+                       1e30f);  // padding: must not be looked at
   std::normal_distribution<float> normal;
   for (std::int64_t row = 0; row < s.rows; ++row)
     for (std::int64_t col = 0; col < s.cols; ++col) {
       const bool zero = std::uniform_real_distribution<>()(random) < share_of_zeros;
-      x[static_cast<std::size_t>(row * s.row_stride + col)] = zero ? (random() & 1u ? 0.0f : -0.0f) : normal(random);
+      x[static_cast<std::size_t>(row * s.row_stride + col)] =
+          zero ? (random() & 1u ? 0.0f : -0.0f) : normal(random);
     }
   return x;
 }
 
 void expect_equal(const Ballot& a, const Ballot& b) {
-  for (std::int64_t w = 0; w < a.bits().word_count(); ++w) ASSERT_EQ(a.bits().words()[w], b.bits().words()[w]) << w;
+  for (std::int64_t w = 0; w < a.bits().word_count(); ++w)
+    ASSERT_EQ(a.bits().words()[w], b.bits().words()[w]) << w;
   for (std::int64_t w = 0; w < a.abstentions().word_count(); ++w)
     ASSERT_EQ(a.abstentions().words()[w], b.abstentions().words()[w]) << w;
 }
@@ -38,13 +42,16 @@ TEST(CastBallot, EqualsItsReferenceOnRandomShapes) {
   for (int trial = 0; trial < 60; ++trial) {
     const BallotLayout layout = test::random_layout(random);
     Ballot fast(layout), slow(layout);
-    const CastOptions options{.seed = random(), .step = trial, .voter = trial % 5,
+    const CastOptions options{.seed = random(),
+                              .step = trial,
+                              .voter = trial % 5,
                               .abstain_below = trial % 3 == 0 ? 2.0 : 0.0};
     for (const BallotSegment& s : layout.segments()) {
       const auto x = random_direction(s, std::vector{0.0, 0.1, 0.97}[random() % 3], random);
       std::vector<std::uint8_t> silent(trial % 2 == 0 ? 0 : static_cast<std::size_t>(s.rows));
       for (auto& flag : silent) flag = random() % 3 == 0;
-      EXPECT_EQ(cast_ballot(x.data(), s, options, silent, fast), cast_ballot_reference(x.data(), s, options, silent, slow));
+      EXPECT_EQ(cast_ballot(x.data(), s, options, silent, fast),
+                cast_ballot_reference(x.data(), s, options, silent, slow));
     }
     expect_equal(fast, slow);
   }
@@ -112,7 +119,8 @@ TEST(CastBallot, OnlyBlocksOfExactZerosAbstainByDefault) {
 TEST(CastBallot, BlocksBelowTheShareOfTheRmsAbstain) {
   const BallotLayout layout = test::make_layout({{3, 64}});
   std::vector<float> x(192, 1.0f);
-  for (std::size_t i = 64; i < 128; ++i) x[i] = 0.1f;  // RMS of all: sqrt((128 + 0.64) / 192) = 0.8186
+  for (std::size_t i = 64; i < 128; ++i)
+    x[i] = 0.1f;  // RMS of all: sqrt((128 + 0.64) / 192) = 0.8186
   for (std::size_t i = 128; i < 192; ++i) x[i] = -1.0f;
   Ballot ballot(layout);
   EXPECT_EQ(cast_ballot(x.data(), layout.segments()[0], {.abstain_below = 0.12}, {}, ballot), 0);
@@ -127,7 +135,8 @@ TEST(CastBallot, PaddingNeitherVotesNorKeepsABlockFromAbstaining) {
   std::vector<float> x(static_cast<std::size_t>(s.extent()), -5.0f);
   for (std::size_t i = 0; i < 70; ++i) x[i] = 0.0f;  // first row: real elements are zero
   Ballot ballot(layout);
-  EXPECT_EQ(cast_ballot(x.data(), s, {}, {}, ballot), 4);  // row 0 whole, row 1 its last block: all padding
+  EXPECT_EQ(cast_ballot(x.data(), s, {}, {}, ballot),
+            4);  // row 0 whole, row 1 its last block: all padding
   EXPECT_EQ(ballot.abstentions().words()[0], 0b100111u);
   EXPECT_EQ(ballot.bits().words()[3], ~std::uint64_t{0});
   EXPECT_EQ(ballot.bits().words()[4], 0b111111u);

@@ -46,8 +46,10 @@ RC_GTEST_PROP(CopyBits, MovesEveryBitAndTouchesNoOther, ()) {
   const auto first = *rc::gen::inRange<std::int64_t>(0, 200);
   const auto to = *rc::gen::inRange<std::int64_t>(0, 200);
   const auto count = *rc::gen::inRange<std::int64_t>(0, 300);
-  const auto source = *rc::gen::container<std::vector<std::uint64_t>>(8, rc::gen::arbitrary<std::uint64_t>());
-  const auto before = *rc::gen::container<std::vector<std::uint64_t>>(8, rc::gen::arbitrary<std::uint64_t>());
+  const auto source =
+      *rc::gen::container<std::vector<std::uint64_t>>(8, rc::gen::arbitrary<std::uint64_t>());
+  const auto before =
+      *rc::gen::container<std::vector<std::uint64_t>>(8, rc::gen::arbitrary<std::uint64_t>());
   auto target = before;
   copy_bits(source.data(), first, target.data(), to, count);
   const auto get = [](const std::vector<std::uint64_t>& words, std::int64_t i) {

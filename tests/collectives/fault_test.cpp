@@ -26,8 +26,8 @@ TEST_F(FaultyVote, APeerThatNeverSendsIsNamedByTheTimeout) {
     EXPECT_THROW(vote.elect(ballot, 0, Deadline::in(std::chrono::milliseconds(500))), WorldError);
   });
   Vote vote(layout, *transports[0], {});  // rank 2 does nothing
-  const std::string message =
-      test::message_of<Timeout>([&] { vote.elect(ballot, 0, Deadline::in(std::chrono::milliseconds(100))); });
+  const std::string message = test::message_of<Timeout>(
+      [&] { vote.elect(ballot, 0, Deadline::in(std::chrono::milliseconds(100))); });
   EXPECT_THAT(message, HasSubstr("waited for rank 2 (vote)"));
   rank1.join();
 }
@@ -39,7 +39,8 @@ TEST_F(FaultyVote, APeerThatDiesBetweenTheTwoTransfersIsLost) {
     // The sizes of a ballot, then silence.
     const auto bytes = [&](int owner) {
       const BallotChunk chunk = layout.chunk(owner, 2);
-      return static_cast<std::size_t>(40 + 8 * (chunk.word_count() + (chunk.last_block - chunk.first_block + 63) / 64));
+      return static_cast<std::size_t>(
+          40 + 8 * (chunk.word_count() + (chunk.last_block - chunk.first_block + 63) / 64));
     };
     std::vector<std::byte> out(bytes(0)), in(bytes(1));
     const std::vector<ConstBytes> to = {out, {}};
@@ -62,7 +63,8 @@ TEST_F(FaultyVote, APeerDestroyedMidStepIsLost) {
     gone.reset();
   });
   Vote vote(layout, *transports[0], {});
-  EXPECT_THAT(test::message_of<PeerLost>([&] { vote.elect(ballot, 0, test::soon()); }), HasSubstr("rank 1"));
+  EXPECT_THAT(test::message_of<PeerLost>([&] { vote.elect(ballot, 0, test::soon()); }),
+              HasSubstr("rank 1"));
   rank1.join();
 }
 
@@ -85,20 +87,25 @@ TEST_F(FaultyVote, ADamagedByteIsFoundWhereverItIs) {
         }
         FaultTransport damaged(transport, {.collective = collective, .from_rank = 1, .byte = byte});
         Vote vote(small, damaged, {});
-        const std::string message = test::message_of<TransportError>([&] { vote.elect(mine, 0, test::soon()); });
-        const std::string who = (collective == 0 ? "ballot" : "verdict") + std::string(" from rank 1: ");
+        const std::string message =
+            test::message_of<TransportError>([&] { vote.elect(mine, 0, test::soon()); });
+        const std::string who =
+            (collective == 0 ? "ballot" : "verdict") + std::string(" from rank 1: ");
         EXPECT_THAT(message, HasSubstr(who)) << "byte " << byte;
-        EXPECT_THAT(message, testing::AnyOf(HasSubstr("checksum"), HasSubstr("starts with"), HasSubstr("version")));
+        EXPECT_THAT(message, testing::AnyOf(HasSubstr("checksum"), HasSubstr("starts with"),
+                                            HasSubstr("version")));
       });
     }
 }
 
-void expect_refused(const std::function<Vote(Transport&)>& make_vote, std::int64_t step_of_rank_1, const char* why) {
+void expect_refused(const std::function<Vote(Transport&)>& make_vote, std::int64_t step_of_rank_1,
+                    const char* why) {
   run_loopback(2, [&](Transport& transport) {
     const BallotLayout layout = test::make_layout({{4, 512}});
     Vote vote = make_vote(transport);
-    const std::string message = test::message_of<TransportError>(
-        [&] { vote.elect(Ballot(layout), transport.rank() == 1 ? step_of_rank_1 : 0, test::soon()); });
+    const std::string message = test::message_of<TransportError>([&] {
+      vote.elect(Ballot(layout), transport.rank() == 1 ? step_of_rank_1 : 0, test::soon());
+    });
     EXPECT_THAT(message, HasSubstr("ballot from rank " + std::to_string(1 - transport.rank())));
     EXPECT_THAT(message, HasSubstr(why));
     transport.barrier(test::soon());  // so that nobody sees the other leave first
@@ -136,7 +143,8 @@ TEST(FaultyMean, ADamagedByteIsFoundInBothTransfers) {
         }
         FaultTransport damaged(transport, {.collective = collective, .from_rank = 1, .byte = byte});
         const std::string message = test::message_of<TransportError>([&] { reduce(damaged); });
-        EXPECT_THAT(message, HasSubstr(collective == 0 ? "contribution from rank 1: " : "mean from rank 1: "));
+        EXPECT_THAT(message, HasSubstr(collective == 0 ? "contribution from rank 1: "
+                                                       : "mean from rank 1: "));
       });
 }
 

@@ -13,12 +13,18 @@ namespace {
 
 class Loopback : public testing::TestWithParam<int> {};
 
-TEST_P(Loopback, ExchangeMovesEveryByte) { run_loopback(GetParam(), test::exchange_moves_every_byte); }
-TEST_P(Loopback, TransfersDoNotMix) { run_loopback(GetParam(), test::transfers_do_not_mix); }
+TEST_P(Loopback, ExchangeMovesEveryByte) {
+  run_loopback(GetParam(), test::exchange_moves_every_byte);
+}
+TEST_P(Loopback, TransfersDoNotMix) {
+  run_loopback(GetParam(), test::transfers_do_not_mix);
+}
 TEST_P(Loopback, SplitMakesTransportsOfTheirOwn) {
   run_loopback(GetParam(), test::split_makes_transports_of_their_own);
 }
-TEST_P(Loopback, BarrierWaitsForTheLast) { run_loopback(GetParam(), test::barrier_waits_for_the_last); }
+TEST_P(Loopback, BarrierWaitsForTheLast) {
+  run_loopback(GetParam(), test::barrier_waits_for_the_last);
+}
 TEST_P(Loopback, LateRankIsNamedAndMayBeWaitedForAgain) {
   run_loopback(GetParam(), test::late_rank_is_named_and_may_be_waited_for_again);
 }
@@ -38,9 +44,11 @@ TEST(LoopbackFailures, ADestroyedPeerIsLostToThoseWhoWait) {
     gone.reset();
   });
   std::thread other([&] {
-    EXPECT_THAT(test::message_of<PeerLost>([&] { transports[1]->barrier(Deadline{}); }), testing::HasSubstr("rank 2"));
+    EXPECT_THAT(test::message_of<PeerLost>([&] { transports[1]->barrier(Deadline{}); }),
+                testing::HasSubstr("rank 2"));
   });
-  EXPECT_THAT(test::message_of<PeerLost>([&] { transports[0]->barrier(Deadline{}); }), testing::HasSubstr("rank 2"));
+  EXPECT_THAT(test::message_of<PeerLost>([&] { transports[0]->barrier(Deadline{}); }),
+              testing::HasSubstr("rank 2"));
   other.join();
   leaver.join();
 }
@@ -54,7 +62,8 @@ TEST(LoopbackFailures, WhatAPeerSentBeforeItLeftStillArrives) {
 
 TEST(LoopbackFailures, ATransferThatIsGivenUpEndsItsTransport) {
   auto transports = make_loopback(2);
-  EXPECT_THAT(test::message_of<Timeout>([&] { transports[0]->barrier(Deadline::in(std::chrono::milliseconds(5))); }),
+  EXPECT_THAT(test::message_of<Timeout>(
+                  [&] { transports[0]->barrier(Deadline::in(std::chrono::milliseconds(5))); }),
               testing::HasSubstr("rank 1"));
   EXPECT_THROW(transports[0]->barrier(test::soon()), TransportError);
   EXPECT_THROW(transports[1]->barrier(test::soon()), PeerLost);
@@ -84,7 +93,9 @@ TEST(Traffic, IsKeptApartByPurpose) {
     std::vector<std::byte> mine(10), theirs(10);
     const std::vector<Bytes> from(2, Bytes(theirs));
     transport.start_gather(Purpose::mean, mine, from)->wait(test::soon());
-    transport.start_gather(Purpose::control, ConstBytes(mine).first(3), std::vector<Bytes>(2, Bytes(theirs).first(3)))
+    transport
+        .start_gather(Purpose::control, ConstBytes(mine).first(3),
+                      std::vector<Bytes>(2, Bytes(theirs).first(3)))
         ->wait(test::soon());
     EXPECT_EQ(transport.traffic().sent(Purpose::vote), 0u);
     EXPECT_EQ(transport.traffic().sent(Purpose::mean), 10u);

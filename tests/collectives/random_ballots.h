@@ -1,4 +1,5 @@
-// Layouts and ballots made from a seed, the same on every rank, so that each rank can compute everybody's truth.
+// Layouts and ballots made from a seed, the same on every rank, so that each rank can compute
+// everybody's truth.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +33,8 @@ inline BallotLayout make_layout(const std::vector<std::vector<std::int64_t>>& ro
   return BallotLayout(segments);
 }
 
-// Row strides from 64 to 1536, among them those whose largest power of two is small (192, 576, 960).
+// Row strides from 64 to 1536, among them those whose largest power of two is small (192, 576,
+// 960).
 inline BallotLayout random_layout(std::mt19937_64& random) {
   const auto pick = [&](std::int64_t low, std::int64_t high) {
     return std::uniform_int_distribution<std::int64_t>(low, high)(random);
@@ -40,7 +42,8 @@ inline BallotLayout random_layout(std::mt19937_64& random) {
   std::vector<std::vector<std::int64_t>> shapes;
   for (std::int64_t n = pick(1, 5); n > 0; --n) {
     const std::int64_t stride = 64 * pick(1, 24);
-    const std::int64_t cols = pick(0, 2) == 0 ? stride : std::max<std::int64_t>(1, stride - pick(0, 130));
+    const std::int64_t cols =
+        pick(0, 2) == 0 ? stride : std::max<std::int64_t>(1, stride - pick(0, 130));
     shapes.push_back({pick(1, 9), cols, stride});
   }
   return make_layout(shapes);
@@ -49,8 +52,8 @@ inline BallotLayout random_layout(std::mt19937_64& random) {
 enum class Mood { random, unanimous, silent };  // silent: most blocks abstain
 
 // Ballots as a voter could have cast them: padding 0, abstaining blocks 0.
-inline std::vector<std::unique_ptr<Ballot>> random_ballots(const BallotLayout& layout, int voters, Mood mood,
-                                                           std::mt19937_64& random) {
+inline std::vector<std::unique_ptr<Ballot>> random_ballots(const BallotLayout& layout, int voters,
+                                                           Mood mood, std::mt19937_64& random) {
   std::vector<std::unique_ptr<Ballot>> ballots;
   const std::uint64_t common = random();
   for (int v = 0; v < voters; ++v) {
@@ -66,7 +69,8 @@ inline std::vector<std::unique_ptr<Ballot>> random_ballots(const BallotLayout& l
         for (std::int64_t w = 0; w < s.block / 64; ++w) {
           const std::int64_t inside = b * s.block + w * 64;
           const std::int64_t real = std::clamp<std::int64_t>(s.cols - inside % s.row_stride, 0, 64);
-          const std::uint64_t bits = mood == Mood::unanimous ? common * 0x9e3779b97f4a7c15ull : random();
+          const std::uint64_t bits =
+              mood == Mood::unanimous ? common * 0x9e3779b97f4a7c15ull : random();
           ballot->bits().words()[(s.offset + inside) / 64] = bits & low_bits(real);
         }
       }
@@ -78,11 +82,14 @@ inline std::vector<std::unique_ptr<Ballot>> random_ballots(const BallotLayout& l
 // A verdict over the words of one chunk, with the memory it points to.
 struct ChunkVerdict {
   ChunkVerdict(const BallotChunk& chunk, Ties ties)
-      : bits(static_cast<std::size_t>(chunk.word_count()), ~std::uint64_t{0}),  // filled, so that what is not written shows
-        held_blocks(static_cast<std::size_t>((chunk.last_block - chunk.first_block + 63) / 64), ~std::uint64_t{0}),
+      : bits(static_cast<std::size_t>(chunk.word_count()),
+             ~std::uint64_t{0}),  // filled, so that what is not written shows
+        held_blocks(static_cast<std::size_t>((chunk.last_block - chunk.first_block + 63) / 64),
+                    ~std::uint64_t{0}),
         held_elements(ties == Ties::hold ? bits.size() : 0, ~std::uint64_t{0}) {}
   VerdictPart part() {
-    return {bits.data(), held_blocks.data(), held_elements.empty() ? nullptr : held_elements.data()};
+    return {bits.data(), held_blocks.data(),
+            held_elements.empty() ? nullptr : held_elements.data()};
   }
   std::vector<std::uint64_t> bits, held_blocks, held_elements;
   VoteStatistics statistics;
@@ -92,7 +99,8 @@ struct ChunkVerdict {
 struct ChunkBallots {
   ChunkBallots(const std::vector<std::unique_ptr<Ballot>>& ballots, const BallotChunk& chunk) {
     for (const auto& ballot : ballots) {
-      abstentions.emplace_back(static_cast<std::size_t>((chunk.last_block - chunk.first_block + 63) / 64 + 1));
+      abstentions.emplace_back(
+          static_cast<std::size_t>((chunk.last_block - chunk.first_block + 63) / 64 + 1));
       copy_bits(ballot->abstentions().words(), chunk.first_block, abstentions.back().data(), 0,
                 chunk.last_block - chunk.first_block);
       parts.push_back({ballot->bits().words() + chunk.begin / 64, abstentions.back().data()});
@@ -103,11 +111,13 @@ struct ChunkBallots {
 };
 
 // The truth over the whole ballot: one chunk, plain loops.
-inline ChunkVerdict whole_reference(const BallotLayout& layout, const std::vector<std::unique_ptr<Ballot>>& ballots,
+inline ChunkVerdict whole_reference(const BallotLayout& layout,
+                                    const std::vector<std::unique_ptr<Ballot>>& ballots,
                                     const TallyOptions& options) {
   const BallotChunk chunk = layout.chunk(0, 1);
   ChunkVerdict verdict(chunk, options.ties);
-  tally_reference(layout, chunk, ChunkBallots(ballots, chunk).parts, options, verdict.part(), verdict.statistics);
+  tally_reference(layout, chunk, ChunkBallots(ballots, chunk).parts, options, verdict.part(),
+                  verdict.statistics);
   return verdict;
 }
 

@@ -1,4 +1,5 @@
-// What every transport must give, as functions that all ranks run: over loopback as threads, over MPI as processes.
+// What every transport must give, as functions that all ranks run: over loopback as threads, over
+// MPI as processes.
 //
 // Every rank computes the truth of all ranks from the same seeds.
 #pragma once
@@ -25,7 +26,9 @@
 
 namespace ballot::test {
 
-inline Deadline soon() { return Deadline::in(std::chrono::seconds(60)); }
+inline Deadline soon() {
+  return Deadline::in(std::chrono::seconds(60));
+}
 
 // The test model's shapes: hidden 192, 2.46 M parameters.
 inline BallotLayout model_layout() {
@@ -45,11 +48,14 @@ inline void vote_equals_reference(Transport& transport) {
     const Ties ties = trial % 2 == 0 ? Ties::coin : Ties::hold;
     Vote vote(layout, transport, {.seed = kSeed, .ties = ties});
     for (std::int64_t step = 0; step < 3; ++step) {
-      const Mood mood = std::vector{Mood::random, Mood::unanimous, Mood::silent}[static_cast<std::size_t>(step)];
+      const Mood mood =
+          std::vector{Mood::random, Mood::unanimous, Mood::silent}[static_cast<std::size_t>(step)];
       const auto ballots = random_ballots(layout, transport.size(), mood, random);
-      const ChunkVerdict truth = whole_reference(layout, ballots, {.seed = kSeed, .step = step, .ties = ties});
+      const ChunkVerdict truth =
+          whole_reference(layout, ballots, {.seed = kSeed, .step = step, .ties = ties});
       const Traffic before = transport.traffic();
-      const Verdict& verdict = vote.elect(*ballots[static_cast<std::size_t>(transport.rank())], step, soon());
+      const Verdict& verdict =
+          vote.elect(*ballots[static_cast<std::size_t>(transport.rank())], step, soon());
       ASSERT_TRUE(std::ranges::equal(verdict.bits.span(), truth.bits));
       ASSERT_TRUE(std::ranges::equal(verdict.held_blocks.span(), truth.held_blocks));
       ASSERT_TRUE(std::ranges::equal(verdict.held_elements.span(), truth.held_elements));
@@ -62,13 +68,15 @@ inline void vote_equals_reference(Transport& transport) {
       ASSERT_EQ(verdict.statistics.compared, truth.statistics.compared);
       const Vote::Cost cost = vote.cost();
       const Traffic sent = transport.traffic() - before;
-      ASSERT_EQ(static_cast<std::int64_t>(sent.sent(Purpose::vote)), cost.ballots + cost.abstentions + cost.framing);
+      ASSERT_EQ(static_cast<std::int64_t>(sent.sent(Purpose::vote)),
+                cost.ballots + cost.abstentions + cost.framing);
       ASSERT_EQ(sent.total_sent(), sent.sent(Purpose::vote));
     }
   }
 }
 
-// The cost table: 2 (W-1)/W P/8 + abstentions (1 bit a block, both ways) + framing, and framing within one hundredth.
+// The cost table: 2 (W-1)/W P/8 + abstentions (1 bit a block, both ways) + framing, and framing
+// within one hundredth.
 inline void vote_costs_what_the_table_says(Transport& transport) {
   const BallotLayout layout = model_layout();
   ASSERT_NEAR(static_cast<double>(layout.count()), 2.46e6, 0.05e6);
@@ -82,14 +90,18 @@ inline void vote_costs_what_the_table_says(Transport& transport) {
   const int w = transport.size();
   const Vote::Cost cost = vote.cost();
   const double ideal = 2.0 * (w - 1) / w * static_cast<double>(layout.count()) / 8;
-  EXPECT_EQ(static_cast<std::int64_t>(sent.sent(Purpose::vote)), cost.ballots + cost.abstentions + cost.framing);
-  EXPECT_EQ(sent.messages_sent[static_cast<std::size_t>(Purpose::vote)], static_cast<std::uint64_t>(2 * (w - 1)));
-  // Chunks differ by up to 512 elements, hence this rank's share from the even one by (W-2) x 64 bytes and padding.
+  EXPECT_EQ(static_cast<std::int64_t>(sent.sent(Purpose::vote)),
+            cost.ballots + cost.abstentions + cost.framing);
+  EXPECT_EQ(sent.messages_sent[static_cast<std::size_t>(Purpose::vote)],
+            static_cast<std::uint64_t>(2 * (w - 1)));
+  // Chunks differ by up to 512 elements, hence this rank's share from the even one by (W-2) x 64
+  // bytes and padding.
   EXPECT_NEAR(static_cast<double>(cost.ballots), ideal, 64.0 * w + 512);
-  EXPECT_NEAR(static_cast<double>(cost.abstentions), 2.0 * (w - 1) / w * static_cast<double>(layout.blocks()) / 8,
-              0.02 * ideal);
-  EXPECT_LE(static_cast<double>(sent.sent(Purpose::vote)) - static_cast<double>(cost.abstentions) - ideal,
-            0.01 * ideal);
+  EXPECT_NEAR(static_cast<double>(cost.abstentions),
+              2.0 * (w - 1) / w * static_cast<double>(layout.blocks()) / 8, 0.02 * ideal);
+  EXPECT_LE(
+      static_cast<double>(sent.sent(Purpose::vote)) - static_cast<double>(cost.abstentions) - ideal,
+      0.01 * ideal);
   EXPECT_LE(static_cast<double>(cost.framing), 0.01 * ideal);
   if (w == 1) {
     EXPECT_EQ(sent.total_sent(), 0u);
@@ -103,13 +115,15 @@ inline void expect_same_everywhere(Transport& transport, ConstBytes mine) {
   const std::vector<Bytes> from(theirs.begin(), theirs.end());
   transport.start_gather(Purpose::control, mine, from)->wait(soon());
   for (std::size_t r = 0; r < ranks; ++r)
-    EXPECT_TRUE(static_cast<int>(r) == transport.rank() || std::ranges::equal(theirs[r], mine)) << "rank " << r;
+    EXPECT_TRUE(static_cast<int>(r) == transport.rank() || std::ranges::equal(theirs[r], mine))
+        << "rank " << r;
 }
 
 inline void mean_equals_reference(Transport& transport, DType wire) {
   std::mt19937_64 random(23);
   const int w = transport.size();
-  const std::vector<std::vector<std::int64_t>> layouts = {{1}, {7, 5}, {64, 1, 300, 17}, {20'000, 192, 192, 3}, {}};
+  const std::vector<std::vector<std::int64_t>> layouts = {
+      {1}, {7, 5}, {64, 1, 300, 17}, {20'000, 192, 192, 3}, {}};
   for (const std::vector<std::int64_t>& segments : layouts) {
     const std::int64_t count = std::accumulate(segments.begin(), segments.end(), std::int64_t{0});
     Mean mean(segments, wire, transport);
@@ -119,14 +133,17 @@ inline void mean_equals_reference(Transport& transport, DType wire) {
       std::vector<std::vector<std::uint8_t>> flags(static_cast<std::size_t>(w));
       for (std::size_t r = 0; r < all.size(); ++r) {
         for (std::int64_t i = 0; i < count; ++i)
-          all[r].push_back(std::normal_distribution<float>()(random) * std::exp2(static_cast<float>(random() % 20)));
+          all[r].push_back(std::normal_distribution<float>()(random) *
+                           std::exp2(static_cast<float>(random() % 20)));
         for (std::size_t s = 0; s < segments.size(); ++s)
           flags[r].push_back(call == 0 || random() % 3 != 0);
-        if (call == 2 && !segments.empty()) flags[r][0] = 0;  // nobody contributes to the first segment
+        if (call == 2 && !segments.empty())
+          flags[r][0] = 0;  // nobody contributes to the first segment
       }
       const std::size_t me = static_cast<std::size_t>(transport.rank());
       std::ranges::copy(all[me], mean.values().begin());
-      for (std::size_t s = 0, i = 0; s < segments.size(); i += static_cast<std::size_t>(segments[s++])) {
+      for (std::size_t s = 0, i = 0; s < segments.size();
+           i += static_cast<std::size_t>(segments[s++])) {
         mean.contributes()[s] = flags[me][s];
         // An absent contribution may be anything.
         if (flags[me][s] == 0) mean.values()[i] = std::numeric_limits<float>::quiet_NaN();
@@ -136,7 +153,8 @@ inline void mean_equals_reference(Transport& transport, DType wire) {
       const Traffic sent = transport.traffic() - before;
       EXPECT_EQ(sent.total_sent(), sent.sent(Purpose::mean));
       if (count > 10'000 && w > 1) {
-        const double ideal = 2.0 * (w - 1) / w * static_cast<double>(count) * static_cast<double>(size_bytes(wire));
+        const double ideal =
+            2.0 * (w - 1) / w * static_cast<double>(count) * static_cast<double>(size_bytes(wire));
         EXPECT_NEAR(static_cast<double>(sent.sent(Purpose::mean)), ideal, 0.02 * ideal);
       }
       for (std::size_t s = 0, i = 0; s < segments.size(); ++s) {
@@ -147,10 +165,12 @@ inline void mean_equals_reference(Transport& transport, DType wire) {
         for (std::int64_t k = 0; k < segments[s]; ++k, ++i) {
           float sum = 0;
           for (std::size_t r = 0; r < all.size(); ++r)
-            if (flags[r][s] != 0) sum += wire == DType::f32 ? all[r][i] : to_float(to_bfloat16(all[r][i]));
+            if (flags[r][s] != 0)
+              sum += wire == DType::f32 ? all[r][i] : to_float(to_bfloat16(all[r][i]));
           float expected = contributors == 0 ? 0.0f : sum / static_cast<float>(contributors);
           if (wire == DType::bf16) expected = to_float(to_bfloat16(expected));
-          ASSERT_EQ(std::bit_cast<std::uint32_t>(mean.values()[i]), std::bit_cast<std::uint32_t>(expected));
+          ASSERT_EQ(std::bit_cast<std::uint32_t>(mean.values()[i]),
+                    std::bit_cast<std::uint32_t>(expected));
         }
       }
       expect_same_everywhere(transport, std::as_bytes(mean.values()));
@@ -175,8 +195,9 @@ inline void exchange_moves_every_byte(Transport& transport) {
       from.emplace_back(bytes_of(static_cast<int>(r), me).size());
     }
     const Traffic before = transport.traffic();
-    auto transfer = transport.start_exchange(Purpose::vote, std::vector<ConstBytes>(to.begin(), to.end()),
-                                             std::vector<Bytes>(from.begin(), from.end()));
+    auto transfer =
+        transport.start_exchange(Purpose::vote, std::vector<ConstBytes>(to.begin(), to.end()),
+                                 std::vector<Bytes>(from.begin(), from.end()));
     transfer->wait(soon());
     std::size_t sent = 0, received = 0;
     for (std::size_t r = 0; r < ranks; ++r) {
@@ -204,8 +225,10 @@ inline void transfers_do_not_mix(Transport& transport) {
     for (int& value : values) from.push_back(std::as_writable_bytes(std::span(&value, 1)));
     return from;
   };
-  auto a = transport.start_gather(Purpose::vote, std::as_bytes(std::span(&first, 1)), spans(firsts));
-  auto b = transport.start_gather(Purpose::mean, std::as_bytes(std::span(&second, 1)), spans(seconds));
+  auto a =
+      transport.start_gather(Purpose::vote, std::as_bytes(std::span(&first, 1)), spans(firsts));
+  auto b =
+      transport.start_gather(Purpose::mean, std::as_bytes(std::span(&second, 1)), spans(seconds));
   b->wait(soon());
   a->wait(soon());
   for (std::size_t r = 0; r < ranks; ++r) {
@@ -234,7 +257,8 @@ inline void split_makes_transports_of_their_own(Transport& transport) {
 inline void barrier_waits_for_the_last(Transport& transport) {
   transport.barrier(soon());  // so that all start together
   const auto start = std::chrono::steady_clock::now();
-  if (transport.rank() == transport.size() - 1) std::this_thread::sleep_for(std::chrono::milliseconds(80));
+  if (transport.rank() == transport.size() - 1)
+    std::this_thread::sleep_for(std::chrono::milliseconds(80));
   transport.barrier(soon());
   EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(60));
 }
@@ -251,7 +275,8 @@ std::string message_of(const Body& body) {
   return "no exception";
 }
 
-// The last rank comes late: the others' first wait passes its deadline and names it, the second one succeeds.
+// The last rank comes late: the others' first wait passes its deadline and names it, the second one
+// succeeds.
 inline void late_rank_is_named_and_may_be_waited_for_again(Transport& transport) {
   if (transport.size() == 1) return;
   const std::size_t ranks = static_cast<std::size_t>(transport.size());
@@ -275,8 +300,10 @@ inline void late_rank_is_named_and_may_be_waited_for_again(Transport& transport)
   for (std::size_t r = 0; r < ranks; ++r) EXPECT_EQ(values[r], static_cast<int>(r));
 }
 
-// Rank 0 sends another size than the others expect: they all name it. Leaves the transport of no more use.
-inline void wrong_size_names_the_rank(Transport& transport, std::size_t sent, std::size_t expected) {
+// Rank 0 sends another size than the others expect: they all name it. Leaves the transport of no
+// more use.
+inline void wrong_size_names_the_rank(Transport& transport, std::size_t sent,
+                                      std::size_t expected) {
   if (transport.size() == 1) return;
   const std::size_t ranks = static_cast<std::size_t>(transport.size());
   std::vector<std::byte> out(std::max(sent, expected)), in(ranks * expected);

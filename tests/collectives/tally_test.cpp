@@ -32,10 +32,12 @@ void expect_equal(const ChunkVerdict& a, const ChunkVerdict& b) {
 }
 
 ChunkVerdict run(const BallotLayout& layout, const BallotChunk& chunk,
-                 const std::vector<std::unique_ptr<Ballot>>& ballots, const TallyOptions& options, bool slow = false) {
+                 const std::vector<std::unique_ptr<Ballot>>& ballots, const TallyOptions& options,
+                 bool slow = false) {
   ChunkVerdict verdict(chunk, options.ties);
   const ChunkBallots parts(ballots, chunk);
-  (slow ? tally_reference : tally)(layout, chunk, parts.parts, options, verdict.part(), verdict.statistics);
+  (slow ? tally_reference : tally)(layout, chunk, parts.parts, options, verdict.part(),
+                                   verdict.statistics);
   return verdict;
 }
 
@@ -51,15 +53,18 @@ TEST_P(TallyOfVoters, EqualsItsReferenceOnRandomLayoutsMoodsChunksAndTieRules) {
       const auto ballots = test::random_ballots(layout, voters, mood, random);
       for (const Ties ties : {Ties::coin, Ties::hold}) {
         const TallyOptions options{.seed = test::kSeed, .step = trial, .ties = ties};
-        const int owners = static_cast<int>(1 + random() % 4), owner = static_cast<int>(random() % 4) % owners;
+        const int owners = static_cast<int>(1 + random() % 4),
+                  owner = static_cast<int>(random() % 4) % owners;
         const BallotChunk chunk = layout.chunk(owner, owners);
-        expect_equal(run(layout, chunk, ballots, options), run(layout, chunk, ballots, options, true));
+        expect_equal(run(layout, chunk, ballots, options),
+                     run(layout, chunk, ballots, options, true));
       }
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tally, TallyOfVoters, testing::Values(1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 33, 64, 300, 1024));
+INSTANTIATE_TEST_SUITE_P(Tally, TallyOfVoters,
+                         testing::Values(1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 33, 64, 300, 1024));
 
 TEST(Tally, CountsEveryPossibleCountRight) {
   // Element i has i negatives of 64 voters: the majority begins at 33, 32 is the tie.
@@ -80,7 +85,8 @@ TEST(Tally, PermutingVotersPermutesOnlyTheirAgreement) {
   std::mt19937_64 random(11);
   for (int trial = 0; trial < 20; ++trial) {
     const BallotLayout layout = test::random_layout(random);
-    auto ballots = test::random_ballots(layout, 2 + trial % 7, trial % 2 ? Mood::random : Mood::silent, random);
+    auto ballots = test::random_ballots(layout, 2 + trial % 7,
+                                        trial % 2 ? Mood::random : Mood::silent, random);
     const ChunkVerdict before = run(layout, layout.chunk(0, 1), ballots, {.step = trial});
     std::ranges::reverse(ballots);
     ChunkVerdict after = run(layout, layout.chunk(0, 1), ballots, {.step = trial});
@@ -94,7 +100,8 @@ TEST(Tally, ChunkingChangesNothing) {
   std::mt19937_64 random(12);
   for (int trial = 0; trial < 20; ++trial) {
     const BallotLayout layout = test::random_layout(random);
-    const auto ballots = test::random_ballots(layout, 1 + trial % 6, trial % 2 ? Mood::random : Mood::silent, random);
+    const auto ballots = test::random_ballots(layout, 1 + trial % 6,
+                                              trial % 2 ? Mood::random : Mood::silent, random);
     const TallyOptions options{.seed = 5, .step = trial, .ties = Ties::hold};
     const ChunkVerdict whole = run(layout, layout.chunk(0, 1), ballots, options);
     for (const int owners : {2, 3, 7, 40}) {
@@ -162,7 +169,8 @@ TEST(Tally, RowsNobodySawAreHeldAndNoOtherBlockIs) {
     const BallotLayout layout = test::make_layout({{40, cols}});
     const BallotSegment& s = layout.segments()[0];
     std::vector<float> x(static_cast<std::size_t>(s.extent()));
-    for (float& value : x) value = static_cast<float>(random() % 3) - 1.0f;  // stale momentum, with zeros
+    for (float& value : x)
+      value = static_cast<float>(random() % 3) - 1.0f;  // stale momentum, with zeros
     std::vector<std::unique_ptr<Ballot>> ballots;
     std::vector<bool> seen(40);
     for (int voter = 0; voter < 3; ++voter) {
@@ -176,8 +184,10 @@ TEST(Tally, RowsNobodySawAreHeldAndNoOtherBlockIs) {
     }
     const ChunkVerdict verdict = run(layout, layout.chunk(0, 1), ballots, {});
     for (std::int64_t block = 0; block < s.blocks(); ++block) {
-      const bool held = (verdict.held_blocks[static_cast<std::size_t>(block / 64)] >> (block % 64)) & 1u;
-      EXPECT_EQ(held, !seen[static_cast<std::size_t>(block * s.block / cols)]) << "block " << block << ", cols " << cols;
+      const bool held =
+          (verdict.held_blocks[static_cast<std::size_t>(block / 64)] >> (block % 64)) & 1u;
+      EXPECT_EQ(held, !seen[static_cast<std::size_t>(block * s.block / cols)])
+          << "block " << block << ", cols " << cols;
     }
     EXPECT_GT(verdict.statistics.held_blocks, 0);
     EXPECT_LT(verdict.statistics.held_blocks, s.blocks());
@@ -209,7 +219,9 @@ TEST(Tally, AgreementOfRandomVotersIsOneHalf) {
     const VoteStatistics statistics = run(layout, layout.chunk(0, 1), ballots, {}).statistics;
     for (std::size_t v = 0; v < ballots.size(); ++v) {
       ASSERT_GT(statistics.compared[v], 20'000);
-      EXPECT_NEAR(static_cast<double>(statistics.agreed[v]) / static_cast<double>(statistics.compared[v]), 0.5, 0.018);
+      EXPECT_NEAR(
+          static_cast<double>(statistics.agreed[v]) / static_cast<double>(statistics.compared[v]),
+          0.5, 0.018);
     }
   }
 }
@@ -217,9 +229,11 @@ TEST(Tally, AgreementOfRandomVotersIsOneHalf) {
 TEST(Tally, RefusesWhatItCannotCount) {
   const BallotLayout layout = test::make_layout({{1, 64}});
   ChunkVerdict verdict(layout.chunk(0, 1), Ties::coin);
-  EXPECT_THROW(tally(layout, layout.chunk(0, 1), {}, {}, verdict.part(), verdict.statistics), LogicError);
+  EXPECT_THROW(tally(layout, layout.chunk(0, 1), {}, {}, verdict.part(), verdict.statistics),
+               LogicError);
   const std::vector<BallotPart> many(1025);
-  EXPECT_THROW(tally(layout, layout.chunk(0, 1), many, {}, verdict.part(), verdict.statistics), LogicError);
+  EXPECT_THROW(tally(layout, layout.chunk(0, 1), many, {}, verdict.part(), verdict.statistics),
+               LogicError);
 }
 
 }  // namespace

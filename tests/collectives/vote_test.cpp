@@ -11,8 +11,12 @@ namespace {
 
 class VoteOfRanks : public testing::TestWithParam<int> {};
 
-TEST_P(VoteOfRanks, EqualsTheReferenceOfAllBallots) { run_loopback(GetParam(), test::vote_equals_reference); }
-TEST_P(VoteOfRanks, CostsWhatTheTableSays) { run_loopback(GetParam(), test::vote_costs_what_the_table_says); }
+TEST_P(VoteOfRanks, EqualsTheReferenceOfAllBallots) {
+  run_loopback(GetParam(), test::vote_equals_reference);
+}
+TEST_P(VoteOfRanks, CostsWhatTheTableSays) {
+  run_loopback(GetParam(), test::vote_costs_what_the_table_says);
+}
 
 INSTANTIATE_TEST_SUITE_P(Vote, VoteOfRanks, testing::Values(1, 2, 3, 4, 8, 13));
 
@@ -47,7 +51,8 @@ TEST(Vote, WithMoreRanksThanChunksLeavesSomeWithoutWork) {
     const auto ballots = test::random_ballots(layout, 5, test::Mood::random, random);
     const test::ChunkVerdict truth = test::whole_reference(layout, ballots, {});
     Vote vote(layout, transport, {});
-    const Verdict& verdict = vote.elect(*ballots[static_cast<std::size_t>(transport.rank())], 0, test::soon());
+    const Verdict& verdict =
+        vote.elect(*ballots[static_cast<std::size_t>(transport.rank())], 0, test::soon());
     EXPECT_TRUE(std::ranges::equal(verdict.bits.span(), truth.bits));
     EXPECT_TRUE(std::ranges::equal(verdict.held_blocks.span(), truth.held_blocks));
   });

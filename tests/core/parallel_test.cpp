@@ -40,12 +40,16 @@ TEST(ParallelFor, VisitsEveryElementWhenTheTeamIsSmallerThanAsked) {
 TEST(ParallelFor, AnExceptionReachesTheCaller) {
   const int before = thread_count();
   set_thread_count(2);
-  EXPECT_THROW(parallel_for(100, 1, [](std::int64_t begin, std::int64_t) {
-    if (begin > 0) throw std::runtime_error("piece");
-  }), std::runtime_error);
-  EXPECT_THROW(parallel_items(10, [](std::int64_t i) {
-    if (i == 7) throw std::runtime_error("item");
-  }), std::runtime_error);
+  EXPECT_THROW(parallel_for(100, 1,
+                            [](std::int64_t begin, std::int64_t) {
+                              if (begin > 0) throw std::runtime_error("piece");
+                            }),
+               std::runtime_error);
+  EXPECT_THROW(parallel_items(10,
+                              [](std::int64_t i) {
+                                if (i == 7) throw std::runtime_error("item");
+                              }),
+               std::runtime_error);
   set_thread_count(before);
 }
 

@@ -1,4 +1,5 @@
-// std::source_location where the compiler is Clang 14 or 15, which libstdc++ gives none; included first by CMake.
+// std::source_location where the compiler is Clang 14 or 15, which libstdc++ gives none; included
+// first by CMake.
 #pragma once
 
 #include <source_location>

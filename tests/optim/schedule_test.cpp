@@ -21,7 +21,8 @@ TEST(Schedule, IsTheRecipeOfTheOrientationRuns) {
   for (int t = 0; t < 150; ++t) {
     const double recipe =
         std::min(1.0, (t + 1) / 15.0) * (0.1 + 0.45 * (1 + std::cos(std::numbers::pi * t / 150)));
-    // The cosine is our own, so that every processor computes the same bits; libm's is within an ulp or two.
+    // The cosine is our own, so that every processor computes the same bits; libm's is within an
+    // ulp or two.
     EXPECT_NEAR(schedule.factor(t), recipe, 4e-16) << "step " << t;
   }
 }

@@ -150,7 +150,7 @@ TEST_F(Refusal, OfResumingAsAnotherRunNamesEveryKeyThatChanged) {
   const Ended ended =
       ballot(launch(2, "out", {"--resume", "train.steps=12", "train.seed=2", "train.batch=1"}));
   expect(ended, kConfiguration, {"train.seed = 2, was 1", "train.batch = 1, was 2"});
-  EXPECT_THAT(ended.output, Not(HasSubstr("train.steps = 12, was 8\n  ")));  // may change
+  EXPECT_THAT(ended.output, Not(HasSubstr("\n  train.steps")));  // may change
   EXPECT_THAT(ended.output, Not(HasSubstr("mpirun")));
 }
 

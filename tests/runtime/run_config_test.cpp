@@ -45,16 +45,17 @@ TEST(RunConfig, OlionPresetVotesOnEveryMatrixAndAveragesVectors) {
 
 TEST(RunConfig, ReduceMeanMakesTheSameRuleABaseline) {
   const TinyRun tiny;
-  const RunConfig config = tiny.run("run", "[optimizer]\npreset = \"olion\"\nreduce = \"mean-bf16\"\n");
+  const RunConfig config =
+      tiny.run("run", "[optimizer]\npreset = \"olion\"\nreduce = \"mean-bf16\"\n");
   EXPECT_EQ(config.group(ParameterKind::hidden_matrix).reduce, Reduce::mean_bf16);
   EXPECT_EQ(config.group(ParameterKind::vector).reduce, Reduce::mean_bf16);
 }
 
 TEST(RunConfig, GroupsAndSettingsOverrideThePresetInThatOrder) {
   const TinyRun tiny;
-  const RunConfig config =
-      tiny.run("run", "[optimizer]\npreset = \"olion\"\n[group.embedding]\nrate = 0.5\nrule = \"adamw\"\n",
-               {"group.embedding.rate=0.25", "vote.ties=hold"});
+  const RunConfig config = tiny.run(
+      "run", "[optimizer]\npreset = \"olion\"\n[group.embedding]\nrate = 0.5\nrule = \"adamw\"\n",
+      {"group.embedding.rate=0.25", "vote.ties=hold"});
   const ParameterGroup& embedding = config.group(ParameterKind::embedding);
   EXPECT_EQ(embedding.rule, Rule::adamw);
   EXPECT_EQ(embedding.reduce, Reduce::mean_f32);
@@ -65,17 +66,22 @@ TEST(RunConfig, GroupsAndSettingsOverrideThePresetInThatOrder) {
 
 TEST(RunConfig, ResolvedFileReadsBackAsTheSame) {
   const TinyRun tiny;
-  const RunConfig config = tiny.run(
-      "run", "[optimizer]\npreset = \"muon\"\nrate = 0.02\n[group.head]\nrule = \"lion\"\nreduce = \"vote\"\n");
+  const RunConfig config = tiny.run("run",
+                                    "[optimizer]\npreset = \"muon\"\nrate = "
+                                    "0.02\n[group.head]\nrule = \"lion\"\nreduce = \"vote\"\n");
   const std::string text = to_toml(config);
   EXPECT_EQ(to_toml(parse_run_config(text, "resolved.toml", {})), text);
 }
 
 TEST(RunConfig, EveryMistakeIsReportedAtOnceWithItsLine) {
   const std::string problems = problems_of(
-      "[train]\nsteps = \"many\"\nbach = 4\n[optimizer]\npreset = \"adamx\"\n[vote]\nties = \"coin\"\n", {"lr=3", "x"});
+      "[train]\nsteps = \"many\"\nbach = 4\n[optimizer]\npreset = \"adamx\"\n[vote]\nties = "
+      "\"coin\"\n",
+      {"lr=3", "x"});
   EXPECT_THAT(problems, HasSubstr("run.toml:2: train.steps = 'many': expected a whole number"));
-  EXPECT_THAT(problems, HasSubstr("run.toml:3: unknown key train.bach; the nearest valid key is train.batch"));
+  EXPECT_THAT(
+      problems,
+      HasSubstr("run.toml:3: unknown key train.bach; the nearest valid key is train.batch"));
   EXPECT_THAT(problems, HasSubstr("optimizer.preset"));
   EXPECT_THAT(problems, HasSubstr("--set: unknown key lr"));
   EXPECT_THAT(problems, HasSubstr("--set x: expected key=value"));
@@ -84,8 +90,10 @@ TEST(RunConfig, EveryMistakeIsReportedAtOnceWithItsLine) {
 
 TEST(RunConfig, ImpossibleCombinationsAreReportedTogether) {
   const std::string problems = problems_of(
-      "[model]\nfolder = \"/nowhere\"\n[data]\ntrain = \"/nowhere.txt\"\n[train]\nsteps = 5\n[schedule]\n"
-      "warmup_steps = 9\n[optimizer]\npreset = \"adamw\"\nreduce = \"vote\"\n[group.vector]\nreduce = \"vote\"\n"
+      "[model]\nfolder = \"/nowhere\"\n[data]\ntrain = \"/nowhere.txt\"\n[train]\nsteps = "
+      "5\n[schedule]\n"
+      "warmup_steps = 9\n[optimizer]\npreset = \"adamw\"\nreduce = "
+      "\"vote\"\n[group.vector]\nreduce = \"vote\"\n"
       "[group.embedding]\nabstain_below = 0.5\nreduce = \"mean-fp32\"\n");
   EXPECT_THAT(problems, HasSubstr("model.folder = \"/nowhere\""));
   EXPECT_THAT(problems, HasSubstr("data.train = \"/nowhere.txt\": there is no such file"));
@@ -102,7 +110,8 @@ TEST(RunConfig, DamagedTomlIsOneProblemWithItsLine) {
 
 TEST(RunConfig, NumbersOutOfRangeNameTheRange) {
   EXPECT_THAT(problems_of("[train]\nbatch = 0\n"), HasSubstr("train.batch = 0: expected 1 to"));
-  EXPECT_THAT(problems_of("[optimizer]\nrate = nan\n"), HasSubstr("optimizer.rate = nan: expected"));
+  EXPECT_THAT(problems_of("[optimizer]\nrate = nan\n"),
+              HasSubstr("optimizer.rate = nan: expected"));
   EXPECT_THAT(problems_of("[schedule]\nfinal_factor = 1.5\n"), HasSubstr("expected 0 to 1"));
 }
 

@@ -29,7 +29,8 @@ std::vector<TrainingResult> train_on(int workers, const RunConfig& config,
                                      const std::function<TrainingHooks(int rank)>& hooks = {}) {
   std::vector<TrainingResult> results(workers);
   run_loopback(workers, [&](Transport& transport) {
-    results[transport.rank()] = train(config, transport, hooks ? hooks(transport.rank()) : TrainingHooks{});
+    results[transport.rank()] =
+        train(config, transport, hooks ? hooks(transport.rank()) : TrainingHooks{});
   });
   return results;
 }
@@ -45,12 +46,14 @@ std::vector<Json> metrics_of(const std::string& folder, const std::string& type)
   return lines;
 }
 
-std::string parameters_of(const TrainingResult& result) { return read_file(result.checkpoint + "/model.safetensors"); }
+std::string parameters_of(const TrainingResult& result) {
+  return read_file(result.checkpoint + "/model.safetensors");
+}
 
 TEST(Trainer, FourVotersLearnAndStayIdentical) {
   const TinyRun tiny;
-  const auto results =
-      train_on(4, tiny.run("run", "[optimizer]\nrate = 0.02\n", {"train.steps=25", "schedule.warmup_steps=3"}));
+  const auto results = train_on(4, tiny.run("run", "[optimizer]\nrate = 0.02\n",
+                                            {"train.steps=25", "schedule.warmup_steps=3"}));
   EXPECT_LT(results[0].last_loss, results[0].first_loss - 1.0);
   for (const TrainingResult& result : results) {
     EXPECT_EQ(result.digest, results[0].digest);
@@ -76,12 +79,14 @@ struct Recipe {
 
 class EveryRecipe : public testing::TestWithParam<Recipe> {};
 
-// Three steps, an end, and three more are six steps: parameters, momentum and AdamW state, bit for bit.
+// Three steps, an end, and three more are six steps: parameters, momentum and AdamW state, bit for
+// bit.
 TEST_P(EveryRecipe, ResumesAsIfItHadNeverStopped) {
   const Recipe recipe = GetParam();
   const TinyRun tiny;
-  const std::string optimizer = std::string("[optimizer]\nrate = 0.01\npreset = \"") + recipe.preset +
-                                "\"\nreduce = \"" + recipe.reduce + "\"\n[vote]\nties = \"" + recipe.ties + "\"\n";
+  const std::string optimizer = std::string("[optimizer]\nrate = 0.01\npreset = \"") +
+                                recipe.preset + "\"\nreduce = \"" + recipe.reduce +
+                                "\"\n[vote]\nties = \"" + recipe.ties + "\"\n";
   const auto whole = train_on(3, tiny.run("whole", optimizer));
   const auto stop_after_three = [](int) {
     TrainingHooks hooks;
@@ -152,15 +157,22 @@ TEST(Trainer, VotedBytesAreWhatTheCostTableSays) {
   const TinyRun tiny(shape);
   for (const int workers : {2, 3, 4, 8}) {
     const std::string name = "run" + std::to_string(workers);
-    train_on(workers, tiny.run(name, "", {"train.steps=1", "data.sequence_length=8", "data.validation="}));
-    const Json step = metrics_of(tiny.path(name), "step").at(0), run = metrics_of(tiny.path(name), "run").at(0);
-    const double voted = run["voted_parameters"].get<double>(), share = 2.0 * (workers - 1) / workers;
+    train_on(workers,
+             tiny.run(name, "", {"train.steps=1", "data.sequence_length=8", "data.validation="}));
+    const Json step = metrics_of(tiny.path(name), "step").at(0),
+               run = metrics_of(tiny.path(name), "run").at(0);
+    const double voted = run["voted_parameters"].get<double>(),
+                 share = 2.0 * (workers - 1) / workers;
     const double sent = step[metric::kVoteBytesSent].get<double>();
-    // Rows of 192 have blocks of 64 and rows of 512 blocks of 512, so abstentions cost at most 1/64 more.
-    EXPECT_GE(sent, share * voted / 8 * (1 - 0.01)) << workers;  // chunks differ by 512 elements between owners
+    // Rows of 192 have blocks of 64 and rows of 512 blocks of 512, so abstentions cost at most 1/64
+    // more.
+    EXPECT_GE(sent, share * voted / 8 * (1 - 0.01))
+        << workers;  // chunks differ by 512 elements between owners
     EXPECT_LE(sent, share * voted / 8 * (1 + 1.0 / 64 + 0.01)) << workers;
-    EXPECT_GT(step[metric::kBytesSent].get<double>(), sent);  // the unvoted groups are counted beside it
-    EXPECT_NEAR(step[metric::kFp32Bytes].get<double>(), share * 4 * run["parameters"].get<double>(), 1);
+    EXPECT_GT(step[metric::kBytesSent].get<double>(),
+              sent);  // the unvoted groups are counted beside it
+    EXPECT_NEAR(step[metric::kFp32Bytes].get<double>(), share * 4 * run["parameters"].get<double>(),
+                1);
   }
 }
 
@@ -174,13 +186,16 @@ class FaultyModel : public Model {
   Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
     struct Poison : GradientSink {
       void loss_known(double loss) override {
-        next->loss_known(active && fault == Fault::loss ? std::numeric_limits<double>::quiet_NaN() : loss);
+        next->loss_known(active && fault == Fault::loss ? std::numeric_limits<double>::quiet_NaN()
+                                                        : loss);
       }
       void ready(const Parameter& p) override {
-        const bool hit = (fault == Fault::matrix && p.shape.name == "model.layers.1.mlp.up_proj.weight") ||
-                         (fault == Fault::gain && p.shape.name == "model.norm.weight") ||
-                         (fault == Fault::embedding && p.shape.name == "model.embed_tokens.weight");
-        if (active && hit) p.gradient.f32()[p.count() / 2] = std::numeric_limits<float>::quiet_NaN();
+        const bool hit =
+            (fault == Fault::matrix && p.shape.name == "model.layers.1.mlp.up_proj.weight") ||
+            (fault == Fault::gain && p.shape.name == "model.norm.weight") ||
+            (fault == Fault::embedding && p.shape.name == "model.embed_tokens.weight");
+        if (active && hit)
+          p.gradient.f32()[p.count() / 2] = std::numeric_limits<float>::quiet_NaN();
         next->ready(p);
       }
       GradientSink* next;
@@ -198,7 +213,9 @@ class FaultyModel : public Model {
   Tensor logits(const TokenBatch& batch) override { return model_->logits(batch); }
   Times times() const override { return model_->times(); }
   std::int64_t vocabulary() const override { return model_->vocabulary(); }
-  double flops_per_token(std::int64_t length) const override { return model_->flops_per_token(length); }
+  double flops_per_token(std::int64_t length) const override {
+    return model_->flops_per_token(length);
+  }
 
  private:
   std::unique_ptr<Model> model_;
@@ -206,7 +223,8 @@ class FaultyModel : public Model {
   std::int64_t fault_step_, step_ = 0;
 };
 
-const char* const kFaultNames[] = {"NanInAMatrix", "NanInANormGain", "NanInTheEmbedding", "NanLoss"};
+const char* const kFaultNames[] = {"NanInAMatrix", "NanInANormGain", "NanInTheEmbedding",
+                                   "NanLoss"};
 
 class FaultyWorker : public testing::TestWithParam<FaultyModel::Fault> {};
 
@@ -233,7 +251,7 @@ TEST_P(FaultyWorker, IsLeftOutForTheStepAndVotesAgain) {
       EXPECT_EQ(step[metric::kLossFaults], 0) << i;
     } else if (loss) {
       EXPECT_EQ(step[metric::kLossFaults], 1);
-      EXPECT_GT(step[metric::kGradientFaults], 10);  // every tensor of that worker
+      EXPECT_GT(step[metric::kGradientFaults], 10);        // every tensor of that worker
       EXPECT_TRUE(step[metric::kAgreement][1].is_null());  // it said nothing at all
     } else {
       EXPECT_EQ(step[metric::kGradientFaults], 1);
@@ -245,18 +263,22 @@ TEST_P(FaultyWorker, IsLeftOutForTheStepAndVotesAgain) {
   const SafetensorsReader momentum(results[0].checkpoint + "/trainer/voter-1.safetensors");
   for (const StoredTensor& tensor : momentum.tensors()) {
     const auto* values = reinterpret_cast<const float*>(tensor.bytes.data());
-    for (std::int64_t i = 0; i < tensor.count(); ++i) ASSERT_TRUE(std::isfinite(values[i])) << tensor.name;
+    for (std::int64_t i = 0; i < tensor.count(); ++i)
+      ASSERT_TRUE(std::isfinite(values[i])) << tensor.name;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Trainer, FaultyWorker,
                          testing::Values(FaultyModel::Fault::matrix, FaultyModel::Fault::gain,
                                          FaultyModel::Fault::embedding, FaultyModel::Fault::loss),
-                         [](const auto& instance) { return std::string(kFaultNames[static_cast<int>(instance.param)]); });
+                         [](const auto& instance) {
+                           return std::string(kFaultNames[static_cast<int>(instance.param)]);
+                         });
 
 class HiddenSizes : public testing::TestWithParam<int> {};
 
-// The text has lower-case letters, spaces and full stops; every other row of the table has never been seen.
+// The text has lower-case letters, spaces and full stops; every other row of the table has never
+// been seen.
 TEST_P(HiddenSizes, NeverSeenEmbeddingRowsDoNotMove) {
   TinyShape shape;
   shape.hidden = GetParam();
@@ -264,11 +286,13 @@ TEST_P(HiddenSizes, NeverSeenEmbeddingRowsDoNotMove) {
   shape.intermediate = 64;
   shape.layers = 1;
   const TinyRun tiny(shape);
-  RunConfig config = tiny.run("run", "[optimizer]\nrate = 0.01\nweight_decay = 0\n",
-                              {"train.steps=100", "data.validation=", "data.sequence_length=4", "train.batch=1",
-                               "group.hidden.newton_schulz=false"});  // not what this is about, and slow
+  RunConfig config =
+      tiny.run("run", "[optimizer]\nrate = 0.01\nweight_decay = 0\n",
+               {"train.steps=100", "data.validation=", "data.sequence_length=4", "train.batch=1",
+                "group.hidden.newton_schulz=false"});  // not what this is about, and slow
   const LlamaConfig llama = read_model_config(tiny.path("model"));
-  const ParameterArena before(llama_parameter_shapes(llama), DType::f32), after(llama_parameter_shapes(llama), DType::f32);
+  const ParameterArena before(llama_parameter_shapes(llama), DType::f32),
+      after(llama_parameter_shapes(llama), DType::f32);
   load_parameters(tiny.path("model"), before);
   load_parameters(train_on(2, config)[0].checkpoint, after);
   const std::string text = tiny_text();
@@ -295,7 +319,8 @@ TEST(Trainer, AReplicaThatDiffersIsNamedWithItsTensor) {
     train_on(3, tiny.run("run"), [](int rank) {
       TrainingHooks hooks;
       hooks.after_step = [rank](std::int64_t step, const ParameterArena& arena) {
-        if (rank == 2 && step == 2) arena.find("model.layers.0.mlp.down_proj.weight").value.f32()[5] += 1e-3f;
+        if (rank == 2 && step == 2)
+          arena.find("model.layers.0.mlp.down_proj.weight").value.f32()[5] += 1e-3f;
       };
       return hooks;
     });
@@ -339,13 +364,17 @@ TEST(Trainer, AResumedRunIsTheSameRun) {
     return hooks;
   };
   try {
-    train_on(1, tiny.run("run", "", {"train.steps=3", "train.seed=9", "group.hidden.rate=0.5"}), resume);
+    train_on(1, tiny.run("run", "", {"train.steps=3", "train.seed=9", "group.hidden.rate=0.5"}),
+             resume);
     FAIL() << "it went on as another run";
   } catch (const ConfigError& error) {
     EXPECT_THAT(error.what(), HasSubstr("train.seed = 9, was 1"));
     EXPECT_THAT(error.what(), HasSubstr("group.hidden.rate = 0.5, was 0.006"));
   }
-  EXPECT_EQ(train_on(1, tiny.run("run", "", {"train.steps=3", "train.checkpoint_every=1"}), resume)[0].steps, 3);
+  EXPECT_EQ(
+      train_on(1, tiny.run("run", "", {"train.steps=3", "train.checkpoint_every=1"}), resume)[0]
+          .steps,
+      3);
 }
 
 TEST(Trainer, WhenNoWorkerHasAFiniteLossTheRunEndsAndKeepsItsCheckpoints) {
@@ -354,13 +383,16 @@ TEST(Trainer, WhenNoWorkerHasAFiniteLossTheRunEndsAndKeepsItsCheckpoints) {
   EXPECT_THROW(train_on(2, config,
                         [](int) {
                           TrainingHooks hooks;
-                          hooks.wrap_model = [](std::unique_ptr<Model> model, const ParameterArena&) {
-                            return std::make_unique<FaultyModel>(std::move(model), FaultyModel::Fault::loss, 2);
+                          hooks.wrap_model = [](std::unique_ptr<Model> model,
+                                                const ParameterArena&) {
+                            return std::make_unique<FaultyModel>(std::move(model),
+                                                                 FaultyModel::Fault::loss, 2);
                           };
                           return hooks;
                         }),
                DataError);
-  EXPECT_EQ(std::filesystem::read_symlink(tiny.path("run") + "/checkpoints/latest"), "step-00000002");
+  EXPECT_EQ(std::filesystem::read_symlink(tiny.path("run") + "/checkpoints/latest"),
+            "step-00000002");
 }
 
 TEST(Trainer, ASequenceLongerThanTheModelsPositionsIsRefused) {
@@ -418,9 +450,12 @@ TEST(Checkpoint, ResumedRunReplacesWhatCameAfterItsStart) {
     return hooks;
   };
   train_on(1, tiny.run("run", "", {"train.steps=6", "train.checkpoint_every=3"}));
-  std::filesystem::resize_file(tiny.path("run") + "/checkpoints/step-00000006/model.safetensors", 100);
-  std::filesystem::create_directory(tiny.path("run") + "/checkpoints/step-00000009.bak");  // somebody's copy
-  const auto again = train_on(1, tiny.run("run", "", {"train.steps=5", "train.keep_checkpoints=1"}), resume);
+  std::filesystem::resize_file(tiny.path("run") + "/checkpoints/step-00000006/model.safetensors",
+                               100);
+  std::filesystem::create_directory(tiny.path("run") +
+                                    "/checkpoints/step-00000009.bak");  // somebody's copy
+  const auto again =
+      train_on(1, tiny.run("run", "", {"train.steps=5", "train.keep_checkpoints=1"}), resume);
   EXPECT_THAT(again[0].checkpoint, HasSubstr("step-00000005"));
   EXPECT_NO_THROW(verify_checkpoint(tiny.path("run") + "/checkpoints/latest"));
   EXPECT_FALSE(std::filesystem::exists(tiny.path("run") + "/checkpoints/step-00000006"));
@@ -429,12 +464,14 @@ TEST(Checkpoint, ResumedRunReplacesWhatCameAfterItsStart) {
 
 TEST(Checkpoint, OnlyTheNewestAreKept) {
   const TinyRun tiny;
-  train_on(1, tiny.run("run", "", {"train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=2"}));
+  train_on(1, tiny.run("run", "",
+                       {"train.steps=5", "train.checkpoint_every=1", "train.keep_checkpoints=2"}));
   int kept = 0;
   for (const auto& entry : std::filesystem::directory_iterator(tiny.path("run") + "/checkpoints"))
     kept += entry.is_directory() && !entry.is_symlink();
   EXPECT_EQ(kept, 2);
-  EXPECT_EQ(std::filesystem::read_symlink(tiny.path("run") + "/checkpoints/latest"), "step-00000005");
+  EXPECT_EQ(std::filesystem::read_symlink(tiny.path("run") + "/checkpoints/latest"),
+            "step-00000005");
 }
 
 }  // namespace

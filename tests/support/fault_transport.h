@@ -29,11 +29,14 @@ class FaultTransport final : public Transport {
                                            std::span<const Bytes> from) override {
     return wrap(base_.start_exchange(purpose, to, from), from);
   }
-  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine, std::span<const Bytes> from) override {
+  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine,
+                                         std::span<const Bytes> from) override {
     return wrap(base_.start_gather(purpose, mine, from), from);
   }
   void barrier(Deadline deadline) override { base_.barrier(deadline); }
-  std::unique_ptr<Transport> split(int color, Deadline deadline) override { return base_.split(color, deadline); }
+  std::unique_ptr<Transport> split(int color, Deadline deadline) override {
+    return base_.split(color, deadline);
+  }
   Traffic traffic() const override { return base_.traffic(); }
 
  private:
@@ -55,8 +58,8 @@ class FaultTransport final : public Transport {
 
   std::unique_ptr<Transfer> wrap(std::unique_ptr<Transfer> transfer, std::span<const Bytes> from) {
     if (collectives_++ != fault_.collective) return transfer;
-    return std::make_unique<DamagingTransfer>(std::move(transfer), from[static_cast<std::size_t>(fault_.from_rank)],
-                                              fault_.byte);
+    return std::make_unique<DamagingTransfer>(
+        std::move(transfer), from[static_cast<std::size_t>(fault_.from_rank)], fault_.byte);
   }
 
   Transport& base_;

@@ -1,4 +1,5 @@
-// A whole small run for tests: a random Llama with a byte tokenizer, some text, and a configuration over them.
+// A whole small run for tests: a random Llama with a byte tokenizer, some text, and a configuration
+// over them.
 #pragma once
 
 #include <filesystem>
@@ -18,7 +19,8 @@ struct TinyShape {
   bool tied = false;
 };
 
-inline void write_tiny_model(const std::string& folder, TinyShape shape = {}, std::uint64_t seed = 7) {
+inline void write_tiny_model(const std::string& folder, TinyShape shape = {},
+                             std::uint64_t seed = 7) {
   LlamaConfig config;
   config.hidden_size = shape.hidden;
   config.layers = shape.layers;
@@ -46,11 +48,13 @@ inline std::string tiny_text(int sentences = 400) {
   const char* subjects[] = {"the cat", "a dog", "my friend", "one bird", "the fox"};
   const char* verbs[] = {"sees", "likes", "follows", "hears"};
   for (int i = 0; i < sentences; ++i)
-    text += std::string(subjects[i * 7 % 5]) + " " + verbs[i * 3 % 4] + " " + subjects[i * 11 % 5] + ". ";
+    text += std::string(subjects[i * 7 % 5]) + " " + verbs[i * 3 % 4] + " " + subjects[i * 11 % 5] +
+            ". ";
   return text;
 }
 
-// A folder with model/, train.txt, held-out.txt; run() gives a configuration that writes to FOLDER/<name>.
+// A folder with model/, train.txt, held-out.txt; run() gives a configuration that writes to
+// FOLDER/<name>.
 class TinyRun {
  public:
   explicit TinyRun(TinyShape shape = {}) {
@@ -61,11 +65,12 @@ class TinyRun {
 
   RunConfig run(const std::string& name, const std::string& more = "",
                 const std::vector<std::string>& settings = {}) const {
-    return parse_run_config("[model]\nfolder = \"" + folder_.file("model") + "\"\n[data]\ntrain = \"" +
-                                folder_.file("train.txt") + "\"\nvalidation = \"" + folder_.file("held-out.txt") +
-                                "\"\nsequence_length = 16\n[output]\nfolder = \"" + folder_.file(name) +
-                                "\"\n[train]\nbatch = 2\nsteps = 6\nthreads = 1\nvalidation_windows = 8\n" + more,
-                            "test.toml", settings);
+    return parse_run_config(
+        "[model]\nfolder = \"" + folder_.file("model") + "\"\n[data]\ntrain = \"" +
+            folder_.file("train.txt") + "\"\nvalidation = \"" + folder_.file("held-out.txt") +
+            "\"\nsequence_length = 16\n[output]\nfolder = \"" + folder_.file(name) +
+            "\"\n[train]\nbatch = 2\nsteps = 6\nthreads = 1\nvalidation_windows = 8\n" + more,
+        "test.toml", settings);
   }
   std::string path(const std::string& name) const { return folder_.file(name); }
 

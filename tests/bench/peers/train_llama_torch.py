@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The PyTorch peer of `ballot bench train`: AdamW steps of a plain PyTorch Llama on the CPU, tokens per second.
+"""The PyTorch peer of `ballot bench model`: AdamW steps of a plain PyTorch Llama on the CPU, tokens per second.
 
 Prints one JSON line: tokens_per_second per mode (fp32, and bf16 by autocast), the losses, what a 1024^3 fp32 product
 reaches on the same threads, and the versions. Runs with Debian's python3-torch (1.13).
