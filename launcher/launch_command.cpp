@@ -78,8 +78,8 @@ int launch(const LaunchFlags& flags) {
   if (result.exit_code != 0) {
     const std::string resume =
         std::filesystem::exists(latest)
-            ? fmt::format("the newest checkpoint is {}; go on from it with --resume",
-                          std::filesystem::read_symlink(latest).string())
+            ? fmt::format("the newest checkpoint is {}/checkpoints/{}; go on from it with --resume",
+                          config.output_folder, std::filesystem::read_symlink(latest).string())
             : "there is no checkpoint yet";
     if (result.lost)
       log_error("worker {} was lost to signal {}; {}", result.lost->rank, result.lost->signal,

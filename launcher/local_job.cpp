@@ -78,9 +78,10 @@ std::vector<std::string> mpirun_command(const LocalJob& job, const std::string& 
   std::vector<std::string> command{mpirun};
   if (::geteuid() == 0) command.push_back("--allow-run-as-root");
   const std::string threads = fmt::format("OMP_NUM_THREADS={}", job.threads_per_worker);
-  for (const char* word : {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle",
-                           "1", "--mca", "btl_base_warn_component_unused", "0", "-x",
-                           threads.c_str(), "-x", "OMP_WAIT_POLICY=passive", "-n"})
+  for (const char* word :
+       {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca",
+        "btl_base_warn_component_unused", "0", "-x", threads.c_str(), "-x",
+        "OMP_WAIT_POLICY=passive", "-x", "BALLOT_LAUNCHER=1", "-n"})
     command.push_back(word);
   command.push_back(std::to_string(job.workers));
   // Each worker opens its own pipes of the launcher by /proc, tells its process id and becomes the
@@ -204,7 +205,8 @@ JobResult RunningJob::run() {
   for (LineOutput& output : outputs_) output.finish();
 
   JobResult result{mpirun_->exit_code(), lost_};
-  // A worker gave up by itself (MPI_Abort), and mpirun killed the others before it said so: they are not the cause.
+  // A worker gave up by itself (MPI_Abort), and mpirun killed the others before it said so: they
+  // are not the cause.
   if (result.exit_code < 128) result.lost.reset();
   // mpirun gives the signal in its exit code, but does not always name the rank (4.1.4).
   if (!result.lost && first_unexplained_ && result.exit_code > 128)

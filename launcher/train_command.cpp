@@ -37,7 +37,9 @@ void ask_to_stop(int signal) {
 
 int run_worker(const TrainFlags& flags) {
   const WorkerPlace place = find_place();
-  if (place.size > 1) set_log_name(fmt::format("worker {}", place.rank));
+  // The launcher puts the worker's name before its lines itself.
+  if (place.size > 1 && !process_environment("BALLOT_LAUNCHER"))
+    set_log_name(fmt::format("worker {}", place.rank));
   if (place.size > 1 && !place.under_mpi)
     throw Unavailable(
         "this worker is {} of {}, but was not started by mpirun; MPI is the only transport between "

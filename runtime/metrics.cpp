@@ -183,11 +183,10 @@ void ProgressLine::update(const StepMetrics& r) {
   if (now - last_shown_ < (terminal_ ? 0.1 : 5.0) && !last) return;
   last_shown_ = now;
   const double per_step = (now - started_) / (r.step - first_step_);
-  std::string line =
-      fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s  sent {}/step", r.step, steps_, r.loss,
-                  r.tokens / r.step_seconds, human_bytes(r.traffic.total_sent()));
-  if (r.traffic.total_sent() > 0)
-    line += fmt::format(" (fp32: {:.1f}x)", r.fp32_bytes / r.traffic.total_sent());
+  std::string line = fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", r.step, steps_, r.loss,
+                                 r.tokens / r.step_seconds);
+  if (const double sent = r.traffic.total_sent(); sent > 0)
+    line += fmt::format("  sent {}/step, fp32 / {:.1f}", human_bytes(sent), r.fp32_bytes / sent);
   if (r.gradient_faults + r.loss_faults > 0)
     line += fmt::format("  {} tensors left out", r.gradient_faults);
   line += fmt::format("  {:.0f} s left", per_step * (steps_ - r.step));

@@ -194,9 +194,11 @@ class Trainer {
     facts.first_step = training_.step;
     metrics_->run(facts);
     log_info(
-        "{} workers over {}, {} parameters ({} voted), {} by {}, compute {} on {}, {} threads each",
-        facts.workers, facts.backend, facts.parameters, facts.voted_parameters, facts.rule,
-        facts.reduce, facts.compute, facts.processor, facts.threads);
+        "{} worker{} over {}, {} parameters ({} voted), {} by {}, compute {} on {}, {} threads "
+        "each",
+        facts.workers, facts.workers == 1 ? "" : "s", facts.backend, facts.parameters,
+        facts.voted_parameters, facts.rule, facts.reduce, facts.compute, facts.processor,
+        facts.threads);
     if (compute_ == DType::bf16 && !has_native_bf16())
       log_warning(
           "compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",
