@@ -117,6 +117,24 @@ TEST_P(Resume, AfterTheLaunchersDeathNoWorkerIsLeftAndTheJobGoesOnToTheSameBits)
   expect_as_if_nothing_happened("out");
 }
 
+// Neither dead nor alive: the others must not wait for ever, nor for a message half arrived.
+TEST_P(Resume, AFrozenWorkerIsNamedAtTheDeadlineAndTheJobGoesOnToTheSameBits) {
+  std::vector<std::string> arguments = job("out");
+  arguments.insert(arguments.end(), {"--set", "vote.deadline_seconds=3"});
+  Command running(arguments, file("."));
+  const std::vector<pid_t> processes = await_checkpoint(running, "out");
+  const int victim = workers() - 1;
+  ASSERT_GT(processes[victim], 1);
+  ASSERT_EQ(::kill(processes[victim], SIGSTOP), 0);
+
+  const Ended ended = running.wait(60s);
+  EXPECT_EQ(ended.exit_code, 4) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("rank " + std::to_string(victim)));
+  EXPECT_THAT(ended.output, HasSubstr("deadline"));
+  expect_gone(processes);
+  expect_as_if_nothing_happened("out");
+}
+
 INSTANTIATE_TEST_SUITE_P(Workers, Resume, testing::Values(2, 4),
                          [](const auto& case_of) { return "Of" + std::to_string(case_of.param); });
 
