@@ -43,11 +43,18 @@ BallotLayout::BallotLayout(std::vector<BallotSegment> segments) : segments_(std:
 }
 
 BallotChunk BallotLayout::chunk(int owner, int owners) const {
+  return chunk(0, extent_, owner, owners);
+}
+
+BallotChunk BallotLayout::chunk(std::int64_t begin, std::int64_t end, int owner, int owners) const {
   require(owners >= 1 && owner >= 0 && owner < owners, "chunk {} of {}", owner, owners);
-  const std::int64_t units = extent_ / kBallotAlignment;
+  require(begin >= 0 && begin <= end && end <= extent_ && begin % kBallotAlignment == 0 &&
+              end % kBallotAlignment == 0,
+          "elements [{}, {}) of {}", begin, end, extent_);
+  const std::int64_t units = (end - begin) / kBallotAlignment;
   BallotChunk chunk;
-  chunk.begin = units * owner / owners * kBallotAlignment;
-  chunk.end = units * (owner + 1) / owners * kBallotAlignment;
+  chunk.begin = begin + units * owner / owners * kBallotAlignment;
+  chunk.end = begin + units * (owner + 1) / owners * kBallotAlignment;
   chunk.first_block = block_of(chunk.begin);
   chunk.last_block = block_of(chunk.end);
   return chunk;

@@ -48,6 +48,8 @@ class BallotLayout {
   std::int64_t extent() const { return extent_; }  // elements with padding, a multiple of 512
   std::int64_t blocks() const { return blocks_; }
   BallotChunk chunk(int owner, int owners) const;
+  // The same cut of the elements [begin, end), both multiples of 512.
+  BallotChunk chunk(std::int64_t begin, std::int64_t end, int owner, int owners) const;
   // Number of the block that holds this element (or of the next one, when it lies in padding after
   // a segment).
   std::int64_t block_of(std::int64_t element) const;

@@ -1,9 +1,12 @@
 #include "collectives/mean.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "collectives/message.h"
+#include "collectives/piece_vote.h"  // Places
+#include "collectives/pieces.h"
 #include "core/bfloat16.h"
 #include "core/buffer.h"
 #include "core/error.h"
@@ -15,6 +18,8 @@ namespace {
 
 constexpr std::int64_t kSliceAlignment = 16;  // elements: a cache line of fp32
 constexpr std::int64_t kGrain = 16384;
+constexpr std::int64_t kSmallestMessage = 1 << 15;  // elements: 128 KiB of fp32
+constexpr std::int64_t kStretch = 2048;             // elements that are summed at once
 
 BALLOT_VECTORIZED void add_f32(const float* __restrict x, float* __restrict sum,
                                std::int64_t count) {
@@ -39,211 +44,323 @@ BALLOT_VECTORIZED void widen(const bfloat16* __restrict x, float* __restrict y,
 std::size_t round_up_8(std::size_t bytes) {
   return (bytes + 7) / 8 * 8;
 }
+std::size_t at(int r) {
+  return static_cast<std::size_t>(r);
+}
 
-// What one owner sums: elements [begin, end), which lie in segments [first_segment, last_segment).
+// What one owner sums of a piece: elements [begin, end), in segments [first, last).
 struct Slice {
   std::int64_t begin = 0, end = 0;
-  std::size_t first_segment = 0, last_segment = 0;
-  std::size_t segment_count() const { return last_segment - first_segment; }
+  std::size_t first = 0, last = 0;
+  std::size_t segments() const { return last - first; }
   std::int64_t count() const { return end - begin; }
 };
 
+std::vector<std::int64_t> starts_of(const std::vector<std::int64_t>& segments) {
+  std::vector<std::int64_t> starts;
+  std::int64_t sum = 0;
+  for (const std::int64_t length : segments) {
+    require(length > 0, "segment {} of a mean has {} elements", starts.size(), length);
+    starts.push_back(sum);
+    sum += length;
+  }
+  return starts;
+}
+
+std::int64_t sum_of(const std::vector<std::int64_t>& segments) {
+  std::int64_t sum = 0;
+  for (const std::int64_t length : segments) sum += length;
+  return sum;
+}
+
 }  // namespace
 
-// Two kinds of messages, after the header:
-//   contribution: one byte a segment of the slice, padded to 8 | the slice's elements as they are
-//   on the wire mean:         contributors of each segment (int32), padded to 8 | elements
+// Two kinds of messages, in two parts:
+//   contribution: header | one byte a segment of the slice, padded to 8   +  elements of the wire
+//   mean:         header | contributors of each segment (int32), padded   +  elements of the wire
+// With the fp32 wire the elements are values() themselves, with bf16 they lie in buffers of their
+// own.
 struct Mean::State {
+  enum class Stage { waiting, contributions, means, done };
+  struct Piece {
+    Stage stage = Stage::done;
+    std::vector<Slice> slices;                      // by owner
+    std::vector<std::size_t> flags_to, flags_from;  // heads in memory, by rank
+    std::vector<std::size_t> elements_from;         // in memory, by rank; the own ones elsewhere
+    std::vector<std::size_t> counts_from;           // heads of means, by owner
+    std::unique_ptr<Transfer> exchange, gather;
+  };
+
   Transport& transport;
   DType wire;
   int rank, size;
+  std::int64_t count;
+  std::vector<std::int64_t> starts;  // of the segments
+  Pieces pieces;
   std::uint64_t digest = 0;
-  std::int64_t calls = 0;            // the messages' step
-  std::vector<std::int64_t> starts;  // of the segments; one more: the end of the last
-  std::vector<Slice> slices;         // by owner
-  Buffer values, contributions_out, contributions_in, means;
+  std::int64_t step = 0;
+  Buffer values, wire_values, memory;
   std::vector<std::uint8_t> contributes;
   std::vector<std::int32_t> contributors;
-  std::vector<Bytes> contribution_to, contribution_from, mean_from;  // by rank; the own rank's too
-  std::vector<ConstBytes> contribution_to_const;
-  double exchange_seconds = 0;
+  std::vector<Piece> all;
+  std::size_t done = 0;
+  bool whole = true, moved = false, started = false;
+  Stopwatch since_start;
+  Times times;
+  Cost cost;
 
-  State(std::vector<std::int64_t> segments, DType the_wire, Transport& the_transport)
-      : transport(the_transport), wire(the_wire), rank(transport.rank()), size(transport.size()) {
-    starts.push_back(0);
+  State(std::vector<std::int64_t> segments, DType the_wire, Transport& the_transport,
+        std::int64_t piece_elements)
+      : transport(the_transport),
+        wire(the_wire),
+        rank(transport.rank()),
+        size(transport.size()),
+        count(sum_of(segments)),
+        starts(starts_of(segments)),
+        pieces(starts, count,
+               piece_elements > 0 ? piece_elements : choose_piece(count, size, kSmallestMessage),
+               kSliceAlignment) {
     digest =
         hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
-    for (const std::int64_t length : segments) {
-      require(length > 0, "segment {} of a mean has {} elements", starts.size() - 1, length);
-      starts.push_back(starts.back() + length);
+    digest = mix64(digest ^ pieces.count());
+    for (const std::int64_t length : segments)
       digest = mix64(digest ^ static_cast<std::uint64_t>(length));
-    }
     contributes.assign(segments.size(), 1);
     contributors.assign(segments.size(), 0);
-    values = Buffer(static_cast<std::size_t>(starts.back()) * sizeof(float));
-    for (int r = 0; r < size; ++r) slices.push_back(slice(r));
-    const Slice& mine = slices[at(rank)];
-    std::size_t out = 0, back = 0;
-    for (const Slice& s : slices) {
-      out += round_up_8(contribution_bytes(s));
-      back += round_up_8(mean_bytes(s));
-    }
-    const std::size_t in_bytes = contribution_bytes(mine);
-    contributions_out = Buffer(out);
-    contributions_in = Buffer(round_up_8(in_bytes) * at(size));
-    means = Buffer(back);
-    std::size_t out_offset = 0, back_offset = 0;
-    for (int r = 0; r < size; ++r) {
-      const Slice& s = slices[at(r)];
-      contribution_to.push_back(
-          contributions_out.bytes().subspan(out_offset, contribution_bytes(s)));
-      contribution_to_const.push_back(contribution_to.back());
-      out_offset += round_up_8(contribution_bytes(s));
-      contribution_from.push_back(
-          r == rank ? contribution_to.back()
-                    : contributions_in.bytes().subspan(at(r) * round_up_8(in_bytes), in_bytes));
-      mean_from.push_back(means.bytes().subspan(back_offset, mean_bytes(s)));
-      back_offset += round_up_8(mean_bytes(s));
-    }
+    values = Buffer(static_cast<std::size_t>(count) * sizeof(float));
+    if (wire == DType::bf16) wire_values = Buffer(static_cast<std::size_t>(count) * 2);
+    all.resize(pieces.count());
+    Places places;
+    for (std::size_t p = 0; p < all.size(); ++p) place(p, places);
+    memory = Buffer(places.size_bytes());
+    for (Piece& piece : all) open(piece);
   }
 
-  static std::size_t at(int r) { return static_cast<std::size_t>(r); }
-
-  Slice slice(int owner) const {
-    const std::int64_t count = starts.back();
-    const std::int64_t units = (count + kSliceAlignment - 1) / kSliceAlignment;
+  Slice slice(PieceRange range, int owner) const {
+    const std::int64_t units = (range.end - range.begin + kSliceAlignment - 1) / kSliceAlignment;
     Slice s;
-    s.begin = std::min(count, units * owner / size * kSliceAlignment);
-    s.end = std::min(count, units * (owner + 1) / size * kSliceAlignment);
+    s.begin = std::min(range.end, range.begin + units * owner / size * kSliceAlignment);
+    s.end = std::min(range.end, range.begin + units * (owner + 1) / size * kSliceAlignment);
     if (s.begin == s.end) return s;
-    s.first_segment =
+    s.first =
         static_cast<std::size_t>(std::ranges::upper_bound(starts, s.begin) - starts.begin()) - 1;
-    s.last_segment =
-        static_cast<std::size_t>(std::ranges::lower_bound(starts, s.end) - starts.begin());
+    s.last = static_cast<std::size_t>(std::ranges::lower_bound(starts, s.end) - starts.begin());
     return s;
   }
 
   std::size_t wire_bytes(const Slice& s) const {
     return static_cast<std::size_t>(s.count()) * size_bytes(wire);
   }
-  std::size_t contribution_bytes(const Slice& s) const {
-    return kHeaderBytes + round_up_8(s.segment_count()) + wire_bytes(s);
+  static std::size_t flags_bytes(const Slice& s) { return kHeaderBytes + round_up_8(s.segments()); }
+  static std::size_t counts_bytes(const Slice& s) {
+    return kHeaderBytes + round_up_8(s.segments() * sizeof(std::int32_t));
   }
-  std::size_t mean_bytes(const Slice& s) const {
-    return kHeaderBytes + round_up_8(s.segment_count() * sizeof(std::int32_t)) + wire_bytes(s);
+  std::uint8_t* flags_at(std::size_t head) const {
+    return reinterpret_cast<std::uint8_t*>(memory.data() + head + kHeaderBytes);
   }
-  static std::uint8_t* flags_of(Bytes message) {
-    return reinterpret_cast<std::uint8_t*>(message.data() + kHeaderBytes);
+  std::int32_t* counts_at(std::size_t head) const {
+    return reinterpret_cast<std::int32_t*>(memory.data() + head + kHeaderBytes);
   }
-  static std::int32_t* counts_of(Bytes message) {
-    return reinterpret_cast<std::int32_t*>(message.data() + kHeaderBytes);
+  Bytes flags_head(const Piece& piece, int r) const {
+    return memory.bytes().subspan(piece.flags_from[at(r)], flags_bytes(piece.slices[at(rank)]));
   }
-  static std::byte* elements_of(Bytes contribution, const Slice& s) {
-    return contribution.data() + kHeaderBytes + round_up_8(s.segment_count());
+  Bytes counts_head(const Piece& piece, int owner) const {
+    return memory.bytes().subspan(piece.counts_from[at(owner)],
+                                  counts_bytes(piece.slices[at(owner)]));
   }
-  static std::byte* mean_elements_of(Bytes mean, const Slice& s) {
-    return mean.data() + kHeaderBytes + round_up_8(s.segment_count() * sizeof(std::int32_t));
+  // A slice's elements as they are on the wire, of this worker.
+  Bytes own_elements(const Slice& s) const {
+    const Buffer& buffer = wire == DType::f32 ? values : wire_values;
+    return buffer.bytes().subspan(static_cast<std::size_t>(s.begin) * size_bytes(wire),
+                                  wire_bytes(s));
   }
-  MessageHeader header(MessageKind kind, int sender, int owner) const {
+  Bytes elements_from(const Piece& piece, int r) const {
+    const Slice& mine = piece.slices[at(rank)];
+    return r == rank ? own_elements(mine)
+                     : memory.bytes().subspan(piece.elements_from[at(r)], wire_bytes(mine));
+  }
+
+  void place(std::size_t p, Places& places) {
+    Piece& piece = all[p];
+    for (int r = 0; r < size; ++r) piece.slices.push_back(slice(pieces.ranges()[p], r));
+    const Slice& mine = piece.slices[at(rank)];
+    for (int r = 0; r < size; ++r) {
+      piece.flags_to.push_back(places.add(flags_bytes(piece.slices[at(r)])));
+      piece.flags_from.push_back(r == rank ? piece.flags_to.back() : places.add(flags_bytes(mine)));
+      piece.elements_from.push_back(r == rank ? 0 : places.add(wire_bytes(mine)));
+      piece.counts_from.push_back(places.add(counts_bytes(piece.slices[at(r)])));
+    }
+  }
+
+  void open(Piece& piece) {
+    std::vector<SendParts> contributions(at(size)), means(at(size));
+    std::vector<ReceiveParts> contributions_in(at(size)), means_in(at(size));
+    const Slice& mine = piece.slices[at(rank)];
+    for (int r = 0; r < size; ++r) {
+      if (r == rank) continue;
+      const Slice& theirs = piece.slices[at(r)];
+      contributions[at(r)] = {memory.bytes().subspan(piece.flags_to[at(r)], flags_bytes(theirs)),
+                              own_elements(theirs)};
+      contributions_in[at(r)] = {flags_head(piece, r), elements_from(piece, r)};
+      means[at(r)] = {counts_head(piece, rank), own_elements(mine)};
+      means_in[at(r)] = {counts_head(piece, r), own_elements(theirs)};
+      cost.elements += static_cast<std::int64_t>(wire_bytes(theirs) + wire_bytes(mine));
+      cost.framing += static_cast<std::int64_t>(flags_bytes(theirs) + counts_bytes(mine));
+    }
+    piece.exchange = transport.open_exchange(Purpose::mean, contributions, contributions_in);
+    piece.gather = transport.open_exchange(Purpose::mean, means, means_in);
+  }
+
+  MessageHeader header(MessageKind kind, int sender, std::size_t p, int owner) const {
     MessageHeader header;
     header.kind = kind;
-    header.step = calls;
+    header.step = step;
     header.digest = digest;
     header.sender = static_cast<std::uint32_t>(sender);
-    header.chunk = static_cast<std::uint32_t>(owner);
+    header.chunk = static_cast<std::uint32_t>(p) * 2048 + static_cast<std::uint32_t>(owner);
     return header;
   }
 
-  void to_wire(const Slice& s, std::byte* target) const {
-    const float* source = values.as<float>() + s.begin;
-    parallel_for(s.count(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      if (wire == DType::f32)
-        std::memcpy(target + begin * 4, source + begin, static_cast<std::size_t>(end - begin) * 4);
-      else
-        round(source + begin, reinterpret_cast<bfloat16*>(target) + begin, end - begin);
-    });
-  }
-  void from_wire(const Slice& s, const std::byte* source) {
-    float* target = values.as<float>() + s.begin;
-    parallel_for(s.count(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      if (wire == DType::f32)
-        std::memcpy(target + begin, source + begin * 4, static_cast<std::size_t>(end - begin) * 4);
-      else
-        widen(reinterpret_cast<const bfloat16*>(source) + begin, target + begin, end - begin);
-    });
-  }
-
-  void pack() {
+  void start(std::size_t p) {
+    Piece& piece = all[p];
+    const PieceRange range = pieces.ranges()[p];
+    if (wire == DType::bf16)
+      parallel_for(range.end - range.begin, kGrain, [&](std::int64_t begin, std::int64_t end) {
+        round(values.as<float>() + range.begin + begin,
+              wire_values.as<bfloat16>() + range.begin + begin, end - begin);
+      });
     for (int r = 0; r < size; ++r) {
-      const Slice& s = slices[at(r)];
-      std::copy_n(contributes.begin() + static_cast<std::ptrdiff_t>(s.first_segment),
-                  s.segment_count(), flags_of(contribution_to[at(r)]));
-      to_wire(s, elements_of(contribution_to[at(r)], s));
-      if (r != rank)
-        seal_message(header(MessageKind::contribution, rank, r), contribution_to[at(r)]);
+      const Slice& s = piece.slices[at(r)];
+      std::copy_n(contributes.begin() + static_cast<std::ptrdiff_t>(s.first), s.segments(),
+                  flags_at(piece.flags_to[at(r)]));
+      if (r == rank) continue;
+      const ConstBytes rest[] = {own_elements(s)};
+      seal_message(header(MessageKind::contribution, rank, p, r),
+                   memory.bytes().subspan(piece.flags_to[at(r)], flags_bytes(s)), rest);
     }
+    piece.exchange->start();
+    piece.stage = Stage::contributions;
   }
 
   // Elements [begin, end) of the own slice, all in one segment: the sum in the order of ranks over
   // those that count.
-  void sum_range(const Slice& s, std::size_t flag, std::int64_t begin, std::int64_t end) {
-    float* sum = values.as<float>() + s.begin + begin;
-    int count = 0;
-    for (int r = 0; r < size; ++r) {
-      if (flags_of(contribution_from[at(r)])[flag] == 0) continue;
-      const std::byte* elements = elements_of(contribution_from[at(r)], s);
-      const float* f32 = reinterpret_cast<const float*>(elements) + begin;
-      const bfloat16* bf16 = reinterpret_cast<const bfloat16*>(elements) + begin;
-      if (wire == DType::f32 && count == 0)
-        std::copy_n(f32, end - begin, sum);
-      else if (wire == DType::f32)
-        add_f32(f32, sum, end - begin);
-      else if (count == 0)
-        widen(bf16, sum, end - begin);
+  void sum_range(const Piece& piece, std::size_t flag, std::int64_t begin, std::int64_t end) {
+    alignas(64) std::array<float, kStretch> sum;
+    const Slice& mine = piece.slices[at(rank)];
+    for (; begin < end; begin += kStretch) {
+      const std::int64_t length = std::min(end - begin, kStretch);
+      int summed = 0;
+      for (int r = 0; r < size; ++r) {
+        if (flags_at(piece.flags_from[at(r)])[flag] == 0) continue;
+        const std::byte* elements = elements_from(piece, r).data();
+        const float* f32 = reinterpret_cast<const float*>(elements) + begin;
+        const bfloat16* bf16 = reinterpret_cast<const bfloat16*>(elements) + begin;
+        if (wire == DType::f32 && summed == 0)
+          std::copy_n(f32, length, sum.data());
+        else if (wire == DType::f32)
+          add_f32(f32, sum.data(), length);
+        else if (summed == 0)
+          widen(bf16, sum.data(), length);
+        else
+          add_bf16(bf16, sum.data(), length);
+        ++summed;
+      }
+      if (summed == 0)
+        std::fill_n(sum.data(), length, 0.0f);
+      else if (summed > 1)
+        divide(sum.data(), static_cast<float>(summed), length);
+      if (wire == DType::f32)
+        std::copy_n(sum.data(), length, values.as<float>() + mine.begin + begin);
       else
-        add_bf16(bf16, sum, end - begin);
-      ++count;
+        round(sum.data(), wire_values.as<bfloat16>() + mine.begin + begin, length);
     }
-    if (count == 0)
-      std::fill_n(sum, end - begin, 0.0f);
-    else if (count > 1)
-      divide(sum, static_cast<float>(count), end - begin);
   }
 
-  void sum_own() {
-    const Slice& s = slices[at(rank)];
-    for (int r = 0; r < size; ++r)
-      if (r != rank)
-        check_message(header(MessageKind::contribution, r, rank), contribution_from[at(r)]);
-    for (std::size_t flag = 0; flag < s.segment_count(); ++flag) {
-      const std::size_t segment = s.first_segment + flag;
-      const std::int64_t begin = std::max(starts[segment], s.begin) - s.begin;
-      const std::int64_t end = std::min(starts[segment + 1], s.end) - s.begin;
-      parallel_for(end - begin, kGrain, [&](std::int64_t from, std::int64_t to) {
-        sum_range(s, flag, begin + from, begin + to);
-      });
-      std::int32_t count = 0;
-      for (int r = 0; r < size; ++r) count += flags_of(contribution_from[at(r)])[flag] != 0;
-      counts_of(mean_from[at(rank)])[flag] = count;
-    }
-    to_wire(s, mean_elements_of(mean_from[at(rank)], s));
-    seal_message(header(MessageKind::mean, rank, rank), mean_from[at(rank)]);
-  }
-
-  void assemble() {
+  void sum_own(std::size_t p) {
+    Piece& piece = all[p];
+    const Slice& s = piece.slices[at(rank)];
     for (int r = 0; r < size; ++r) {
-      const Slice& s = slices[at(r)];
-      if (r != rank) check_message(header(MessageKind::mean, r, r), mean_from[at(r)]);
-      std::copy_n(counts_of(mean_from[at(r)]), s.segment_count(),
-                  contributors.begin() + static_cast<std::ptrdiff_t>(s.first_segment));
-      // The owner too takes what it sent, rounded.
-      if (r != rank || wire != DType::f32) from_wire(s, mean_elements_of(mean_from[at(r)], s));
+      if (r == rank) continue;
+      const ConstBytes rest[] = {elements_from(piece, r)};
+      check_message(header(MessageKind::contribution, r, p, rank), flags_head(piece, r), rest);
     }
+    for (std::size_t flag = 0; flag < s.segments(); ++flag) {
+      const std::size_t segment = s.first + flag;
+      const std::int64_t segment_end = segment + 1 < starts.size() ? starts[segment + 1] : count;
+      const std::int64_t begin = std::max(starts[segment], s.begin) - s.begin;
+      const std::int64_t end = std::min(segment_end, s.end) - s.begin;
+      parallel_for(end - begin, kGrain, [&](std::int64_t from, std::int64_t to) {
+        sum_range(piece, flag, begin + from, begin + to);
+      });
+      std::int32_t counted = 0;
+      for (int r = 0; r < size; ++r) counted += flags_at(piece.flags_from[at(r)])[flag] != 0;
+      counts_at(piece.counts_from[at(rank)])[flag] = counted;
+    }
+    if (size > 1) {
+      const ConstBytes rest[] = {own_elements(s)};
+      seal_message(header(MessageKind::mean, rank, p, rank), counts_head(piece, rank), rest);
+    }
+  }
+
+  void collect(std::size_t p) {
+    const Piece& piece = all[p];
+    for (int r = 0; r < size; ++r) {
+      const Slice& s = piece.slices[at(r)];
+      if (r != rank) {
+        const ConstBytes rest[] = {own_elements(s)};
+        check_message(header(MessageKind::mean, r, p, r), counts_head(piece, r), rest);
+      }
+      std::copy_n(counts_at(piece.counts_from[at(r)]), s.segments(),
+                  contributors.begin() + static_cast<std::ptrdiff_t>(s.first));
+    }
+    if (wire == DType::f32) return;
+    // The owner too takes what it sent, rounded.
+    const PieceRange range = pieces.ranges()[p];
+    parallel_for(range.end - range.begin, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      widen(wire_values.as<bfloat16>() + range.begin + begin,
+            values.as<float>() + range.begin + begin, end - begin);
+    });
+  }
+
+  bool advance() {
+    moved = false;
+    if (whole) return true;
+    for (std::size_t p = 0; p < all.size(); ++p) {
+      if (all[p].stage != Stage::waiting || !pieces.released(p)) continue;
+      if (!started) since_start = Stopwatch();
+      started = moved = true;
+      Stopwatch watch;
+      start(p);
+      times.sum += watch.lap();
+    }
+    for (std::size_t p = 0; p < all.size(); ++p) {
+      Piece& piece = all[p];
+      if (piece.stage == Stage::contributions && piece.exchange->done()) {
+        Stopwatch watch;
+        sum_own(p);
+        times.sum += watch.lap();
+        piece.gather->start();
+        piece.stage = Stage::means;
+        moved = true;
+      } else if (piece.stage == Stage::means && piece.gather->done()) {
+        Stopwatch watch;
+        collect(p);
+        times.sum += watch.lap();
+        piece.stage = Stage::done;
+        ++done;
+        moved = true;
+      }
+    }
+    if (done < all.size()) return false;
+    whole = true;
+    times.exchange = started ? since_start.elapsed() - times.sum : 0;
+    return true;
   }
 };
 
-Mean::Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport)
-    : state_(std::make_unique<State>(std::move(segments), wire, transport)) {}
+Mean::Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport,
+           std::int64_t piece_elements)
+    : state_(std::make_unique<State>(std::move(segments), wire, transport, piece_elements)) {}
 
 Mean::~Mean() = default;
 
@@ -255,29 +372,76 @@ std::span<std::uint8_t> Mean::contributes() {
   return state_->contributes;
 }
 
-void Mean::reduce(Deadline deadline) {
-  State& s = *state_;
-  s.pack();
-  Stopwatch watch;
-  s.transport.start_exchange(Purpose::mean, s.contribution_to_const, s.contribution_from)
-      ->wait(deadline);
-  s.exchange_seconds = watch.lap();
-  s.sum_own();
-  watch.lap();
-  s.transport.start_gather(Purpose::mean, s.mean_from[State::at(s.rank)], s.mean_from)
-      ->wait(deadline);
-  s.exchange_seconds += watch.lap();
-  s.assemble();
-  std::ranges::fill(s.contributes, std::uint8_t{1});
-  ++s.calls;
-}
-
 std::span<const std::int32_t> Mean::contributors() const {
   return state_->contributors;
 }
 
-double Mean::exchange_seconds() const {
-  return state_->exchange_seconds;
+std::size_t Mean::segments() const {
+  return state_->starts.size();
+}
+
+void Mean::begin(std::int64_t step) {
+  State& s = *state_;
+  require(s.whole, "the mean of step {} begins while that of step {} is under way", step, s.step);
+  s.step = step;
+  s.pieces.begin();
+  for (State::Piece& piece : s.all) piece.stage = State::Stage::waiting;
+  std::ranges::fill(s.contributes, std::uint8_t{1});
+  s.done = 0;
+  s.started = s.whole = false;
+  s.times = {};
+}
+
+void Mean::release(std::size_t segment) {
+  state_->pieces.release(segment);
+}
+
+bool Mean::advance() {
+  return state_->advance();
+}
+
+bool Mean::moved() const {
+  return state_->moved;
+}
+
+bool Mean::under_way() const {
+  return state_->started && !state_->whole;
+}
+
+void Mean::give_up() {
+  State& s = *state_;
+  for (State::Piece& piece : s.all) {
+    if (piece.stage == State::Stage::contributions)
+      piece.exchange->wait(Deadline::in(Duration::zero()));
+    if (piece.stage == State::Stage::means) piece.gather->wait(Deadline::in(Duration::zero()));
+  }
+  const std::size_t segment = s.pieces.unreleased();
+  if (segment < s.pieces.segments())
+    throw LogicError("a mean waits for segment " + std::to_string(segment) +
+                     ", which was never released");
+  throw Timeout("rank {}: the mean of step {} passed its deadline when all had come", s.rank,
+                s.step);
+}
+
+Transport& Mean::transport() {
+  return state_->transport;
+}
+
+void Mean::reduce(Deadline deadline) {
+  release_all();
+  finish(deadline);
+}
+
+Mean::Times Mean::times() const {
+  return state_->times;
+}
+
+Mean::Cost Mean::cost() const {
+  return state_->cost;
+}
+
+std::int64_t Mean::pieces() const {
+  return static_cast<std::int64_t>(state_->pieces.count());
 }
 
 }  // namespace ballot

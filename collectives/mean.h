@@ -2,11 +2,13 @@
 //
 // All-to-all of slices; the owner of a slice adds the contributions in the order of ranks in fp32,
 // divides by the number of contributors, rounds once (bf16 wire), and copies the result to all:
-// identical everywhere. A contribution that the caller declares absent for a segment (non-finite
-// gradient) is left out of its sum and count; with no contributor the mean is 0 and contributors()
-// says so. With the bf16 wire every contribution is rounded before it is summed, the owner's own
-// too, so the result does not depend on who owns what. One worker sends 2 (W-1)/W x N x 4 (or 2)
-// bytes and per message a header of 40 bytes and 1 or 4 bytes a segment. One thread at a time.
+// identical everywhere. It goes piece by piece (collective.h), as the vote does, so that a baseline
+// overlaps with backward as well as the vote. A contribution that the caller declares absent for a
+// segment (non-finite gradient) is left out of its sum and count; with no contributor the mean is 0
+// and contributors() says so. With the bf16 wire every contribution is rounded before it is summed,
+// the owner's own too, so the result does not depend on who owns what. One worker sends 2 (W-1)/W x
+// N x 4 (or 2) bytes and per message a header of 40 bytes and 1 or 4 bytes a segment. The fp32 wire
+// sends values() from where they lie and receives into them.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +16,51 @@
 #include <span>
 #include <vector>
 
+#include "collectives/collective.h"
 #include "collectives/transport/transport.h"
 #include "core/tensor.h"  // DType
 
 namespace ballot {
 
-class Mean {
+class Mean final : public Collective {
  public:
   // `segments`: lengths in elements of the tensors in the buffer, one after the other. `wire`: f32
-  // or bf16.
-  Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport);
-  ~Mean();
+  // or bf16. `piece_elements` 0: chosen by size. Equal on all ranks.
+  Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport,
+       std::int64_t piece_elements = 0);
+  ~Mean() override;
 
-  std::span<float> values();  // the caller writes its contribution here; the mean comes back here
-  std::span<std::uint8_t>
-  contributes();  // one per segment: 1 = count mine, 0 = leave mine out. Set to 1 by reduce().
+  // The caller writes its contribution here before it releases the segment; when advance() returns
+  // true, the mean has come here.
+  std::span<float> values();
+  // One per segment: 1 = count mine, 0 = leave mine out. begin() sets all to 1.
+  std::span<std::uint8_t> contributes();
+  std::span<const std::int32_t> contributors() const;  // one per segment, after the last advance()
+
+  std::size_t segments() const override;
+  void begin(std::int64_t step) override;
+  void release(std::size_t segment) override;
+  bool advance() override;
+  bool moved() const override;
+  bool under_way() const override;
+  [[noreturn]] void give_up() override;
+  Transport& transport() override;
+
+  // All at once on this thread: after begin() and the writing of values() and contributes().
   void reduce(Deadline deadline);
-  std::span<const std::int32_t> contributors() const;  // one per segment, after reduce()
-  double exchange_seconds() const;                     // of the last reduce(): both transfers
+
+  struct Times {
+    double exchange = 0;  // seconds from the first start to the end, without the sums
+    double sum = 0;       // adding, rounding and checking messages
+  };
+  Times times() const;  // of the last mean
+  // Bytes this worker sends: elements of the wire's type, and everything else.
+  struct Cost {
+    std::int64_t elements = 0, framing = 0;
+    std::int64_t total() const { return elements + framing; }
+  };
+  Cost cost() const;
+  std::int64_t pieces() const;
 
  private:
   struct State;

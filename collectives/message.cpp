@@ -12,11 +12,14 @@ namespace ballot {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x544c4c42;  // "BLLT"
-constexpr std::uint16_t kVersion = 1;
+constexpr std::uint16_t kVersion = 2;
 
-std::uint64_t checksum(const MessageHeader& header, ConstBytes message) {
-  const std::uint64_t seed = XXH3_64bits(&header, offsetof(MessageHeader, checksum));
-  return XXH3_64bits_withSeed(message.data() + kHeaderBytes, message.size() - kHeaderBytes, seed);
+std::uint64_t checksum(const MessageHeader& header, ConstBytes first,
+                       std::span<const ConstBytes> rest) {
+  std::uint64_t sum = XXH3_64bits(&header, offsetof(MessageHeader, checksum));
+  sum = XXH3_64bits_withSeed(first.data() + kHeaderBytes, first.size() - kHeaderBytes, sum);
+  for (const ConstBytes part : rest) sum = XXH3_64bits_withSeed(part.data(), part.size(), sum);
+  return sum;
 }
 
 }  // namespace
@@ -31,34 +34,41 @@ const char* to_string(MessageKind kind) {
       return "contribution";
     case MessageKind::mean:
       return "mean";
+    case MessageKind::share:
+      return "share of a verdict";
+    case MessageKind::counts:
+      return "counts";
+    case MessageKind::agreement:
+      return "agreement";
   }
   return "?";
 }
 
-void seal_message(MessageHeader header, Bytes message) {
-  require(message.size() >= kHeaderBytes, "message of {} bytes, its header alone has {}",
-          message.size(), kHeaderBytes);
+void seal_message(MessageHeader header, Bytes first, std::span<const ConstBytes> rest) {
+  require(first.size() >= kHeaderBytes, "message of {} bytes, its header alone has {}",
+          first.size(), kHeaderBytes);
   header.magic = kMagic;
   header.version = kVersion;
-  header.checksum = checksum(header, message);
-  std::memcpy(message.data(), &header, kHeaderBytes);
+  header.checksum = checksum(header, first, rest);
+  std::memcpy(first.data(), &header, kHeaderBytes);
 }
 
-void check_message(const MessageHeader& expected, ConstBytes message) {
+void check_message(const MessageHeader& expected, ConstBytes first,
+                   std::span<const ConstBytes> rest) {
   const char* what = to_string(expected.kind);
   const std::uint32_t rank = expected.sender;
-  if (message.size() < kHeaderBytes)
+  if (first.size() < kHeaderBytes)
     throw TransportError("{} from rank {}: {} bytes, its header alone has {}", what, rank,
-                         message.size(), kHeaderBytes);
+                         first.size(), kHeaderBytes);
   MessageHeader header;
-  std::memcpy(&header, message.data(), kHeaderBytes);
+  std::memcpy(&header, first.data(), kHeaderBytes);
   if (header.magic != kMagic)
     throw TransportError("{} from rank {}: starts with {:#010x}, expected {:#010x}", what, rank,
                          header.magic, kMagic);
   if (header.version != kVersion)
     throw TransportError("{} from rank {}: format version {}, expected {}", what, rank,
                          header.version, kVersion);
-  if (const std::uint64_t sum = checksum(header, message); header.checksum != sum)
+  if (const std::uint64_t sum = checksum(header, first, rest); header.checksum != sum)
     throw TransportError(
         "{} from rank {}: its checksum is {:016x}, its bytes give {:016x}: damaged on the way",
         what, rank, header.checksum, sum);

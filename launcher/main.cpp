@@ -9,7 +9,7 @@
 
 #include "core/error.h"
 #include "launcher/commands.h"
-#include "runtime/version.h"
+#include "core/version.h"
 
 namespace {
 

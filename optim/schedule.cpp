@@ -28,7 +28,7 @@ double cosine_of_pi(double x) {
 
 }  // namespace
 
-double Schedule::factor(std::int64_t step) const {
+double RateSchedule::factor(std::int64_t step) const {
   require(step >= 0, "schedule at step {}, expected 0 or more", step);
   require(steps >= 1, "schedule over {} steps, expected at least 1", steps);
   const double warmup = step + 1 < warmup_steps

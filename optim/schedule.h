@@ -8,7 +8,7 @@
 
 namespace ballot {
 
-struct Schedule {
+struct RateSchedule {
   enum class Shape { constant, linear, cosine };
   Shape shape = Shape::cosine;
   std::int64_t steps = 1;

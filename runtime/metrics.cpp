@@ -96,9 +96,9 @@ void MetricsLog::step(const StepMetrics& r) {
   line[metric::kBackwardSeconds] = r.backward_seconds;
   line[metric::kDirectionSeconds] = r.direction_seconds;
   line[metric::kPackSeconds] = r.pack_seconds;
-  line[metric::kExchangeSeconds] = r.exchange_seconds;
+  line[metric::kExposedSeconds] = r.exposed_seconds;
+  line[metric::kHiddenSeconds] = r.hidden_seconds;
   line[metric::kTallySeconds] = r.tally_seconds;
-  line[metric::kMeanSeconds] = r.mean_seconds;
   line[metric::kApplySeconds] = r.apply_seconds;
   line[metric::kAuditSeconds] = r.audit_seconds;
   line[metric::kBytesSent] = r.traffic.total_sent();

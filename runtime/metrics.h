@@ -29,8 +29,8 @@ struct StepMetrics {
   std::int64_t tokens = 0, tokens_total = 0;  // all workers
   int workers = 1;
   double step_seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0,
-         direction_seconds = 0, pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0,
-         mean_seconds = 0, apply_seconds = 0, audit_seconds = 0;
+         direction_seconds = 0, pack_seconds = 0, exposed_seconds = 0, hidden_seconds = 0,
+         tally_seconds = 0, apply_seconds = 0, audit_seconds = 0;
   Traffic traffic;        // of this worker in this step
   double fp32_bytes = 0;  // what an fp32 ring all-reduce of all parameters would have sent
   std::string backend;

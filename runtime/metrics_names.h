@@ -24,10 +24,11 @@ inline constexpr const char* kForwardSeconds = "time/fwd(s)";
 inline constexpr const char* kBackwardSeconds = "time/bwd(s)";
 inline constexpr const char* kDirectionSeconds = "time/direction(s)";  // momentum and Newton-Schulz
 inline constexpr const char* kPackSeconds = "time/pack(s)";
-inline constexpr const char* kExchangeSeconds =
-    "time/exchange(s)";  // ballots and verdicts, waiting included
-inline constexpr const char* kTallySeconds = "time/tally(s)";
-inline constexpr const char* kMeanSeconds = "time/mean(s)";
+// Waiting for peers, the network and the counting, after backward; and what of them went on beside
+// other work.
+inline constexpr const char* kExposedSeconds = "time/comm_exposed(s)";
+inline constexpr const char* kHiddenSeconds = "time/comm_hidden(s)";
+inline constexpr const char* kTallySeconds = "time/tally(s)";  // counting: part of the two above
 inline constexpr const char* kApplySeconds = "time/apply(s)";
 inline constexpr const char* kAuditSeconds = "time/audit(s)";  // step report and digest check
 inline constexpr const char* kBytesSent =

@@ -19,9 +19,7 @@ const std::array<Stage, kStageCount> kStages{{{metric::kDataSeconds, "data"},
                                               {metric::kBackwardSeconds, "backward"},
                                               {metric::kDirectionSeconds, "direction"},
                                               {metric::kPackSeconds, "pack"},
-                                              {metric::kExchangeSeconds, "exchange"},
-                                              {metric::kTallySeconds, "tally"},
-                                              {metric::kMeanSeconds, "mean"},
+                                              {metric::kExposedSeconds, "communication"},
                                               {metric::kApplySeconds, "apply"},
                                               {metric::kAuditSeconds, "audit"}}};
 

@@ -17,7 +17,7 @@ namespace ballot {
 
 inline constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();
 
-inline constexpr std::size_t kStageCount = 10;
+inline constexpr std::size_t kStageCount = 8;
 struct Stage {
   const char* key;   // in metrics.jsonl
   const char* name;  // on the page

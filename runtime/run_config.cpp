@@ -186,14 +186,14 @@ void add_run(ConfigTable& table, RunConfig& config) {
   table.add_choice(
       "schedule.shape", {"constant", "linear", "cosine"}, "after the warm-up",
       [&config](const std::string& name) {
-        config.schedule.shape = name == "constant" ? Schedule::Shape::constant
-                                : name == "linear" ? Schedule::Shape::linear
-                                                   : Schedule::Shape::cosine;
+        config.schedule.shape = name == "constant" ? RateSchedule::Shape::constant
+                                : name == "linear" ? RateSchedule::Shape::linear
+                                                   : RateSchedule::Shape::cosine;
       },
       [&config] {
-        return config.schedule.shape == Schedule::Shape::constant ? "constant"
-               : config.schedule.shape == Schedule::Shape::linear ? "linear"
-                                                                  : "cosine";
+        return config.schedule.shape == RateSchedule::Shape::constant ? "constant"
+               : config.schedule.shape == RateSchedule::Shape::linear ? "linear"
+                                                                      : "cosine";
       });
   table.add("schedule.warmup_steps", config.schedule.warmup_steps, "", 0);
   table.add("schedule.final_factor", config.schedule.final_factor, "of the peak rate, at the end",
@@ -204,6 +204,29 @@ void add_run(ConfigTable& table, RunConfig& config) {
         config.ties = name == "coin" ? Ties::coin : Ties::hold;
       },
       [&config] { return to_string(config.ties); });
+  table.add_choice(
+      "vote.schedule", {"auto", "sharded", "gathered", "lanes", "hierarchical"},
+      "who sends what to whom; the same bits by all; auto: chosen by a measurement of the link",
+      [&config](const std::string& name) {
+        config.vote_schedule.reset();
+        for (const Schedule schedule :
+             {Schedule::sharded, Schedule::gathered, Schedule::lanes, Schedule::hierarchical})
+          if (name == to_string(schedule)) config.vote_schedule = schedule;
+      },
+      [&config] { return config.vote_schedule ? to_string(*config.vote_schedule) : "auto"; });
+  table.add_choice(
+      "vote.estimator", {"majority", "majority-of-majorities"},
+      "of all voters, or of nodes that each cast their own majority (other bits)",
+      [&config](const std::string& name) {
+        config.estimator =
+            name == "majority" ? Estimator::majority : Estimator::majority_of_majorities;
+      },
+      [&config] { return to_string(config.estimator); });
+  table.add("vote.node_size", config.node_size,
+            "workers of a node (ranks in a row), for the hierarchical schedule", 1, 1024);
+  table.add("vote.piece_elements", config.piece_elements,
+            "elements that travel as one piece; 0: chosen by size", 0);
+  table.add("vote.overlap", config.overlap, "ballots and means leave while backward goes on");
   table.add("vote.deadline_seconds", config.deadline_seconds, "of any wait for peers", 0.001, 1e6);
   table.add("output.folder", config.output_folder, "run directory");
 }
@@ -248,6 +271,13 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   } catch (const WorldError& failure) {
     problems.push_back(fmt::format("train.{}", failure.what()));
   }
+  if (config.node_size > 1 && config.vote_schedule &&
+      *config.vote_schedule != Schedule::hierarchical)
+    wrong("vote.node_size = {} with vote.schedule = \"{}\"; only hierarchical has nodes",
+          config.node_size, to_string(*config.vote_schedule));
+  if (config.estimator == Estimator::majority_of_majorities &&
+      config.vote_schedule != Schedule::hierarchical)
+    wrong("vote.estimator = \"majority-of-majorities\" needs vote.schedule = \"hierarchical\"");
   for (const ParameterGroup& group : config.groups) {
     if (!is_sign_rule(group.rule) && group.reduce == Reduce::vote)
       wrong(

@@ -7,12 +7,13 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "collectives/verdict.h"    // Ties
+#include "collectives/vote.h"       // Ties, Schedule, Estimator
 #include "optim/parameter_group.h"  // ParameterGroup
-#include "optim/schedule.h"         // Schedule
+#include "optim/schedule.h"         // RateSchedule
 #include "runtime/token_source.h"   // TokenSource
 
 namespace ballot {
@@ -37,11 +38,16 @@ struct RunConfig {
   std::int64_t checkpoint_every = 0;    // steps; 0: after the last
   std::int64_t keep_checkpoints = 2;
 
-  Schedule schedule;
+  RateSchedule schedule;
   std::array<ParameterGroup, 4> groups;  // by ParameterKind
 
   Ties ties = Ties::coin;
-  double deadline_seconds = 600;  // of any wait for peers
+  std::optional<Schedule> vote_schedule;  // none: chosen at the start by a measurement of the link
+  Estimator estimator = Estimator::majority;
+  std::int64_t node_size = 1;       // workers of a node, for the hierarchical schedule
+  std::int64_t piece_elements = 0;  // of votes and means; 0: chosen by size
+  bool overlap = true;              // ballots leave while backward goes on
+  double deadline_seconds = 600;    // of any wait for peers
 
   std::string output_folder;
 

@@ -86,15 +86,17 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
   layout_ = BallotLayout(std::move(voted));
   if (!layout_.segments().empty()) {
     ballot_ = std::make_unique<Ballot>(layout_);
-    vote_ = std::make_unique<Vote>(layout_, transport, VoteOptions{options.seed, options.ties});
+    vote_ = make_vote(*ballot_, transport, options.vote, Deadline::in(options.deadline));
   }
   elected_alone_ = BallotLayout(std::move(alone));
   if (!elected_alone_.segments().empty()) {
     // The same zeros, tally and update as any vote, with the mean as the only voter.
     alone_ = std::move(make_loopback(1).front());
     mean_ballot_ = std::make_unique<Ballot>(elected_alone_);
-    mean_vote_ =
-        std::make_unique<Vote>(elected_alone_, *alone_, VoteOptions{options.seed, options.ties});
+    VoteOptions alone_options;
+    alone_options.seed = options.vote.seed;
+    alone_options.ties = options.vote.ties;
+    mean_vote_ = make_vote(*mean_ballot_, *alone_, alone_options, Deadline::in(options.deadline));
   }
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
     if (!mean_lengths[i].empty())
@@ -104,6 +106,12 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
       newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
                                                          i == 0 ? DType::f32 : DType::bf16);
   }
+  std::vector<Collective*> collectives;
+  if (vote_) collectives.push_back(vote_.get());
+  for (const auto& mean : means_)
+    if (mean) collectives.push_back(mean.get());
+  communication_ = std::make_unique<Communication>(std::move(collectives),
+                                                   options.overlap && transport.size() > 1);
   direction_ = Buffer(largest * sizeof(float));
   silent_rows_.assign(most_rows, 0);
 }
@@ -112,6 +120,10 @@ StepPipeline::~StepPipeline() = default;
 
 Vote::Cost StepPipeline::vote_cost() const {
   return vote_ ? vote_->cost() : Vote::Cost{};
+}
+
+Traffic StepPipeline::split_traffic() const {
+  return vote_ ? vote_->split_traffic() : Traffic{};
 }
 
 const BallotSegment* StepPipeline::segment_of(const Parameter& parameter) const {
@@ -130,6 +142,7 @@ void StepPipeline::begin(std::int64_t step, double rate_factor) {
   rate_factor_ = rate_factor;
   outcome_ = StepOutcome{};
   ready_count_ = 0;
+  communication_->begin(step);
 }
 
 void StepPipeline::loss_known(double mean_loss) {
@@ -139,10 +152,14 @@ void StepPipeline::loss_known(double mean_loss) {
 void StepPipeline::ready(const Parameter& parameter) {
   ++ready_count_;
   ParameterState& state = state_.of(parameter);
-  if (state.group->reduce == Reduce::vote)
+  if (state.group->reduce == Reduce::vote) {
     cast(state);
-  else
+    vote_->release(segment_index_[parameter.index]);
+  } else {
     contribute(state);
+    mean_of(state).release(mean_segment_[parameter.index]);
+  }
+  communication_->wake();
 }
 
 void StepPipeline::cast(ParameterState& state) {
@@ -166,7 +183,7 @@ void StepPipeline::cast(ParameterState& state) {
   find_direction(group, p.gradient, trimmed(state.momentum, p), direction,
                  newton_schulz_[index_of(group.newton_schulz_type)].get(), stream_);
   outcome_.direction_seconds += watch.lap();
-  const CastOptions options{options_.seed, step_, transport_.rank(), group.abstain_below};
+  const CastOptions options{options_.vote.seed, step_, transport_.rank(), group.abstain_below};
   cast_ballot(direction.f32(), segment, options, silent_rows, *ballot_);
   outcome_.pack_seconds += watch.lap();
 }
@@ -175,7 +192,7 @@ void StepPipeline::contribute(ParameterState& state) {
   const Parameter& p = *state.parameter;
   const ParameterGroup& group = *state.group;
   Stopwatch watch;
-  Mean& mean = *means_[group.reduce == Reduce::mean_f32 ? 0 : 1];
+  Mean& mean = mean_of(state);
   const GradientScan scan = scan_gradient(p.gradient, {});
   const bool finite = !outcome_.loss_fault && scan.finite;
   mean.contributes()[mean_segment_[p.index]] = finite;
@@ -193,7 +210,7 @@ void StepPipeline::contribute(ParameterState& state) {
   parallel_for(p.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {
     copy_scaled(source + begin, target + begin, scale, end - begin);
   });
-  outcome_.mean_seconds += watch.lap();
+  outcome_.pack_seconds += watch.lap();
 }
 
 StepOutcome StepPipeline::finish() {
@@ -201,23 +218,23 @@ StepOutcome StepPipeline::finish() {
   require(ready_count_ == state_.states().size(), "step {}: {} of {} gradients were reported",
           step_, ready_count_, state_.states().size());
   const Deadline deadline = Deadline::in(options_.deadline);
+  const Communication::Times times = communication_->finish(deadline);
+  outcome_.exposed_seconds = times.exposed;
+  outcome_.hidden_seconds = times.hidden;
   const Verdict* verdict = nullptr;
-  Stopwatch watch;
   if (vote_) {
-    verdict = &vote_->elect(*ballot_, step_, deadline);
+    verdict = &vote_->verdict();
     outcome_.votes = &verdict->statistics;
-    outcome_.tally_seconds = vote_->times().tally;
-    outcome_.exchange_seconds = watch.lap() - outcome_.tally_seconds;
+    outcome_.tally_seconds += vote_->times().tally;
   }
   for (const auto& mean : means_)
-    if (mean) mean->reduce(deadline);
-  outcome_.mean_seconds += watch.lap();
+    if (mean) outcome_.tally_seconds += mean->times().sum;
 
   const Verdict* mean_verdict = nullptr;
   if (mean_vote_) {
     for (ParameterState& state : state_.states())
       if (state.group->reduce != Reduce::vote && is_sign_rule(state.group->rule)) cast_mean(state);
-    mean_verdict = &mean_vote_->elect(*mean_ballot_, step_, deadline);
+    mean_verdict = &mean_vote_->elect(step_, deadline);
   }
   for (ParameterState& state : state_.states()) {
     if (is_sign_rule(state.group->rule))
@@ -256,7 +273,7 @@ void StepPipeline::cast_mean(ParameterState& state) {
   if (!has_mean(state)) return abstain(segment, *mean_ballot_);
   const Tensor direction = find_mean_direction(state);
   Stopwatch watch;
-  cast_ballot(direction.f32(), segment, CastOptions{options_.seed, step_, 0, 0.0}, {},
+  cast_ballot(direction.f32(), segment, CastOptions{options_.vote.seed, step_, 0, 0.0}, {},
               *mean_ballot_);
   outcome_.pack_seconds += watch.lap();
 }

@@ -7,6 +7,9 @@
 //   finish():  ballot -> verdict -> parameters;  contributions -> mean -> (momentum, direction) ->
 //   parameters
 //
+// A tensor's ballot or contribution is released for sending as soon as it is made. With overlap a
+// thread of its own sends and counts meanwhile; without, finish() does: the same calls, the same
+// bits.
 // Only bits are kept for the whole model, never a whole direction. A tensor whose gradient holds a
 // NaN or infinity is not absorbed: it abstains, or is left out of the mean, and is counted. If the
 // loss is not finite, every tensor is.
@@ -22,13 +25,14 @@
 #include "collectives/vote.h"
 #include "core/gradient_sink.h"
 #include "optim/newton_schulz.h"
+#include "runtime/communication.h"
 #include "runtime/optimizer_state.h"
 
 namespace ballot {
 
 struct StepOptions {
-  std::uint64_t seed = 0;
-  Ties ties = Ties::coin;
+  VoteOptions vote;  // its seed is that of the zero coins too
+  bool overlap = true;
   Duration deadline = std::chrono::seconds(600);
 };
 
@@ -36,8 +40,10 @@ struct StepOptions {
 struct StepOutcome {
   std::int64_t gradient_faults = 0;  // tensors left out
   bool loss_fault = false;
-  double direction_seconds = 0, pack_seconds = 0, exchange_seconds = 0, tally_seconds = 0,
-         mean_seconds = 0, apply_seconds = 0;
+  double direction_seconds = 0, pack_seconds = 0, apply_seconds = 0;
+  double exposed_seconds = 0;             // waited for the network and the counting
+  double hidden_seconds = 0;              // of the network and the counting, behind other work
+  double tally_seconds = 0;               // counting ballots and adding means, exposed or hidden
   const VoteStatistics* votes = nullptr;  // null: nothing is voted on
 };
 
@@ -58,6 +64,8 @@ class StepPipeline : public GradientSink {
   const std::vector<std::uint64_t>& digests() const { return digests_; }
   std::int64_t voted_count() const { return layout_.count(); }
   Vote::Cost vote_cost() const;
+  // What this worker sent over transports that the vote made for itself.
+  Traffic split_traffic() const;
 
  private:
   // Before the network: one tensor of this worker.
@@ -92,6 +100,7 @@ class StepPipeline : public GradientSink {
   std::unique_ptr<Transport> alone_;
   std::unique_ptr<Ballot> mean_ballot_;
   std::unique_ptr<Vote> mean_vote_;
+  std::unique_ptr<Communication> communication_;    // of vote_ and means_: dies before them
   std::unique_ptr<NewtonSchulz> newton_schulz_[2];  // f32, bf16
   Buffer direction_;                                // scratch of the largest parameter
   std::vector<std::uint8_t> silent_rows_;

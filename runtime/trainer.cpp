@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/parallel.h"
+#include "core/version.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
@@ -19,7 +20,6 @@
 #include "runtime/run_folder.h"
 #include "runtime/sampler.h"
 #include "runtime/step_pipeline.h"
-#include "runtime/version.h"
 
 namespace ballot {
 namespace {
@@ -41,10 +41,9 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
 
 // What must be equal on all workers for replicas to stay identical: what replicas compute
 // redundantly includes Newton-Schulz of a mean, whose bits depend on processor and threads.
-std::string description(const RunConfig& config, DType compute, std::int64_t threads,
-                        std::uint64_t digest, std::int64_t step) {
-  std::string text =
-      fmt::format("version {}\nstep {}\nparameters {:016x}\n", version(), step, digest);
+std::string starting_state(const RunConfig& config, DType compute, std::int64_t threads,
+                           std::uint64_t digest, std::int64_t step) {
+  std::string text = fmt::format("step {}\nparameters {:016x}\n", step, digest);
   const bool dense_products =
       std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
         return group.newton_schulz && group.reduce != Reduce::vote;
@@ -52,9 +51,29 @@ std::string description(const RunConfig& config, DType compute, std::int64_t thr
   if (dense_products)
     text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(),
                         to_string(compute), threads);
+  return text;
+}
+
+// Before anything is set up together: workers with other configurations would set up other things.
+bool require_same_configuration(const RunConfig& config, Transport& transport, Duration deadline) {
   RunConfig shared = config;
   shared.threads = 0;  // resolved per machine; voters may differ in it
-  return text + to_toml(shared);
+  require_same_everywhere(fmt::format("version {}\n", version()) + to_toml(shared), transport,
+                          Deadline::in(deadline));
+  return true;
+}
+
+StepOptions step_options(const RunConfig& config, Duration deadline) {
+  StepOptions options;
+  options.vote.seed = static_cast<std::uint64_t>(config.seed);
+  options.vote.ties = config.ties;
+  options.vote.schedule = config.vote_schedule.value_or(Schedule::sharded);
+  options.vote.estimator = config.estimator;
+  options.vote.node_size = static_cast<int>(config.node_size);
+  options.vote.piece_elements = config.piece_elements;
+  options.overlap = config.overlap;
+  options.deadline = deadline;
+  return options;
 }
 
 class Trainer {
@@ -65,6 +84,7 @@ class Trainer {
         hooks_(hooks),
         deadline_(std::chrono::duration_cast<Duration>(
             std::chrono::duration<double>(config.deadline_seconds))),
+        same_configuration_(require_same_configuration(config, transport, deadline_)),
         compute_(resolve_compute(config.compute)),
         device_(find_device(config.device)),
         llama_(read_model_config(config.model_folder)),
@@ -73,8 +93,7 @@ class Trainer {
         state_(arena_, config_.groups),
         training_tokens_(read_tokens(config.train_data, *tokenizer_)),
         sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
-        pipeline_(arena_, state_, transport,
-                  StepOptions{static_cast<std::uint64_t>(config.seed), config.ties, deadline_}),
+        pipeline_(arena_, state_, transport, step_options(config, deadline_)),
         audit_(arena_, transport) {
     if (!config.validation_data.path.empty()) {
       held_out_tokens_ = read_tokens(config.validation_data, *tokenizer_);
@@ -123,6 +142,7 @@ class Trainer {
   }
 
  private:
+  Traffic sent() const { return transport_.traffic() + pipeline_.split_traffic(); }
   bool leads() const { return transport_.rank() == 0; }
   Deadline deadline() const { return Deadline::in(deadline_); }
 
@@ -151,7 +171,7 @@ class Trainer {
     training_.processor = processor_features();
     training_.compute = to_string(compute_);
     require_same_everywhere(
-        description(config_, compute_, thread_count(), training_.digest, training_.step),
+        starting_state(config_, compute_, thread_count(), training_.digest, training_.step),
         transport_, deadline());
     prepare_folder(config_, hooks_.resume, transport_, deadline());
   }
@@ -212,7 +232,7 @@ class Trainer {
   // One step, as a sentence. Returns whether to stop.
   bool step(ProgressLine& progress) {
     Stopwatch whole, stage;
-    const Traffic before = transport_.traffic();
+    const Traffic before = sent();
     draw_batches();
     const double data_seconds = stage.lap();
     pipeline_.begin(training_.step, config_.schedule.factor(training_.step));
@@ -271,11 +291,11 @@ class Trainer {
     record.backward_seconds = model_->times().backward;
     record.direction_seconds = outcome.direction_seconds;
     record.pack_seconds = outcome.pack_seconds;
-    record.exchange_seconds = outcome.exchange_seconds;
+    record.exposed_seconds = outcome.exposed_seconds;
+    record.hidden_seconds = outcome.hidden_seconds;
     record.tally_seconds = outcome.tally_seconds;
-    record.mean_seconds = outcome.mean_seconds;
     record.apply_seconds = outcome.apply_seconds;
-    record.traffic = transport_.traffic() - before;
+    record.traffic = sent() - before;
     record.fp32_bytes = share * 4.0 * static_cast<double>(arena_.count());
     record.backend = transport_.name();
     record.votes = outcome.votes;
@@ -319,6 +339,7 @@ class Trainer {
   Transport& transport_;
   const TrainingHooks& hooks_;
   Duration deadline_;
+  bool same_configuration_;
   DType compute_;
   Device device_;
   LlamaConfig llama_;

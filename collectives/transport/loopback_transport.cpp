@@ -7,8 +7,10 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <utility>
 
+#include "collectives/transport/exchange_reducer.h"
 #include "core/error.h"
 #include "core/parallel.h"
 
@@ -16,18 +18,32 @@ namespace ballot {
 namespace {
 
 // One message between two ranks, as either side posted it. The later side copies, straight from
-// buffer to buffer.
+// buffers to buffers and outside the mutex.
 struct Posted {
-  std::uint64_t sequence = 0;
-  ConstBytes source;
-  Bytes target;
-  bool sent = false;      // the sender has posted
-  bool expected = false;  // the receiver has posted
+  const SendParts* source = nullptr;  // null: not posted, or taken back
+  const ReceiveParts* target = nullptr;
+  bool copying = false;
   bool copied = false;
   bool wrong_size = false;
+  std::size_t sent_bytes = 0;
   bool sender_saw = false;  // each side removes itself once it has seen the end
   bool receiver_saw = false;
 };
+
+// From, to, number of the transfer, its how many-th start.
+using MessageKey = std::tuple<int, int, std::uint64_t, std::uint64_t>;
+
+void copy_parts(const SendParts& source, const ReceiveParts& target) {
+  std::size_t part = 0, offset = 0;
+  for (ConstBytes bytes : source)
+    while (!bytes.empty()) {
+      while (offset == target[part].size()) ++part, offset = 0;
+      const std::size_t count = std::min(bytes.size(), target[part].size() - offset);
+      std::memcpy(target[part].data() + offset, bytes.data(), count);
+      offset += count;
+      bytes = bytes.subspan(count);
+    }
+}
 
 // What the transports of one set of ranks share. Everything is under the mutex.
 struct Hub {
@@ -35,33 +51,41 @@ struct Hub {
   const int size;
   std::mutex mutex;
   std::condition_variable changed;
+  std::uint64_t version = 0;  // of everything here; what idle() watches
   std::vector<bool> lost;
-  std::map<std::pair<int, int>, std::map<std::uint64_t, Posted>>
-      messages;  // by (from, to), then sequence
+  std::map<MessageKey, Posted> messages;
   struct Child {
     std::shared_ptr<Hub> hub;
     int still_to_take = 0;
   };
   std::map<std::pair<std::uint64_t, int>, Child> children;  // by (number of the split, color)
 
-  // Call with the mutex held.
-  Posted& message(int from, int to, std::uint64_t sequence) {
-    Posted& posted = messages[{from, to}][sequence];
-    posted.sequence = sequence;
-    return posted;
+  // With the mutex held.
+  void notify() {
+    ++version;
+    changed.notify_all();
   }
-  void forget_if_seen(int from, int to, std::uint64_t sequence) {
-    auto& queue = messages[{from, to}];
-    const auto found = queue.find(sequence);
-    if (found != queue.end() && found->second.sender_saw && found->second.receiver_saw)
-      queue.erase(found);
+  void forget_if_seen(const MessageKey& key) {
+    const auto found = messages.find(key);
+    if (found != messages.end() && found->second.sender_saw && found->second.receiver_saw)
+      messages.erase(found);
   }
-  void copy_if_both(Posted& posted) {
-    if (!posted.sent || !posted.expected || posted.copied) return;
-    posted.wrong_size = posted.source.size() != posted.target.size();
-    if (!posted.wrong_size && !posted.source.empty())
-      std::memcpy(posted.target.data(), posted.source.data(), posted.source.size());
+  // Copies if both sides have posted; lets go of the mutex meanwhile.
+  void copy_if_both(std::unique_lock<std::mutex>& lock, const MessageKey& key) {
+    Posted& posted = messages[key];
+    if (posted.source == nullptr || posted.target == nullptr || posted.copied || posted.copying)
+      return;
+    posted.sent_bytes = size_bytes(*posted.source);
+    posted.wrong_size = posted.sent_bytes != size_bytes(*posted.target);
+    if (!posted.wrong_size && posted.sent_bytes > 0) {
+      posted.copying = true;
+      lock.unlock();
+      copy_parts(*posted.source, *posted.target);
+      lock.lock();
+      posted.copying = false;
+    }
     posted.copied = true;
+    notify();
   }
 };
 
@@ -70,61 +94,69 @@ class LoopbackTransport;
 class LoopbackTransfer final : public Transfer {
  public:
   LoopbackTransfer(LoopbackTransport& transport, std::shared_ptr<Hub> hub, int rank,
-                   Purpose purpose, std::uint64_t sequence, std::span<const ConstBytes> to,
-                   std::span<const Bytes> from);
+                   std::uint64_t number, Purpose purpose, std::span<const SendParts> to,
+                   std::span<const ReceiveParts> from)
+      : transport_(transport),
+        hub_(std::move(hub)),
+        rank_(rank),
+        number_(number),
+        purpose_(purpose),
+        to_(to.begin(), to.end()),
+        from_(from.begin(), from.end()),
+        arrived_(to.size(), true),
+        taken_(to.size(), true) {}
   ~LoopbackTransfer() override;
+  void start() override;
+  bool done() override;
   void wait(Deadline deadline) override;
   const std::vector<bool>& arrived() override;
 
  private:
   bool finished() const {
-    return std::ranges::find(arrived_, false) == arrived_.end() && sends_left_ == 0;
+    return std::ranges::find(arrived_, false) == arrived_.end() &&
+           std::ranges::find(taken_, false) == taken_.end();
   }
+  MessageKey key(int from, int to) const { return {from, to, number_, starts_}; }
   void look();  // with the mutex held: takes note of what has been copied; throws on a wrong size
+  std::vector<int> missing() const;
+  void require_peers() const;  // with the mutex held
 
   LoopbackTransport& transport_;
   std::shared_ptr<Hub> hub_;
   int rank_;
+  std::uint64_t number_;
   Purpose purpose_;
-  std::uint64_t sequence_;
+  std::vector<SendParts> to_;
+  std::vector<ReceiveParts> from_;
+  std::uint64_t starts_ = 0;
   std::vector<bool> arrived_;
   std::vector<bool> taken_;  // by peer: our message to it has been copied
-  int sends_left_ = 0;
 };
 
 class LoopbackTransport final : public Transport {
  public:
-  LoopbackTransport(std::shared_ptr<Hub> hub, int rank) : hub_(std::move(hub)), rank_(rank) {}
+  LoopbackTransport(std::shared_ptr<Hub> hub, int rank)
+      : hub_(std::move(hub)), rank_(rank), reducer_(*this) {}
   ~LoopbackTransport() override { leave(); }
 
   std::string name() const override { return "loopback"; }
   int rank() const override { return rank_; }
   int size() const override { return hub_->size; }
+  Reducer* reducer() override { return &reducer_; }
 
-  std::unique_ptr<Transfer> start_exchange(Purpose purpose, std::span<const ConstBytes> to,
-                                           std::span<const Bytes> from) override {
-    require_one_span_per_rank(*this, to.size());
-    require_one_span_per_rank(*this, from.size());
-    for (int r = 0; r < size(); ++r)
-      if (r != rank_) count_sent(purpose, to[static_cast<std::size_t>(r)].size());
-    return std::make_unique<LoopbackTransfer>(*this, hub_, rank_, purpose, sequence_++, to, from);
+  void idle(Duration at_most) override {
+    std::unique_lock lock(hub_->mutex);
+    hub_->changed.wait_for(lock, at_most, [this] { return hub_->version != seen_; });
+    seen_ = hub_->version;
   }
-
-  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine,
-                                         std::span<const Bytes> from) override {
-    const std::vector<ConstBytes> to(static_cast<std::size_t>(size()), mine);
-    return start_exchange(purpose, to, from);
-  }
-
-  void barrier(Deadline deadline) override { barrier_by_exchange(*this, deadline); }
 
   std::unique_ptr<Transport> split(int color, Deadline deadline) override {
     std::vector<int> colors(static_cast<std::size_t>(size()));
     colors[static_cast<std::size_t>(rank_)] = color;
     std::vector<Bytes> from;
     for (int& c : colors) from.push_back(std::as_writable_bytes(std::span(&c, 1)));
-    const std::uint64_t number = sequence_;
     start_gather(Purpose::control, std::as_bytes(std::span(&color, 1)), from)->wait(deadline);
+    const std::uint64_t number = splits_++;
     const int ranks = static_cast<int>(std::ranges::count(colors, color));
     const int new_rank =
         static_cast<int>(std::count(colors.begin(), colors.begin() + rank_, color));
@@ -142,7 +174,7 @@ class LoopbackTransport final : public Transport {
   void leave() {
     const std::lock_guard lock(hub_->mutex);
     hub_->lost[static_cast<std::size_t>(rank_)] = true;
-    hub_->changed.notify_all();
+    hub_->notify();
   }
   void count_sent(Purpose purpose, std::size_t bytes) {
     traffic_.bytes_sent[static_cast<std::size_t>(purpose)] += bytes;
@@ -152,53 +184,56 @@ class LoopbackTransport final : public Transport {
     traffic_.bytes_received[static_cast<std::size_t>(purpose)] += bytes;
   }
 
+ protected:
+  std::unique_ptr<Transfer> make_transfer(std::uint64_t number, Purpose purpose,
+                                          std::span<const SendParts> to,
+                                          std::span<const ReceiveParts> from) override {
+    return std::make_unique<LoopbackTransfer>(*this, hub_, rank_, number, purpose, to, from);
+  }
+
  private:
   std::shared_ptr<Hub> hub_;
   int rank_;
-  std::uint64_t sequence_ = 0;
+  std::uint64_t splits_ = 0, seen_ = 0;
   Traffic traffic_;
+  ExchangeReducer reducer_;
 };
 
-LoopbackTransfer::LoopbackTransfer(LoopbackTransport& transport, std::shared_ptr<Hub> hub, int rank,
-                                   Purpose purpose, std::uint64_t sequence,
-                                   std::span<const ConstBytes> to, std::span<const Bytes> from)
-    : transport_(transport),
-      hub_(std::move(hub)),
-      rank_(rank),
-      purpose_(purpose),
-      sequence_(sequence),
-      arrived_(to.size()),
-      taken_(to.size()),
-      sends_left_(static_cast<int>(to.size()) - 1) {
-  arrived_[static_cast<std::size_t>(rank)] = true;
-  taken_[static_cast<std::size_t>(rank)] = true;
-  const std::lock_guard lock(hub_->mutex);
-  if (hub_->lost[static_cast<std::size_t>(rank)])
-    throw TransportError("loopback rank {}: its transport was ended by an earlier failure", rank);
+void LoopbackTransfer::start() {
+  std::unique_lock lock(hub_->mutex);
+  if (hub_->lost[static_cast<std::size_t>(rank_)])
+    throw TransportError("loopback rank {}: its transport was ended by an earlier failure", rank_);
+  require(finished(), "transfer {} of rank {} is started while it is under way", number_, rank_);
+  ++starts_;
   for (int peer = 0; peer < hub_->size; ++peer) {
-    if (peer == rank) continue;
-    Posted& out = hub_->message(rank, peer, sequence);
-    out.source = to[static_cast<std::size_t>(peer)];
-    out.sent = true;
-    hub_->copy_if_both(out);
-    Posted& in = hub_->message(peer, rank, sequence);
-    in.target = from[static_cast<std::size_t>(peer)];
-    in.expected = true;
-    hub_->copy_if_both(in);
+    const std::size_t p = static_cast<std::size_t>(peer);
+    if (peer == rank_) continue;
+    if (!to_[p].empty()) {
+      taken_[p] = false;
+      transport_.count_sent(purpose_, size_bytes(to_[p]));
+      hub_->messages[key(rank_, peer)].source = &to_[p];
+      hub_->copy_if_both(lock, key(rank_, peer));
+    }
+    if (!from_[p].empty()) {
+      arrived_[p] = false;
+      hub_->messages[key(peer, rank_)].target = &from_[p];
+      hub_->copy_if_both(lock, key(peer, rank_));
+    }
   }
-  hub_->changed.notify_all();
 }
 
 LoopbackTransfer::~LoopbackTransfer() {
   if (finished()) return;
   {
     // The buffers die: nobody may copy from or to them any more.
-    const std::lock_guard lock(hub_->mutex);
+    std::unique_lock lock(hub_->mutex);
+    const auto take_back = [&](const MessageKey& message, auto Posted::*side) {
+      hub_->changed.wait(lock, [&] { return !hub_->messages[message].copying; });
+      hub_->messages[message].*side = nullptr;
+    };
     for (int peer = 0; peer < hub_->size; ++peer) {
-      if (!taken_[static_cast<std::size_t>(peer)])
-        hub_->message(rank_, peer, sequence_).sent = false;
-      if (!arrived_[static_cast<std::size_t>(peer)])
-        hub_->message(peer, rank_, sequence_).expected = false;
+      if (!taken_[static_cast<std::size_t>(peer)]) take_back(key(rank_, peer), &Posted::source);
+      if (!arrived_[static_cast<std::size_t>(peer)]) take_back(key(peer, rank_), &Posted::target);
     }
   }
   transport_.leave();
@@ -208,26 +243,40 @@ void LoopbackTransfer::look() {
   for (int peer = 0; peer < hub_->size; ++peer) {
     const std::size_t p = static_cast<std::size_t>(peer);
     if (!taken_[p]) {
-      Posted& out = hub_->message(rank_, peer, sequence_);
+      Posted& out = hub_->messages[key(rank_, peer)];
       if (out.copied) {
         taken_[p] = true;
-        --sends_left_;
         out.sender_saw = true;
-        hub_->forget_if_seen(rank_, peer, sequence_);
+        hub_->forget_if_seen(key(rank_, peer));
       }
     }
     if (!arrived_[p]) {
-      Posted& in = hub_->message(peer, rank_, sequence_);
+      Posted& in = hub_->messages[key(peer, rank_)];
       if (!in.copied) continue;
       if (in.wrong_size)
-        throw TransportError("rank {} sent {} bytes to rank {}, expected {}", peer,
-                             in.source.size(), rank_, in.target.size());
-      transport_.count_received(purpose_, in.target.size());
+        throw TransportError("rank {} sent {} bytes to rank {}, expected {}", peer, in.sent_bytes,
+                             rank_, size_bytes(from_[p]));
+      transport_.count_received(purpose_, in.sent_bytes);
       arrived_[p] = true;
       in.receiver_saw = true;
-      hub_->forget_if_seen(peer, rank_, sequence_);
+      hub_->forget_if_seen(key(peer, rank_));
     }
   }
+}
+
+std::vector<int> LoopbackTransfer::missing() const {
+  std::vector<int> ranks;
+  for (int peer = 0; peer < hub_->size; ++peer)
+    if (!arrived_[static_cast<std::size_t>(peer)] || !taken_[static_cast<std::size_t>(peer)])
+      ranks.push_back(peer);
+  return ranks;
+}
+
+void LoopbackTransfer::require_peers() const {
+  std::vector<int> gone;
+  for (const int peer : missing())
+    if (hub_->lost[static_cast<std::size_t>(peer)]) gone.push_back(peer);
+  if (!gone.empty()) throw PeerLost("{} left while rank {} waited for it", name_ranks(gone), rank_);
 }
 
 const std::vector<bool>& LoopbackTransfer::arrived() {
@@ -236,22 +285,23 @@ const std::vector<bool>& LoopbackTransfer::arrived() {
   return arrived_;
 }
 
+bool LoopbackTransfer::done() {
+  if (finished()) return true;
+  const std::lock_guard lock(hub_->mutex);
+  look();
+  if (finished()) return true;
+  require_peers();
+  return false;
+}
+
 void LoopbackTransfer::wait(Deadline deadline) {
   std::unique_lock lock(hub_->mutex);
   for (;;) {
     look();
     if (finished()) return;
-    std::vector<int> missing, gone;
-    for (int peer = 0; peer < hub_->size; ++peer) {
-      const std::size_t p = static_cast<std::size_t>(peer);
-      if (arrived_[p] && taken_[p]) continue;
-      missing.push_back(peer);
-      if (hub_->lost[p]) gone.push_back(peer);
-    }
-    if (!gone.empty())
-      throw PeerLost("{} left while rank {} waited for it", name_ranks(gone), rank_);
+    require_peers();
     if (deadline.passed())
-      throw Timeout("rank {} waited for {} ({}) past its deadline", rank_, name_ranks(missing),
+      throw Timeout("rank {} waited for {} ({}) past its deadline", rank_, name_ranks(missing()),
                     to_string(purpose_));
     if (deadline.at == TimePoint::max())
       hub_->changed.wait(lock);

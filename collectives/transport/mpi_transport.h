@@ -1,7 +1,8 @@
-// Ranks as MPI processes (Open MPI): non-blocking point-to-point messages, polled with a pause so
+// Ranks as MPI processes (Open MPI): persistent point-to-point requests, polled with a pause so
 // that ranks that share cores do not spin against each other.
 //
-// Messages above 1 GiB travel in pieces. A lost rank ends the job: mpirun kills it, and a wait that
+// Each part of a message is an MPI message of its own, sent from where it lies; parts above 1 GiB
+// travel in pieces. A lost rank ends the job: mpirun kills it, and a wait that
 // passes its deadline throws Timeout naming the ranks. MPI may still read the buffers of a transfer
 // that was given up: after any error but a Timeout that is waited for again, end the process (the
 // session aborts the job while an exception unwinds it).

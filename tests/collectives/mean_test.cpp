@@ -34,8 +34,10 @@ TEST(Mean, RanksWithOtherSegmentsAreTold) {
     Mean mean(
         transport.rank() == 0 ? std::vector<std::int64_t>{30, 2} : std::vector<std::int64_t>{2, 30},
         DType::f32, transport);
-    const std::string message =
-        test::message_of<TransportError>([&] { mean.reduce(test::soon()); });
+    const std::string message = test::message_of<TransportError>([&] {
+      mean.begin(0);
+      mean.reduce(test::soon());
+    });
     EXPECT_THAT(message, testing::HasSubstr("contribution from rank " +
                                             std::to_string(1 - transport.rank())));
     EXPECT_THAT(message, testing::HasSubstr("layout or options"));

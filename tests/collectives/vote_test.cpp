@@ -25,13 +25,13 @@ TEST(Vote, ElectsTheSameBitsWhenHeldAgain) {
   const BallotLayout layout = test::random_layout(random);
   const auto ballots = test::random_ballots(layout, 2, test::Mood::random, random);
   run_loopback(2, [&](Transport& transport) {
-    Vote vote(layout, transport, {.seed = 1});
     const Ballot& mine = *ballots[static_cast<std::size_t>(transport.rank())];
-    const Verdict& verdict = vote.elect(mine, 5, test::soon());
+    const auto vote = make_vote(mine, transport, {.seed = 1}, test::soon());
+    const Verdict& verdict = vote->elect(5, test::soon());
     const std::vector<std::uint64_t> first(verdict.bits.span().begin(), verdict.bits.span().end());
-    vote.elect(mine, 6, test::soon());
+    vote->elect(6, test::soon());
     EXPECT_FALSE(std::ranges::equal(verdict.bits.span(), first));  // other coins
-    vote.elect(mine, 5, test::soon());
+    vote->elect(5, test::soon());
     EXPECT_TRUE(std::ranges::equal(verdict.bits.span(), first));
   });
 }
@@ -39,8 +39,9 @@ TEST(Vote, ElectsTheSameBitsWhenHeldAgain) {
 TEST(Vote, OfNothingElectsNothing) {
   const BallotLayout layout(std::vector<BallotSegment>{});
   run_loopback(3, [&](Transport& transport) {
-    Vote vote(layout, transport, {});
-    EXPECT_EQ(vote.elect(Ballot(layout), 0, test::soon()).bits.bit_count(), 0);
+    const Ballot mine(layout);
+    const auto vote = make_vote(mine, transport, {}, test::soon());
+    EXPECT_EQ(vote->elect(0, test::soon()).bits.bit_count(), 0);
   });
 }
 
@@ -50,19 +51,66 @@ TEST(Vote, WithMoreRanksThanChunksLeavesSomeWithoutWork) {
     std::mt19937_64 random(32);
     const auto ballots = test::random_ballots(layout, 5, test::Mood::random, random);
     const test::ChunkVerdict truth = test::whole_reference(layout, ballots, {});
-    Vote vote(layout, transport, {});
-    const Verdict& verdict =
-        vote.elect(*ballots[static_cast<std::size_t>(transport.rank())], 0, test::soon());
+    const auto vote = make_vote(*ballots[static_cast<std::size_t>(transport.rank())], transport, {},
+                                test::soon());
+    const Verdict& verdict = vote->elect(0, test::soon());
     EXPECT_TRUE(std::ranges::equal(verdict.bits.span(), truth.bits));
     EXPECT_TRUE(std::ranges::equal(verdict.held_blocks.span(), truth.held_blocks));
   });
 }
 
-TEST(Vote, RefusesABallotOfAnotherLayout) {
-  const BallotLayout layout = test::make_layout({{2, 64}}), other = test::make_layout({{3, 64}});
+// Every rank is told, before anything is elected, what differs and both values.
+void expect_refused(const std::vector<VoteOptions>& options, const std::string& why) {
+  const BallotLayout layout = test::make_layout({{2, 64}});
+  run_loopback(static_cast<int>(options.size()), [&](Transport& transport) {
+    const Ballot mine(layout);
+    const std::string message = test::message_of<ConfigError>([&] {
+      make_vote(mine, transport, options[static_cast<std::size_t>(transport.rank())], test::soon());
+    });
+    EXPECT_THAT(message, testing::HasSubstr(why));
+    transport.barrier(test::soon());  // so that nobody sees the other leave first
+  });
+}
+
+TEST(Vote, OfRanksThatDisagreeIsRefusedWithBothValues) {
+  expect_refused({{}, {.ties = Ties::hold}}, "ties: coin on rank 0, hold on rank 1");
+  expect_refused({{}, {}, {.seed = 5}}, "seed: 0 on rank 0, 5 on rank 2");
+  expect_refused({{}, {.schedule = Schedule::gathered}},
+                 "schedule: sharded on rank 0, gathered on rank 1");
+  expect_refused({{}, {.members = 2}}, "grouping: members 1, node size 1");
+}
+
+TEST(Vote, OfRanksWithOtherParametersIsRefusedWithBothValues) {
+  const BallotLayout layouts[] = {test::make_layout({{2, 64}}), test::make_layout({{3, 64}})};
+  run_loopback(2, [&](Transport& transport) {
+    const Ballot mine(layouts[transport.rank()]);
+    const std::string message =
+        test::message_of<ConfigError>([&] { make_vote(mine, transport, {}, test::soon()); });
+    EXPECT_THAT(message, testing::HasSubstr("parameters: 128 on rank 0, 192 on rank 1"));
+    transport.barrier(test::soon());
+  });
+}
+
+TEST(Vote, WithOptionsThatDoNotFitIsRefused) {
+  expect_refused({{.members = 2}, {.members = 2}, {.members = 2}},
+                 "members = 2: 3 workers cannot be cut into voters of 2");
+  expect_refused({{.node_size = 2}, {.node_size = 2}},
+                 "node_size = 2 needs schedule = hierarchical, not sharded");
+}
+
+TEST(Vote, WhoseBallotIsNotReleasedNamesTheTensor) {
+  const BallotLayout layout = test::make_layout({{2, 64}, {3, 64}});
   run_loopback(1, [&](Transport& transport) {
-    Vote vote(layout, transport, {});
-    EXPECT_THROW(vote.elect(Ballot(other), 0, test::soon()), LogicError);
+    const Ballot mine(layout);
+    const auto vote = make_vote(mine, transport, {}, test::soon());
+    vote->begin(0);
+    vote->release(0);
+    EXPECT_THAT(test::message_of<LogicError>(
+                    [&] { vote->finish(Deadline::in(std::chrono::milliseconds(5))); }),
+                testing::HasSubstr("never released"));
+    vote->release(1);
+    vote->finish(test::soon());
+    EXPECT_THROW(vote->release(1), LogicError);
   });
 }
 

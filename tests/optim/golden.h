@@ -106,7 +106,8 @@ inline Outcome run_voter(const SafetensorsReader& file, const Trajectory& t, Tra
   PaddedMatrix momentum(t.shape.rows, t.shape.cols), direction(t.shape.rows, t.shape.cols);
   NewtonSchulz newton_schulz(std::min(t.shape.rows, t.shape.cols), w.count(), DType::f32);
   Ballot ballot(layout);
-  Vote vote(layout, transport, {.seed = 1});
+  const auto deadline = [] { return Deadline::in(std::chrono::seconds(60)); };
+  const auto vote = make_vote(ballot, transport, {.seed = 1}, deadline());
   Outcome outcome;
   outcome.elements = w.count();
   std::vector<bool> excepted(w.count(), false);
@@ -115,7 +116,7 @@ inline Outcome run_voter(const SafetensorsReader& file, const Trajectory& t, Tra
     find_direction(group, w.gradient, momentum, direction, &newton_schulz, stream);
     cast_ballot(direction.view().f32(), segment,
                 {.seed = 1, .step = step, .voter = transport.rank()}, {}, ballot);
-    const Verdict& verdict = vote.elect(ballot, step, Deadline::in(std::chrono::seconds(60)));
+    const Verdict& verdict = vote->elect(step, deadline());
     outcome.digest =
         apply_verdict(verdict, segment, rate_factors(group, 1, t.shape.rows, t.shape.cols), w);
     if (t.sign(step).empty()) continue;

@@ -58,14 +58,14 @@ std::vector<std::vector<float>> train(const Training& run) {
     PaddedMatrix momentum(run.rows, run.cols), direction(run.rows, run.cols);
     std::vector<std::uint8_t> silent(run.silence_zero_rows ? run.rows : 0);
     Ballot ballot(layout);
-    Vote vote(layout, transport, {.seed = kSeed, .ties = run.ties});
+    const auto vote = make_vote(ballot, transport, {.seed = kSeed, .ties = run.ties}, kDeadline);
     for (int step = 0; step < run.steps; ++step) {
       fill(w.gradient, run.gradients(step, transport.rank()));
       scan_gradient(w.gradient, silent);
       find_direction(run.group, w.gradient, momentum, direction, nullptr, stream);
       cast_ballot(direction.view().f32(), segment,
                   {.seed = kSeed, .step = step, .voter = transport.rank()}, silent, ballot);
-      const Verdict& verdict = vote.elect(ballot, step, kDeadline);
+      const Verdict& verdict = vote->elect(step, kDeadline);
       apply_verdict(verdict, segment, rate_factors(run.group, 1, run.rows, run.cols), w);
     }
     weights[transport.rank()] = elements(w.value);

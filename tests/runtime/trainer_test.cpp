@@ -1,6 +1,7 @@
 // The whole loop with ranks as threads: learning, identical replicas, resume, faults, bytes.
 #include "runtime/trainer.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -68,6 +69,40 @@ TEST(Trainer, SameSeedGivesTheSameBitsAndAnotherSeedDoesNot) {
   const std::string a = parameters_of(train_on(3, tiny.run("a"))[0]);
   EXPECT_EQ(a, parameters_of(train_on(3, tiny.run("b"))[0]));
   EXPECT_NE(a, parameters_of(train_on(3, tiny.run("c", "", {"train.seed=2"}))[0]));
+}
+
+// How ballots travel decides nothing: not overlap, nor the schedule, nor the size of pieces.
+TEST(Trainer, GivesTheSameBitsHoweverItsBallotsTravel) {
+  const TinyRun tiny;
+  const std::string a = parameters_of(
+      train_on(4, tiny.run("a", "", {"vote.overlap=false", "vote.schedule=sharded"}))[0]);
+  const std::vector<std::vector<std::string>> others = {
+      {"vote.overlap=true", "vote.schedule=sharded"},
+      {"vote.overlap=true", "vote.schedule=sharded", "vote.piece_elements=2048"},
+      {"vote.overlap=true", "vote.schedule=gathered", "vote.piece_elements=512"},
+      {"vote.schedule=auto"}};
+  for (std::size_t i = 0; i < others.size(); ++i)
+    EXPECT_EQ(a, parameters_of(train_on(4, tiny.run(fmt::format("b{}", i), "", others[i]))[0]))
+        << testing::PrintToString(others[i]);
+  const std::string mean = parameters_of(
+      train_on(3, tiny.run("m", "", {"optimizer.preset=\"adamw\"", "vote.overlap=false"}))[0]);
+  EXPECT_EQ(
+      mean,
+      parameters_of(train_on(
+          3, tiny.run("n", "", {"optimizer.preset=\"adamw\"", "vote.piece_elements=640"}))[0]));
+}
+
+TEST(Trainer, OverlapHidesCommunicationBehindBackward) {
+  const TinyRun tiny;
+  for (const char* overlap : {"false", "true"}) {
+    train_on(3, tiny.run(overlap, "", {std::string("vote.overlap=") + overlap}));
+    double hidden = 0;
+    for (const Json& step : metrics_of(tiny.path(overlap), "step")) {
+      EXPECT_GE(step[metric::kExposedSeconds].get<double>(), 0);
+      hidden += step[metric::kHiddenSeconds].get<double>();
+    }
+    EXPECT_EQ(hidden > 0, std::string(overlap) == "true");
+  }
 }
 
 struct Recipe {
@@ -179,7 +214,7 @@ TEST(Trainer, VotedBytesAreWhatTheCostTableSays) {
 // A model whose gradients or loss go bad at chosen steps, as a faulty worker's would.
 class FaultyModel : public Model {
  public:
-  enum class Fault { matrix, gain, embedding, loss };
+  enum class Fault { matrix, gain, embedding, loss, failure };
   FaultyModel(std::unique_ptr<Model> model, Fault fault, std::int64_t step)
       : model_(std::move(model)), fault_(fault), fault_step_(step) {}
 
@@ -190,6 +225,9 @@ class FaultyModel : public Model {
                                                         : loss);
       }
       void ready(const Parameter& p) override {
+        if (active && fault == Fault::failure &&
+            p.shape.name == "model.layers.0.mlp.up_proj.weight")
+          throw DataError("the gradient of {} is not to be had", p.shape.name);
         const bool hit =
             (fault == Fault::matrix && p.shape.name == "model.layers.1.mlp.up_proj.weight") ||
             (fault == Fault::gain && p.shape.name == "model.norm.weight") ||
@@ -222,6 +260,24 @@ class FaultyModel : public Model {
   Fault fault_;
   std::int64_t fault_step_, step_ = 0;
 };
+
+// A worker that fails while its ballots are already on the wire ends in its own error; nobody
+// hangs.
+TEST(Trainer, AFailureDuringBackwardStopsTheCommunicationThread) {
+  const TinyRun tiny;
+  EXPECT_THROW(train_on(3, tiny.run("run", "", {"vote.piece_elements=512"}),
+                        [](int rank) {
+                          TrainingHooks hooks;
+                          if (rank == 1)
+                            hooks.wrap_model = [](std::unique_ptr<Model> model,
+                                                  const ParameterArena&) {
+                              return std::make_unique<FaultyModel>(std::move(model),
+                                                                   FaultyModel::Fault::failure, 2);
+                            };
+                          return hooks;
+                        }),
+               DataError);
+}
 
 const char* const kFaultNames[] = {"NanInAMatrix", "NanInANormGain", "NanInTheEmbedding",
                                    "NanLoss"};

@@ -11,9 +11,9 @@
 
 namespace ballot {
 
-// Flips one bit of one received message. Counts collectives from 0 in the order they are started.
+// Flips one bit of one message, each time it is received.
 struct ReceivedFault {
-  int collective = 0;
+  std::uint64_t kept_transfer = 0;  // of those opened for good, counted from 0
   int from_rank = 0;
   std::size_t byte = 0;  // taken modulo the message's size
 };
@@ -25,46 +25,86 @@ class FaultTransport final : public Transport {
   std::string name() const override { return "fault over " + base_.name(); }
   int rank() const override { return base_.rank(); }
   int size() const override { return base_.size(); }
-  std::unique_ptr<Transfer> start_exchange(Purpose purpose, std::span<const ConstBytes> to,
-                                           std::span<const Bytes> from) override {
-    return wrap(base_.start_exchange(purpose, to, from), from);
-  }
-  std::unique_ptr<Transfer> start_gather(Purpose purpose, ConstBytes mine,
-                                         std::span<const Bytes> from) override {
-    return wrap(base_.start_gather(purpose, mine, from), from);
-  }
-  void barrier(Deadline deadline) override { base_.barrier(deadline); }
+  void idle(Duration at_most) override { base_.idle(at_most); }
   std::unique_ptr<Transport> split(int color, Deadline deadline) override {
     return base_.split(color, deadline);
   }
   Traffic traffic() const override { return base_.traffic(); }
 
- private:
-  class DamagingTransfer final : public Transfer {
-   public:
-    DamagingTransfer(std::unique_ptr<Transfer> base, Bytes target, std::size_t byte)
-        : base_(std::move(base)), target_(target), byte_(byte) {}
-    void wait(Deadline deadline) override {
-      base_->wait(deadline);
-      if (!target_.empty()) target_[byte_ % target_.size()] ^= std::byte{0x10};
-    }
-    const std::vector<bool>& arrived() override { return base_->arrived(); }
-
-   private:
-    std::unique_ptr<Transfer> base_;
-    Bytes target_;
-    std::size_t byte_;
-  };
-
-  std::unique_ptr<Transfer> wrap(std::unique_ptr<Transfer> transfer, std::span<const Bytes> from) {
-    if (collectives_++ != fault_.collective) return transfer;
+ protected:
+  std::unique_ptr<Transfer> make_transfer(std::uint64_t number, Purpose purpose,
+                                          std::span<const SendParts> to,
+                                          std::span<const ReceiveParts> from) override {
+    if (number >= kOnce) return std::make_unique<OnceTransfer>(base_, purpose, to, from);
+    auto transfer = base_.open_exchange(purpose, to, from);
+    if (number != fault_.kept_transfer) return transfer;
     return std::make_unique<DamagingTransfer>(
         std::move(transfer), from[static_cast<std::size_t>(fault_.from_rank)], fault_.byte);
   }
 
+ private:
+  // For one time: the base's own start is what numbers it there.
+  class OnceTransfer final : public Transfer {
+   public:
+    OnceTransfer(Transport& base, Purpose purpose, std::span<const SendParts> to,
+                 std::span<const ReceiveParts> from)
+        : base_(base),
+          purpose_(purpose),
+          to_(to.begin(), to.end()),
+          from_(from.begin(), from.end()) {}
+    void start() override { transfer_ = base_.start_exchange(purpose_, to_, from_); }
+    bool done() override { return transfer_->done(); }
+    void wait(Deadline deadline) override { transfer_->wait(deadline); }
+    const std::vector<bool>& arrived() override { return transfer_->arrived(); }
+
+   private:
+    Transport& base_;
+    Purpose purpose_;
+    std::vector<SendParts> to_;
+    std::vector<ReceiveParts> from_;
+    std::unique_ptr<Transfer> transfer_;
+  };
+
+  class DamagingTransfer final : public Transfer {
+   public:
+    DamagingTransfer(std::unique_ptr<Transfer> base, ReceiveParts target, std::size_t byte)
+        : base_(std::move(base)), target_(std::move(target)), byte_(byte) {}
+    void start() override {
+      base_->start();
+      damaged_ = false;
+    }
+    bool done() override {
+      const bool done = base_->done();
+      if (done) damage();
+      return done;
+    }
+    void wait(Deadline deadline) override {
+      base_->wait(deadline);
+      damage();
+    }
+    const std::vector<bool>& arrived() override { return base_->arrived(); }
+
+   private:
+    void damage() {
+      const std::size_t size = size_bytes(target_);
+      if (std::exchange(damaged_, true) || size == 0) return;
+      std::size_t byte = byte_ % size;
+      for (const Bytes part : target_) {
+        if (byte < part.size()) {
+          part[byte] ^= std::byte{0x10};
+          return;
+        }
+        byte -= part.size();
+      }
+    }
+    std::unique_ptr<Transfer> base_;
+    ReceiveParts target_;
+    std::size_t byte_;
+    bool damaged_ = true;
+  };
+
   Transport& base_;
   ReceivedFault fault_;
-  int collectives_ = 0;
 };
 
 }  // namespace ballot

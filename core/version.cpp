@@ -1,4 +1,4 @@
-#include "runtime/version.h"
+#include "core/version.h"
 
 namespace ballot {
 const char* version() {

@@ -1,0 +1,40 @@
+// A collective that goes on piece by piece while its input is still being made.
+//
+// begin(step) -> release(segment) for every segment, as each becomes final -> advance() until it
+// returns true. A piece leaves as soon as all its segments are released, so that what backward has
+// finished is on the wire while the rest is still computed; while one piece is counted, the next
+// travels. begin() and release() belong to the thread that makes the input, advance() to one
+// thread that may use the transport; release() may run beside advance(). After any error the
+// transport is of no more use.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "collectives/transport/transport.h"
+
+namespace ballot {
+
+class Collective {
+ public:
+  virtual ~Collective() = default;
+  virtual std::size_t segments() const = 0;
+  virtual void begin(std::int64_t step) = 0;
+  virtual void release(std::size_t segment) = 0;
+  // Starts what may leave, works on what has come; never blocks on the network. True when the
+  // result is whole (and before the first begin()).
+  virtual bool advance() = 0;
+  // One advance() has moved something: call again at once; otherwise idle on the transport.
+  virtual bool moved() const = 0;
+  // Something has left and has not come back yet. For the thread that advances it.
+  virtual bool under_way() const = 0;
+  // Throws Timeout naming the ranks waited for; call when advance() returned false for too long.
+  [[noreturn]] virtual void give_up() = 0;
+  virtual Transport& transport() = 0;
+
+  // From released to whole on the caller's thread. Timeout names the ranks waited for.
+  void finish(Deadline deadline);
+  void release_all();
+};
+
+}  // namespace ballot

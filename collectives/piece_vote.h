@@ -1,0 +1,120 @@
+// What all schedules of the vote share: the pieces, the verdict they fill, its statistics, the
+// headers of messages. Private to collectives.
+//
+// A schedule says what a piece's stages are: start_piece() when its ballots may leave, then
+// advance_piece() until it is done.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "collectives/message.h"
+#include "collectives/pieces.h"
+#include "collectives/tally.h"
+#include "collectives/vote.h"
+#include "core/buffer.h"
+
+namespace ballot {
+
+inline std::int64_t block_count(const BallotChunk& chunk) {
+  return chunk.last_block - chunk.first_block;
+}
+inline std::int64_t block_words(const BallotChunk& chunk) {
+  return (block_count(chunk) + 63) / 64;
+}
+
+class PieceVote : public Vote {
+ public:
+  std::size_t segments() const final { return pieces_.segments(); }
+  void begin(std::int64_t step) final;
+  void release(std::size_t segment) final { pieces_.release(segment); }
+  bool advance() final;
+  bool moved() const final { return moved_; }
+  bool under_way() const final { return started_ && !whole_; }
+  void give_up() final;
+  Transport& transport() final { return transport_; }
+  const Verdict& verdict() const final { return verdict_; }
+  Times times() const final { return times_; }
+  Cost cost() const final { return cost_; }
+  int voters() const final { return voters_; }
+  std::int64_t pieces() const final { return static_cast<std::int64_t>(pieces_.count()); }
+
+ protected:
+  enum class Progress { none, moved, done };
+
+  // A piece takes `owners` owners' chunks.
+  PieceVote(const Ballot& ballot, Transport& transport, const VoteOptions& options, int voters,
+            int owners);
+
+  virtual void start_piece(std::size_t piece) = 0;
+  virtual Progress advance_piece(std::size_t piece) = 0;
+  // The transfer that the piece waits for; null when for none.
+  virtual Transfer* waits_for(std::size_t piece) = 0;
+  // After the last piece; true when nothing is left to do.
+  virtual bool advance_end() { return true; }
+  virtual Transfer* end_waits_for() { return nullptr; }
+
+  bool holds_elements() const { return options_.ties == Ties::hold; }
+  int bit_planes() const { return holds_elements() ? 2 : 1; }
+  TallyOptions tally_options() const { return {options_.seed, step_, options_.ties}; }
+  MessageHeader header(MessageKind kind, int sender, std::size_t piece, int chunk) const;
+
+  // Statistics in messages: elements, ties, unanimous, held blocks, blocks, then agreed and
+  // compared of each voter, as int64.
+  std::size_t statistics_bytes() const {
+    return static_cast<std::size_t>(5 + 2 * voters_) * sizeof(std::int64_t);
+  }
+  static void write(const VoteStatistics& statistics, std::byte* target);
+  static void add(const std::byte* source, VoteStatistics& sum);
+  static void add(const VoteStatistics& part, VoteStatistics& sum);
+  void clear(VoteStatistics& statistics) const;
+
+  // A verdict's bits (and held elements) of these elements, where the verdict has them.
+  std::span<std::uint64_t> verdict_bits(const BallotChunk& chunk) const;
+  std::span<std::uint64_t> verdict_held_elements(const BallotChunk& chunk) const;
+
+  const Ballot& ballot_;
+  const BallotLayout& layout_;
+  Transport& transport_;
+  const VoteOptions options_;
+  const int voters_;
+  Pieces pieces_;
+  Verdict verdict_;
+  std::uint64_t digest_;
+  std::int64_t step_ = 0;
+  Times times_;
+  Cost cost_;
+
+ private:
+  enum class Stage { waiting, under_way, done };
+  std::vector<Stage> stages_;
+  std::size_t done_ = 0;
+  bool begun_ = false, started_ = false, whole_ = true, moved_ = false;
+  Stopwatch since_start_;
+};
+
+// Places of many small things in one buffer, each on a cache line of its own.
+class Places {
+ public:
+  std::size_t add(std::size_t bytes) {
+    const std::size_t place = size_;
+    size_ += (bytes + 63) / 64 * 64;
+    return place;
+  }
+  std::size_t size_bytes() const { return size_; }
+
+ private:
+  std::size_t size_ = 0;
+};
+
+// The schedules; make_vote() has checked the options.
+std::unique_ptr<Vote> make_sharded_vote(const Ballot& ballot, Transport& transport,
+                                        const VoteOptions& options, Deadline deadline);
+std::unique_ptr<Vote> make_gathered_vote(const Ballot& ballot, Transport& transport,
+                                         const VoteOptions& options);
+std::unique_ptr<Vote> make_lane_vote(const Ballot& ballot, Transport& transport,
+                                     const VoteOptions& options);
+std::unique_ptr<Vote> make_hierarchical_vote(const Ballot& ballot, Transport& transport,
+                                             const VoteOptions& options, Deadline deadline);
+
+}  // namespace ballot

@@ -1,0 +1,137 @@
+#include "runtime/communication.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+#include "core/parallel.h"
+
+namespace ballot {
+namespace {
+
+constexpr auto kPause = std::chrono::microseconds(200);
+
+}  // namespace
+
+Communication::Communication(std::vector<Collective*> collectives, bool overlap)
+    : collectives_(std::move(collectives)) {
+  if (overlap && !collectives_.empty()) thread_ = std::thread([this] { run(); });
+}
+
+Communication::~Communication() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+}
+
+void Communication::begin(std::int64_t step) {
+  const std::lock_guard lock(mutex_);
+  require(!driving_, "step {} begins while the one before is under way", step);
+  for (Collective* collective : collectives_) collective->begin(step);
+  started_ = false;
+  lasted_ = 0;
+  deadline_ = Deadline{};  // nobody is late while we compute ourselves
+  failure_ = nullptr;
+  driving_ = overlaps();
+  changed_.notify_all();
+}
+
+void Communication::wake() {
+  if (!overlaps()) return;
+  const std::lock_guard lock(mutex_);
+  ++wakes_;
+  changed_.notify_all();
+}
+
+bool Communication::under_way() const {
+  return std::ranges::any_of(collectives_, [](const Collective* c) { return c->under_way(); });
+}
+
+Communication::Pass Communication::advance() {
+  bool whole = true, moved = false;
+  for (Collective* collective : collectives_) {
+    whole &= collective->advance();
+    moved |= collective->moved();
+  }
+  if (!started_ && moved) {
+    started_ = true;
+    since_start_ = Stopwatch();
+  }
+  if (whole && started_) lasted_ = since_start_.elapsed();
+  return whole ? Pass::whole : moved ? Pass::moved : Pass::idle;
+}
+
+void Communication::give_up(Deadline deadline) {
+  if (!deadline.passed()) return;
+  for (Collective* collective : collectives_)
+    if (!collective->advance()) collective->give_up();
+}
+
+Communication::Times Communication::finish(Deadline deadline) {
+  Stopwatch waited;
+  if (overlaps()) {
+    std::unique_lock lock(mutex_);
+    deadline_ = deadline;
+    ++wakes_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !driving_; });
+    if (failure_) std::rethrow_exception(failure_);
+  } else {
+    for (Pass pass; (pass = advance()) != Pass::whole;) {
+      if (pass == Pass::moved) continue;
+      give_up(deadline);
+      collectives_.front()->transport().idle(kPause);
+    }
+  }
+  Times times;
+  times.exposed = waited.elapsed();
+  times.hidden = std::max(0.0, lasted_ - times.exposed);
+  return times;
+}
+
+void Communication::run() {
+  set_thread_count(1);
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stop_ || driving_; });
+    if (stop_) return;
+    try {
+      drive_one_step(lock);
+    } catch (...) {
+      if (!lock.owns_lock()) lock.lock();
+      failure_ = std::current_exception();
+    }
+    driving_ = false;
+    changed_.notify_all();
+  }
+}
+
+void Communication::drive_one_step(std::unique_lock<std::mutex>& lock) {
+  while (!stop_) {
+    const std::uint64_t seen = wakes_;
+    const Deadline deadline = deadline_;
+    lock.unlock();
+    const Pass pass = advance();
+    if (pass == Pass::idle) {
+      give_up(deadline);
+      if (under_way()) collectives_.front()->transport().idle(kPause);
+    }
+    const bool asleep = pass == Pass::idle && !under_way();
+    lock.lock();
+    if (pass == Pass::whole) return;
+    // Nothing is on the wire: the next release, the end of the step or the deadline wakes us.
+    if (asleep) {
+      const auto woken = [&] { return stop_ || wakes_ != seen; };
+      if (deadline_.at == TimePoint::max())
+        changed_.wait(lock, woken);
+      else
+        changed_.wait_until(lock, deadline_.at, woken);
+    }
+  }
+}
+
+}  // namespace ballot
