@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "collectives/kernels.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/parallel.h"
@@ -18,39 +18,6 @@ constexpr std::uint64_t kZeroDomain = 0x7a65726f636f696eull;  // "zerocoin"
 constexpr std::uint64_t kTieDomain = 0x746965636f696e73ull;   // "tiecoins"
 
 constexpr std::int64_t kGrain = 16384;  // elements that are worth a thread
-constexpr std::uint32_t kMagnitude = 0x7fffffffu;
-
-struct Magnitudes {
-  std::uint32_t least;  // fp32 bits without sign: ordered as the magnitudes are, NaN above infinity
-  std::uint32_t most;
-};
-
-// The sign bits of 64 elements; lanes are spelled out so that they become vector shifts.
-inline std::uint64_t sign_word(const float* __restrict x) {
-  std::uint32_t low = 0, high = 0;
-  for (std::uint32_t i = 0; i < 32; ++i) low |= (std::bit_cast<std::uint32_t>(x[i]) >> 31) << i;
-  for (std::uint32_t i = 0; i < 32; ++i)
-    high |= (std::bit_cast<std::uint32_t>(x[32 + i]) >> 31) << i;
-  return low | static_cast<std::uint64_t>(high) << 32;
-}
-
-// Signs of `words` * 64 elements.
-BALLOT_VECTORIZED Magnitudes pack_signs(const float* __restrict x, std::uint64_t* __restrict bits,
-                                        std::int64_t words) {
-  Magnitudes range{kMagnitude, 0};
-  for (std::int64_t w = 0; w < words; ++w, x += 64) {
-    bits[w] = sign_word(x);
-    std::uint32_t least = kMagnitude, most = 0;
-    for (int i = 0; i < 64; ++i) {
-      const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[i]) & kMagnitude;
-      least = least < magnitude ? least : magnitude;
-      most = most > magnitude ? most : magnitude;
-    }
-    range.least = range.least < least ? range.least : least;
-    range.most = range.most > most ? range.most : most;
-  }
-  return range;
-}
 
 // Which of `count` <= 64 elements are +0 or -0.
 std::uint64_t zero_word(const float* x, std::int64_t count) {
@@ -118,62 +85,120 @@ class AbstentionWriter {
   std::uint64_t touched_ = 0, value_ = 0;
 };
 
-struct BlockCaster {
-  const float* x;
-  const BallotSegment* segment;
-  const CastOptions* options;
-  std::span<const std::uint8_t> silent_rows;
-  double threshold;
-  std::uint64_t* bits;  // of the segment
+// Casts runs of blocks of one segment on one thread.
+class BlockCaster {
+ public:
+  BlockCaster(const float* x, const BallotSegment& segment, const CastOptions& options,
+              std::span<const std::uint8_t> silent_rows, double threshold, Ballot& ballot)
+      : x_(x),
+        segment_(segment),
+        options_(options),
+        silent_rows_(silent_rows),
+        threshold_(threshold),
+        block_words_(segment.block / 64),
+        bits_(ballot.bits().words() + segment.offset / 64),
+        abstentions_(ballot.abstentions().words()) {}
 
-  // Casts one block; true if it abstains.
-  bool cast(std::int64_t block) const {
-    const BallotSegment& s = *segment;
-    const std::int64_t first = block * s.block;  // element in the segment
-    const std::int64_t row = first / s.row_stride;
-    const std::int64_t real = std::clamp<std::int64_t>(s.cols - first % s.row_stride, 0, s.block);
-    std::uint64_t* words = bits + first / 64;
-    const bool silent = !silent_rows.empty() && silent_rows[static_cast<std::size_t>(row)] != 0;
-    if (silent || real == 0 || !vote(first, real, words)) {
-      std::memset(words, 0, static_cast<std::size_t>(s.block / 8));
-      return true;
+  // Returns how many of these blocks abstain.
+  std::int64_t cast(std::int64_t begin, std::int64_t end) const {
+    AbstentionWriter writer(abstentions_, segment_.first_block + begin);
+    const bool whole = segment_.cols == segment_.row_stride && silent_rows_.empty();
+    if (whole) return cast_full(begin, end, writer);
+    std::int64_t abstained = 0;
+    const std::int64_t row_blocks = segment_.row_stride / segment_.block;
+    for (std::int64_t block = begin; block < end;) {
+      const std::int64_t row = block / row_blocks;
+      const std::int64_t row_end = std::min(end, (row + 1) * row_blocks);
+      // Blocks that hold only real elements, then one with padding, then padding alone.
+      const std::int64_t full_end =
+          std::clamp(row * row_blocks + segment_.cols / segment_.block, block, row_end);
+      const bool silent = !silent_rows_.empty() && silent_rows_[static_cast<std::size_t>(row)] != 0;
+      if (!silent) {
+        abstained += cast_full(block, full_end, writer);
+        block = full_end;
+        if (block < row_end && block % row_blocks * segment_.block < segment_.cols)
+          abstained += cast_partial(block++, writer);
+      }
+      abstained += row_end - block;
+      clear(block, row_end);
+      for (; block < row_end; ++block) writer.put(true);
     }
-    return false;
+    return abstained;
   }
 
-  // Packs the signs; false if the block has nothing to say.
-  bool vote(std::int64_t first, std::int64_t real, std::uint64_t* words) const {
-    const float* elements = x + first;
-    const std::int64_t whole = (real + 63) / 64 * 64;
+ private:
+  static constexpr std::int64_t kFlags = 64;  // blocks at a time: while their floats are at hand
+
+  std::int64_t cast_full(std::int64_t begin, std::int64_t end, AbstentionWriter& writer) const {
+    std::int64_t abstained = 0;
+    std::array<std::uint8_t, kFlags> flags;
+    for (std::int64_t first = begin; first < end; first += kFlags) {
+      const std::int64_t count = std::min(kFlags, end - first);
+      const float* const x = x_ + first * segment_.block;
+      const std::uint8_t all = kernels().pack_blocks(x, count, block_words_, threshold_,
+                                                     bits_ + first * block_words_, flags.data());
+      for (std::int64_t b = 0; b < count; ++b) {
+        const std::uint8_t flag = all == 0 ? 0 : flags[static_cast<std::size_t>(b)];
+        if (flag & kBlockIsSilent)
+          clear(first + b, first + b + 1);
+        else if (flag & kBlockHasZeros)
+          toss_zeros(x + b * segment_.block, first + b, segment_.block);
+        writer.put(flag & kBlockIsSilent);
+        abstained += flag & kBlockIsSilent;
+      }
+    }
+    return abstained;
+  }
+
+  // A block whose last elements are padding.
+  std::int64_t cast_partial(std::int64_t block, AbstentionWriter& writer) const {
+    const float* const x = x_ + block * segment_.block;
+    const std::int64_t real = segment_.cols - block * segment_.block % segment_.row_stride;
     std::array<float, kBallotAlignment> padded;
-    if (real != whole) {
-      // Padding repeats the first element here: that changes neither the least nor the most
-      // magnitude.
-      std::copy_n(elements, real, padded.begin());
-      std::fill(padded.begin() + real, padded.begin() + whole, elements[0]);
-      elements = padded.data();
+    // Padding repeats the first element here: that changes neither the least nor the most
+    // magnitude.
+    std::copy_n(x, real, padded.begin());
+    std::fill(padded.begin() + real, padded.begin() + segment_.block, x[0]);
+    std::uint64_t* const words = bits_ + block * block_words_;
+    std::uint8_t flag;
+    kernels().pack_blocks(padded.data(), 1, block_words_, threshold_, words, &flag);
+    const bool abstains = flag & kBlockIsSilent;
+    if (abstains) {
+      clear(block, block + 1);
+    } else {
+      if (flag & kBlockHasZeros) toss_zeros(x, block, real);
+      for (std::int64_t w = 0; w < block_words_; ++w)
+        words[w] &= low_bits(std::min<std::int64_t>(64, real - w * 64));
     }
-    const Magnitudes range = pack_signs(elements, words, whole / 64);
-    if (std::bit_cast<float>(range.most) <= threshold) return false;  // false for NaN
-    for (std::int64_t w = 0; w < segment->block / 64; ++w) {
-      const std::int64_t count = std::clamp<std::int64_t>(real - w * 64, 0, 64);
-      if (count == 0) {
-        words[w] = 0;
-        continue;
-      }
-      if (range.least == 0) {
-        const std::uint64_t zeros = zero_word(elements + w * 64, count);
-        if (zeros != 0) {
-          const std::int64_t arena_word = (segment->arena_offset + first) / 64 + w;
-          const std::uint64_t coins =
-              zero_coins(options->seed, options->step, arena_word, options->voter);
-          words[w] = (words[w] & ~zeros) | (coins & zeros);
-        }
-      }
-      words[w] &= low_bits(count);
-    }
-    return true;
+    writer.put(abstains);
+    return abstains;
   }
+
+  // Gives the zeros among the first `real` elements of a block their coins.
+  void toss_zeros(const float* x, std::int64_t block, std::int64_t real) const {
+    std::uint64_t* const words = bits_ + block * block_words_;
+    for (std::int64_t w = 0; w * 64 < real; ++w) {
+      const std::uint64_t zeros = zero_word(x + w * 64, std::min<std::int64_t>(64, real - w * 64));
+      if (zeros == 0) continue;
+      const std::int64_t arena_word = segment_.arena_offset / 64 + block * block_words_ + w;
+      const std::uint64_t coins =
+          zero_coins(options_.seed, options_.step, arena_word, options_.voter);
+      words[w] = (words[w] & ~zeros) | (coins & zeros);
+    }
+  }
+
+  void clear(std::int64_t begin, std::int64_t end) const {
+    std::fill(bits_ + begin * block_words_, bits_ + end * block_words_, 0);
+  }
+
+  const float* x_;
+  const BallotSegment& segment_;
+  const CastOptions& options_;
+  std::span<const std::uint8_t> silent_rows_;
+  double threshold_;
+  std::int64_t block_words_;
+  std::uint64_t* bits_;  // of the segment
+  std::uint64_t* abstentions_;
 };
 
 }  // namespace
@@ -191,19 +216,10 @@ std::int64_t cast_ballot(const float* direction, const BallotSegment& segment,
   const double threshold = options.abstain_below > 0
                                ? options.abstain_below * root_mean_square(direction, segment)
                                : 0.0;
-  const BlockCaster caster{direction,   &segment,  &options,
-                           silent_rows, threshold, ballot.bits().words() + segment.offset / 64};
+  const BlockCaster caster(direction, segment, options, silent_rows, threshold, ballot);
   std::atomic<std::int64_t> abstained = 0;
-  parallel_for(segment.blocks(), kGrain / segment.block, [&](std::int64_t begin, std::int64_t end) {
-    AbstentionWriter writer(ballot.abstentions().words(), segment.first_block + begin);
-    std::int64_t silent = 0;
-    for (std::int64_t block = begin; block < end; ++block) {
-      const bool abstains = caster.cast(block);
-      writer.put(abstains);
-      silent += abstains;
-    }
-    abstained += silent;
-  });
+  parallel_for(segment.blocks(), kGrain / segment.block,
+               [&](std::int64_t begin, std::int64_t end) { abstained += caster.cast(begin, end); });
   return abstained;
 }
 
@@ -221,8 +237,11 @@ std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t are
 }
 
 std::uint64_t tie_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word) {
-  return hash64(seed, kTieDomain, static_cast<std::uint64_t>(step),
-                static_cast<std::uint64_t>(arena_word));
+  return mix64(tie_coin_stream(seed, step) ^ static_cast<std::uint64_t>(arena_word));
+}
+
+std::uint64_t tie_coin_stream(std::uint64_t seed, std::int64_t step) {
+  return hash64(seed, kTieDomain, static_cast<std::uint64_t>(step));
 }
 
 }  // namespace ballot

@@ -53,5 +53,7 @@ void abstain(const BallotSegment& segment, Ballot& ballot);
 // voters, tie coins are the same everywhere.
 std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word, int voter);
 std::uint64_t tie_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word);
+// tie_coins(seed, step, word) = mix64(tie_coin_stream(seed, step) ^ word), for whole registers.
+std::uint64_t tie_coin_stream(std::uint64_t seed, std::int64_t step);
 
 }  // namespace ballot

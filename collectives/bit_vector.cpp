@@ -1,6 +1,7 @@
 #include "collectives/bit_vector.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "core/error.h"
@@ -8,12 +9,18 @@
 namespace ballot {
 namespace {
 
+// A word of which another thread may be changing other bits (the abstentions of the next tensor).
+std::uint64_t load(const std::uint64_t& word) {
+  return std::atomic_ref<std::uint64_t>(const_cast<std::uint64_t&>(word))
+      .load(std::memory_order_relaxed);
+}
+
 // Bits [first, first + count) of `source` in the low end of a word; count in [1, 64].
 std::uint64_t read_bits(const std::uint64_t* source, std::int64_t first, std::int64_t count) {
   const std::int64_t word = first / 64;
   const int shift = static_cast<int>(first % 64);
-  std::uint64_t bits = source[word] >> shift;
-  if (shift != 0 && shift + count > 64) bits |= source[word + 1] << (64 - shift);
+  std::uint64_t bits = load(source[word]) >> shift;
+  if (shift != 0 && shift + count > 64) bits |= load(source[word + 1]) << (64 - shift);
   return bits & low_bits(count);
 }
 

@@ -18,8 +18,7 @@ namespace {
 
 constexpr std::int64_t kSliceAlignment = 16;  // elements: a cache line of fp32
 constexpr std::int64_t kGrain = 16384;
-constexpr std::int64_t kSmallestMessage = 1 << 15;  // elements: 128 KiB of fp32
-constexpr std::int64_t kStretch = 2048;             // elements that are summed at once
+constexpr std::int64_t kStretch = 2048;  // elements that are summed at once
 
 BALLOT_VECTORIZED void add_f32(const float* __restrict x, float* __restrict sum,
                                std::int64_t count) {
@@ -103,7 +102,7 @@ struct Mean::State {
   std::vector<std::uint8_t> contributes;
   std::vector<std::int32_t> contributors;
   std::vector<Piece> all;
-  std::size_t done = 0;
+  std::size_t left = 0, done = 0;  // pieces that have been started; that are done
   bool whole = true, moved = false, started = false;
   Stopwatch since_start;
   Times times;
@@ -117,9 +116,10 @@ struct Mean::State {
         size(transport.size()),
         count(sum_of(segments)),
         starts(starts_of(segments)),
-        pieces(starts, count,
-               piece_elements > 0 ? piece_elements : choose_piece(count, size, kSmallestMessage),
-               kSliceAlignment) {
+        pieces(
+            starts, count,
+            piece_elements > 0 ? piece_elements : choose_piece(count, size, kSmallestContribution),
+            kSliceAlignment) {
     digest =
         hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
     digest = mix64(digest ^ pieces.count());
@@ -331,6 +331,7 @@ struct Mean::State {
       started = moved = true;
       Stopwatch watch;
       start(p);
+      ++left;
       times.sum += watch.lap();
     }
     for (std::size_t p = 0; p < all.size(); ++p) {
@@ -387,7 +388,7 @@ void Mean::begin(std::int64_t step) {
   s.pieces.begin();
   for (State::Piece& piece : s.all) piece.stage = State::Stage::waiting;
   std::ranges::fill(s.contributes, std::uint8_t{1});
-  s.done = 0;
+  s.left = s.done = 0;
   s.started = s.whole = false;
   s.times = {};
 }
@@ -405,7 +406,7 @@ bool Mean::moved() const {
 }
 
 bool Mean::under_way() const {
-  return state_->started && !state_->whole;
+  return state_->left > state_->done;
 }
 
 void Mean::give_up() {

@@ -9,14 +9,12 @@
 namespace ballot {
 namespace {
 
-constexpr std::int64_t kSmallestMessage = 1 << 19;  // elements: 64 KiB of bits
-
-Pieces make_pieces(const BallotLayout& layout, const VoteOptions& options, int owners) {
+Pieces make_pieces(const BallotLayout& layout, const VoteOptions& options, int voters, int owners) {
   std::vector<std::int64_t> starts;
   for (const BallotSegment& segment : layout.segments()) starts.push_back(segment.offset);
   const std::int64_t piece = options.piece_elements > 0
                                  ? options.piece_elements
-                                 : choose_piece(layout.extent(), owners, kSmallestMessage);
+                                 : choose_piece(layout.extent(), owners, smallest_ballot(voters));
   return Pieces(std::move(starts), layout.extent(), piece, kBallotAlignment);
 }
 
@@ -29,7 +27,7 @@ PieceVote::PieceVote(const Ballot& ballot, Transport& transport, const VoteOptio
       transport_(transport),
       options_(options),
       voters_(voters),
-      pieces_(make_pieces(layout_, options, owners)),
+      pieces_(make_pieces(layout_, options, voters, owners)),
       stages_(pieces_.count(), Stage::done) {
   verdict_.bits = BitVector(layout_.extent());
   verdict_.held_blocks = BitVector(layout_.blocks());
@@ -45,7 +43,7 @@ void PieceVote::begin(std::int64_t step) {
   step_ = step;
   pieces_.begin();
   std::ranges::fill(stages_, Stage::waiting);
-  done_ = 0;
+  left_ = done_ = 0;
   started_ = whole_ = false;
   times_ = {};
   clear(verdict_.statistics);
@@ -60,6 +58,7 @@ bool PieceVote::advance() {
     started_ = moved_ = true;
     start_piece(p);
     stages_[p] = Stage::under_way;
+    ++left_;
   }
   for (std::size_t p = 0; p < stages_.size(); ++p) {
     if (stages_[p] != Stage::under_way) continue;

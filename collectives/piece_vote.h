@@ -30,7 +30,9 @@ class PieceVote : public Vote {
   void release(std::size_t segment) final { pieces_.release(segment); }
   bool advance() final;
   bool moved() const final { return moved_; }
-  bool under_way() const final { return started_ && !whole_; }
+  bool under_way() const final {
+    return left_ > done_ || (!whole_ && left_ > 0 && left_ == stages_.size());
+  }
   void give_up() final;
   Transport& transport() final { return transport_; }
   const Verdict& verdict() const final { return verdict_; }
@@ -88,8 +90,8 @@ class PieceVote : public Vote {
  private:
   enum class Stage { waiting, under_way, done };
   std::vector<Stage> stages_;
-  std::size_t done_ = 0;
-  bool begun_ = false, started_ = false, whole_ = true, moved_ = false;
+  std::size_t left_ = 0, done_ = 0;  // pieces that have been started; that are done
+  bool started_ = false, whole_ = true, moved_ = false;
   Stopwatch since_start_;
 };
 

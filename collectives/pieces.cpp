@@ -48,4 +48,9 @@ std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest
   return std::max<std::int64_t>({extent / 16, owners * smallest_message, 1});
 }
 
+std::int64_t smallest_ballot(int voters) {
+  const std::int64_t around = 40 + 4 * (5 + 2 * static_cast<std::int64_t>(voters));  // bytes
+  return 64 * around * 8;
+}
+
 }  // namespace ballot

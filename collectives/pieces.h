@@ -45,8 +45,13 @@ class Pieces {
   std::unique_ptr<std::atomic<bool>[]> released_;
 };
 
-// Elements per piece: about sixteen pieces, but messages of `smallest_message` elements at least,
-// below which the cost of a message outweighs what its bytes cost.
+// Elements per piece: about sixteen pieces, so that little is left to send when backward ends, but
+// messages of `smallest_message` elements at least.
 std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest_message);
+
+// Elements of a ballot's message of which headers and statistics, which grow with the voters, are
+// about 1/64; and of a mean's.
+std::int64_t smallest_ballot(int voters);
+inline constexpr std::int64_t kSmallestContribution = 1 << 13;
 
 }  // namespace ballot

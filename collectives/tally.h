@@ -12,10 +12,39 @@
 
 #include "collectives/ballot_layout.h"
 #include "collectives/verdict.h"
+#include "core/hash.h"
 
 namespace ballot {
 
-inline constexpr std::int64_t kAgreementSample = 8;  // words
+inline constexpr int kMaxVoters = 1024;
+
+// Agreement is measured on a sample: one word in each run of 64 words of the ballot, chosen by a
+// hash of the run, so that it is the same for every chunking and schedule. (A fixed stride would
+// look at the same columns of a matrix in every row.)
+inline constexpr std::int64_t kSampleRun = 64;  // words
+constexpr std::int64_t sampled_word(std::int64_t run) {
+  return run * kSampleRun + static_cast<std::int64_t>(mix64(static_cast<std::uint64_t>(run)) % 64);
+}
+constexpr bool is_sampled(std::int64_t word) {
+  return sampled_word(word / kSampleRun) == word;
+}
+
+// Calls body(word of the ballot) for the sampled words of [first, last), in order.
+template <class Body>
+void for_each_sampled_word(std::int64_t first, std::int64_t last, const Body& body) {
+  for (std::int64_t run = first / kSampleRun; run * kSampleRun < last; ++run) {
+    const std::int64_t word = sampled_word(run);
+    if (word >= first && word < last) body(word);
+  }
+}
+
+// How many words of [first, last) are sampled.
+constexpr std::int64_t count_sampled(std::int64_t first, std::int64_t last) {
+  if (first >= last) return 0;
+  const std::int64_t first_run = first / kSampleRun, last_run = (last - 1) / kSampleRun;
+  return last_run - first_run + 1 - (sampled_word(first_run) < first) -
+         (sampled_word(last_run) >= last);
+}
 
 struct TallyOptions {
   std::uint64_t seed = 0;

@@ -60,7 +60,7 @@ inline void tally_reference(const BallotLayout& layout, const BallotChunk& chunk
         }
         put(verdict.bits, i, elected);
         if (options.ties == Ties::hold) put(verdict.held_elements, i, negatives == positives);
-        if ((s.offset + inside) / 64 % kAgreementSample != 0) continue;
+        if (!is_sampled((s.offset + inside) / 64)) continue;
         for (const std::size_t v : voters) {
           const bool negative = get(ballots[v].bits, i);
           const std::int64_t other_negatives = negatives - negative,

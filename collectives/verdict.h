@@ -26,7 +26,7 @@ struct VoteStatistics {
   std::int64_t blocks = 0;
   // Per voter, leave-one-out: of the `compared` elements where the majority of the OTHER ballots is
   // decided, how many have this voter's sign. Chance is one half for every W >= 2. From a fixed
-  // sample of words (one in kAgreementSample).
+  // sample of words (tally.h: one in 64), the same for every schedule.
   std::vector<std::int64_t> agreed;
   std::vector<std::int64_t> compared;
 };

@@ -32,8 +32,8 @@ void check_options(const VoteOptions& options, Transport& transport) {
     throw Unavailable(
         "schedule = lanes needs a transport that sums for us; {} does not: use sharded",
         transport.name());
-  if (size / options.members > 1024)
-    throw ConfigError("{} voters, expected at most {}", size / options.members, 1024);
+  if (size / options.members > kMaxVoters)
+    throw ConfigError("{} voters, expected at most {}", size / options.members, kMaxVoters);
   if (options.piece_elements < 0)
     throw ConfigError("piece_elements = {}, expected 0 or more", options.piece_elements);
 }

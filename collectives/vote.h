@@ -58,7 +58,7 @@ class Vote : public Collective {
   virtual const Verdict& verdict() const = 0;
   virtual Times times() const = 0;
   virtual Cost cost() const = 0;
-  virtual int voters() const = 0;
+  virtual int voters() const = 0;  // of the statistics: nodes, with majority_of_majorities
   virtual std::int64_t pieces() const = 0;
   // What this worker sent over transports that the vote made for itself; not in transport()'s own.
   virtual Traffic split_traffic() const { return {}; }

@@ -19,5 +19,6 @@ void add_eval(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);  // report, compare
 void add_init(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
+void add_plan(CLI::App& app, Action& action);
 
 }  // namespace ballot

@@ -4,8 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -14,7 +16,9 @@
 #include "core/parallel.h"
 #include "launcher/commands.h"
 #include "launcher/environment.h"
+#include "launcher/free_port.h"
 #include "launcher/local_job.h"
+#include "launcher/worker_transport.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
@@ -32,7 +36,29 @@ struct LaunchFlags {
   std::vector<std::string> settings;
   int workers = 1;
   bool resume = false;
+  TransportChoice transport;
 };
+
+// Workers over gRPC meet at a port of this machine's loopback; mpirun only starts them.
+void prepare_grpc(LocalJob& job, const TransportChoice& transport) {
+  const auto add = [&job](const char* flag, const std::string& value) {
+    if (!value.empty()) job.command.insert(job.command.end(), {flag, value});
+  };
+  add("--tls-ca", transport.tls.ca);
+  add("--tls-certificate", transport.tls.certificate);
+  add("--tls-key", transport.tls.key);
+  add("--tls-name", transport.tls.name);
+  if (transport.insecure) job.command.push_back("--insecure");
+  if (!process_environment("MASTER_ADDR")) setenv("MASTER_ADDR", "127.0.0.1", 1);
+  if (!process_environment("MASTER_PORT"))
+    setenv("MASTER_PORT", std::to_string(find_free_port()).c_str(), 1);
+  if (!process_environment("BALLOT_TOKEN")) {
+    std::random_device random;
+    setenv("BALLOT_TOKEN",
+           fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random()).c_str(),
+           1);
+  }
+}
 
 // What would fail on every worker fails here once, with one message.
 void check_before_start(const RunConfig& config, bool resume) {
@@ -67,6 +93,16 @@ int launch(const LaunchFlags& flags) {
   for (const std::string& setting : flags.settings)
     job.command.insert(job.command.end(), {"--set", setting});
   if (flags.resume) job.command.push_back("--resume");
+  if (flags.transport.name == "loopback")
+    throw ConfigError(
+        "--transport loopback: it reaches threads of one process only; expected mpi or grpc");
+  if (flags.transport.name == "grpc" && flags.workers > 1) {
+    job.command.insert(job.command.end(), {"--transport", "grpc"});
+    prepare_grpc(job, flags.transport);
+  } else if (flags.transport.tls.given() || flags.transport.insecure) {
+    throw ConfigError("--{}: needs --transport grpc and more than one worker",
+                      flags.transport.insecure ? "insecure" : "tls-...");
+  }
   job.workers = flags.workers;
   job.threads_per_worker =
       config.threads > 0 ? static_cast<int>(config.threads) : default_threads(flags.workers);
@@ -102,6 +138,7 @@ void add_launch(CLI::App& app, Action& action) {
       ->check(CLI::Range(1, 1024));
   command->add_option("--set", flags->settings, "key=value, over the run file")
       ->type_name("KEY=VALUE");
+  add_transport_flags(*command, flags->transport);
   command->add_flag("--resume", flags->resume,
                     "go on from the newest whole checkpoint of output.folder");
   command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });

@@ -39,6 +39,7 @@ int main(int count, char** arguments) {
   ballot::add_report(app, action);
   ballot::add_init(app, action);
   ballot::add_bench(app, action);
+  ballot::add_plan(app, action);
   try {
     app.parse(count, arguments);
     return action ? action() : 0;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 #include "core/parallel.h"
@@ -49,20 +50,6 @@ struct Run {
   return digest;
 }
 
-// Up to 32 elements, one bit each in `negative` and `held`.
-[[gnu::always_inline]] inline void step_signs(float* __restrict p, std::uint32_t negative,
-                                              std::uint32_t held, std::int64_t count,
-                                              RateFactors factors) {
-  const std::uint32_t step = std::bit_cast<std::uint32_t>(factors.step);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint32_t shift = 31u - static_cast<std::uint32_t>(i);
-    const std::uint32_t sign = (negative << shift) & 0x80000000u;
-    // A held element subtracts +0, which changes no bit.
-    const std::uint32_t moves = ((held << shift) >> 31) - 1u;
-    p[i] = decayed(p[i], factors.decay) - std::bit_cast<float>((step ^ sign) & moves);
-  }
-}
-
 // A row of `count` elements; bits from word 0 of `negative`; held by block (64 << block_shift
 // elements, bit `first_block` first) and by element (null: none).
 struct RowVerdict {
@@ -73,33 +60,138 @@ struct RowVerdict {
   int block_shift;
 };
 
-BALLOT_VECTORIZED std::uint64_t apply_verdict_row(Run run, RowVerdict verdict, std::int64_t count,
-                                                  RateFactors factors) {
+// Sixteen elements at a time: one register with AVX-512, two or four with less.
+typedef float Floats __attribute__((vector_size(64)));
+typedef std::uint32_t Bits __attribute__((vector_size(64)));
+typedef std::int32_t Lanes __attribute__((vector_size(64)));
+typedef std::uint16_t Halves __attribute__((vector_size(32)));
+typedef std::uint64_t Digests __attribute__((vector_size(64)));
+
+constexpr Bits kLaneBit = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                           1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+constexpr Digests kPairIndex = {0, 2, 4, 6, 8, 10, 12, 14};
+constexpr std::int64_t kPrefetch =
+    1024;  // elements ahead: past the page that the hardware stays in
+
+// A number whose value the compiler does not see: else it makes each constant anew inside the loop,
+// where it should keep a register.
+[[gnu::always_inline]] inline std::uint64_t opaque(std::uint64_t x) {
+  asm("" : "+r"(x));
+  return x;
+}
+
+// Sixteen elements' digests at once, as pairs: an even element is the low half of its pair.
+struct DigestSum {
+  Digests even, odd;  // index x kIndexFactor of the next sixteen
+  Digests next, factor, low;
+  Digests sum{};
+
+  [[gnu::always_inline]] explicit DigestSum(std::uint64_t index)
+      : even((kPairIndex + index) * kIndexFactor),
+        odd(even + kIndexFactor),
+        next(Digests{} + opaque(16 * kIndexFactor)),
+        factor(Digests{} + opaque(kMixFactor)),
+        low(Digests{} + opaque(0xffffffffu)) {}
+  [[gnu::always_inline]] void add(const Digests& pairs) {
+    Digests x = (pairs & low) + even, y = (pairs >> 32) + odd;
+    x = (x ^ (x >> 32)) * factor;
+    y = (y ^ (y >> 32)) * factor;
+    sum += (x ^ (x >> 32)) + (y ^ (y >> 32));
+    even += next;
+    odd += next;
+  }
+};
+
+// to_bfloat16, lane by lane.
+[[gnu::always_inline]] inline void round_lanes(const Bits& bits, bfloat16* __restrict out) {
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits quiet = (bits >> 16) | 0x40u;
+  const Lanes size = reinterpret_cast<Lanes>(bits & 0x7fffffffu);
+  const Halves halves = __builtin_convertvector(size > 0x7f800000 ? quiet : rounded, Halves);
+  std::memcpy(out, &halves, sizeof halves);
+}
+
+// One word's 64 elements.
+template <bool kDecays, bool kSteps>
+[[gnu::always_inline]] inline void apply_word(float* __restrict p, bfloat16* __restrict compute,
+                                              std::uint64_t negative, std::uint64_t held,
+                                              float decay, const Floats& plus, const Floats& minus,
+                                              DigestSum& digests) {
+  for (int quarter = 0; quarter < 4; ++quarter, p += 16) {
+    Floats value;
+    std::memcpy(&value, p, sizeof value);
+    __builtin_prefetch(p + kPrefetch, 1);
+    if constexpr (kDecays) value = value - decay * value;
+    if constexpr (kSteps) {
+      const Bits down =
+          (Bits{} + static_cast<std::uint32_t>(negative >> (quarter * 16))) & kLaneBit;
+      Floats step = down != 0 ? minus : plus;
+      if (held != 0) {  // a held element subtracts +0, which changes no bit
+        const Bits stay = (Bits{} + static_cast<std::uint32_t>(held >> (quarter * 16))) & kLaneBit;
+        step = stay != 0 ? Floats{} : step;
+      }
+      value = value - step;
+    }
+    if constexpr (kDecays || kSteps) std::memcpy(p, &value, sizeof value);
+    const Bits bits = reinterpret_cast<Bits>(value);
+    digests.add(reinterpret_cast<Digests>(bits));
+    if (compute != nullptr) round_lanes(bits, compute + quarter * 16);
+  }
+}
+
+// What is left of a row, fewer than 64 elements.
+[[gnu::always_inline]] inline std::uint64_t apply_rest(float* __restrict p, bfloat16* compute,
+                                                       std::uint64_t negative, std::uint64_t held,
+                                                       std::uint64_t index, std::int64_t count,
+                                                       RateFactors factors) {
+  if (factors.decay != 0 || held != ~0ull)
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float step = (negative >> i) & 1u ? -factors.step : factors.step;
+      p[i] = decayed(p[i], factors.decay) - ((held >> i) & 1u ? 0.0f : step);
+    }
+  return store(p, compute, index, count);
+}
+
+template <bool kDecays, bool kSteps>
+[[gnu::always_inline]] inline std::uint64_t apply_row(Run run, RowVerdict verdict,
+                                                      std::int64_t count, RateFactors factors) {
+  DigestSum digests(run.index);
+  Floats plus;
+  for (int i = 0; i < 16; ++i) plus[i] = factors.step;
+  const Floats minus = -plus;
   std::uint64_t digest = 0;
   for (std::int64_t word = 0; word * 64 < count; ++word) {
-    const std::int64_t block = verdict.first_block + (word >> verdict.block_shift);
-    const bool block_held = (verdict.held_blocks[block / 64] >> (block % 64)) & 1u;
-    const std::uint64_t negative = verdict.negative[word];
-    const std::uint64_t held = block_held                         ? ~0ull
-                               : verdict.held_elements != nullptr ? verdict.held_elements[word]
-                                                                  : 0ull;
-    float* p = run.value + word * 64;
-    bfloat16* c = run.compute == nullptr ? nullptr : run.compute + word * 64;
-    const std::uint64_t index = run.index + static_cast<std::uint64_t>(word) * 64;
-    const std::int64_t left = count - word * 64;
-    const auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };
-    if (left >= 64) {  // constant lengths become straight vector code
-      step_signs(p, low(negative), low(held), 32, factors);
-      step_signs(p + 32, low(negative >> 32), low(held >> 32), 32, factors);
-      digest += store(p, c, index, 64);
-    } else {
-      const std::int64_t lower = left < 32 ? left : 32;
-      step_signs(p, low(negative), low(held), lower, factors);
-      step_signs(p + 32, low(negative >> 32), low(held >> 32), left - lower, factors);
-      digest += store(p, c, index, left);
+    std::uint64_t negative = 0, held = ~0ull;
+    if constexpr (kSteps) {
+      const std::int64_t block = verdict.first_block + (word >> verdict.block_shift);
+      negative = verdict.negative[word];
+      if (((verdict.held_blocks[block / 64] >> (block % 64)) & 1u) == 0)
+        held = verdict.held_elements != nullptr ? verdict.held_elements[word] : 0;
     }
+    float* const p = run.value + word * 64;
+    bfloat16* const c = run.compute == nullptr ? nullptr : run.compute + word * 64;
+    if (const std::int64_t left = count - word * 64; left < 64)
+      digest += apply_rest(p, c, negative, held, run.index + static_cast<std::uint64_t>(word) * 64,
+                           left, factors);
+    else if (c == nullptr)
+      apply_word<kDecays, kSteps>(p, nullptr, negative, held, factors.decay, plus, minus, digests);
+    else
+      apply_word<kDecays, kSteps>(p, c, negative, held, factors.decay, plus, minus, digests);
   }
+  for (int i = 0; i < 8; ++i) digest += digests.sum[i];
   return digest;
+}
+
+BALLOT_VECTORIZED std::uint64_t apply_verdict_row(Run run, RowVerdict verdict, std::int64_t count,
+                                                  RateFactors factors) {
+  return factors.decay == 0 ? apply_row<false, true>(run, verdict, count, factors)
+                            : apply_row<true, true>(run, verdict, count, factors);
+}
+
+// With decay = 0 values are only read.
+BALLOT_VECTORIZED std::uint64_t apply_decay_row(Run run, std::int64_t count, RateFactors factors) {
+  return factors.decay == 0 ? apply_row<false, false>(run, {}, count, factors)
+                            : apply_row<true, false>(run, {}, count, factors);
 }
 
 // Short pieces, so that digest and rounding read from the first cache what the step wrote.
@@ -114,19 +206,6 @@ BALLOT_VECTORIZED std::uint64_t apply_direction_row(Run run, const float* __rest
     const float* __restrict d = direction + begin;
     for (std::int64_t i = 0; i < length; ++i)
       p[i] = decayed(p[i], factors.decay) - factors.step * d[i];
-    digest += store(p, run.compute == nullptr ? nullptr : run.compute + begin,
-                    run.index + static_cast<std::uint64_t>(begin), length);
-  }
-  return digest;
-}
-
-BALLOT_VECTORIZED std::uint64_t apply_decay_row(Run run, std::int64_t count, float decay) {
-  std::uint64_t digest = 0;
-  for (std::int64_t begin = 0; begin < count; begin += kPiece) {
-    const std::int64_t length = count - begin < kPiece ? count - begin : kPiece;
-    float* __restrict p = run.value + begin;
-    if (decay != 0)
-      for (std::int64_t i = 0; i < length; ++i) p[i] = decayed(p[i], decay);
     digest += store(p, run.compute == nullptr ? nullptr : run.compute + begin,
                     run.index + static_cast<std::uint64_t>(begin), length);
   }
@@ -292,7 +371,7 @@ std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient, s
 std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter) {
   require_parameter(parameter);
   return for_each_row(parameter, [&](std::int64_t row) {
-    return apply_decay_row(row_run(parameter, row), parameter.shape.cols, factors.decay);
+    return apply_decay_row(row_run(parameter, row), parameter.shape.cols, factors);
   });
 }
 

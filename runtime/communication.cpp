@@ -32,8 +32,9 @@ void Communication::begin(std::int64_t step) {
   const std::lock_guard lock(mutex_);
   require(!driving_, "step {} begins while the one before is under way", step);
   for (Collective* collective : collectives_) collective->begin(step);
-  started_ = false;
-  lasted_ = 0;
+  was_under_way_ = false;
+  busy_ = 0;
+  shown_busy_ = 0;
   deadline_ = Deadline{};  // nobody is late while we compute ourselves
   failure_ = nullptr;
   driving_ = overlaps();
@@ -53,15 +54,13 @@ bool Communication::under_way() const {
 
 Communication::Pass Communication::advance() {
   bool whole = true, moved = false;
+  if (!was_under_way_) since_pass_.lap();  // the pause since the last pass was nobody's wire time
   for (Collective* collective : collectives_) {
     whole &= collective->advance();
     moved |= collective->moved();
   }
-  if (!started_ && moved) {
-    started_ = true;
-    since_start_ = Stopwatch();
-  }
-  if (whole && started_) lasted_ = since_start_.elapsed();
+  busy_ += since_pass_.lap();
+  was_under_way_ = !whole && under_way();
   return whole ? Pass::whole : moved ? Pass::moved : Pass::idle;
 }
 
@@ -73,8 +72,10 @@ void Communication::give_up(Deadline deadline) {
 
 Communication::Times Communication::finish(Deadline deadline) {
   Stopwatch waited;
+  double busy_before = 0;
   if (overlaps()) {
     std::unique_lock lock(mutex_);
+    busy_before = shown_busy_;
     deadline_ = deadline;
     ++wakes_;
     changed_.notify_all();
@@ -89,7 +90,7 @@ Communication::Times Communication::finish(Deadline deadline) {
   }
   Times times;
   times.exposed = waited.elapsed();
-  times.hidden = std::max(0.0, lasted_ - times.exposed);
+  times.hidden = busy_before;
   return times;
 }
 
@@ -122,6 +123,7 @@ void Communication::drive_one_step(std::unique_lock<std::mutex>& lock) {
     }
     const bool asleep = pass == Pass::idle && !under_way();
     lock.lock();
+    shown_busy_ = busy_;
     if (pass == Pass::whole) return;
     // Nothing is on the wire: the next release, the end of the step or the deadline wakes us.
     if (asleep) {

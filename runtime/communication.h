@@ -26,8 +26,8 @@ class Communication {
   void begin(std::int64_t step);
   void wake();
 
-  // Seconds of wall time. Communication lasts from the first message started to the last
-  // collective's end; exposed is what finish() waited, hidden the rest.
+  // Seconds of wall time. Exposed is what finish() waited; hidden is how long something was on the
+  // wire or being counted before that.
   struct Times {
     double exposed = 0, hidden = 0;
   };
@@ -54,10 +54,11 @@ class Communication {
   std::uint64_t wakes_ = 0;
   Deadline deadline_;
   std::exception_ptr failure_;
+  double shown_busy_ = 0;  // busy_, as finish() may read it
 
-  bool started_ = false;  // of the driver alone
-  Stopwatch since_start_;
-  double lasted_ = 0;
+  bool was_under_way_ = false;  // of the driver alone
+  Stopwatch since_pass_;
+  double busy_ = 0;  // s that something was under way
 };
 
 }  // namespace ballot

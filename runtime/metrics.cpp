@@ -78,6 +78,8 @@ void MetricsLog::run(const RunFacts& facts) {
   line["threads"] = facts.threads;
   line["processor"] = facts.processor;
   line[metric::kBackend] = facts.backend;
+  if (!facts.schedule.empty()) line["vote_schedule"] = facts.schedule;
+  line["overlap"] = facts.overlap;
   line["config"] = facts.config_toml;
   write(line.dump(-1, ' ', false, Json::error_handler_t::replace));
 }

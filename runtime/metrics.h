@@ -18,6 +18,8 @@ namespace ballot {
 
 struct RunFacts {
   std::string version, model, processor, compute, backend, config_toml, rule, reduce;
+  std::string schedule;  // of votes; empty: nothing is voted on
+  bool overlap = true;
   std::int64_t workers = 0, threads = 0, seed = 0, steps = 0;
   std::int64_t parameters = 0, voted_parameters = 0;
   std::int64_t first_step = 0;  // > 0: resumed

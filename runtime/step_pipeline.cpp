@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "optim/direction.h"
 #include "optim/replicated_update.h"
+#include "runtime/schedule_choice.h"
 
 namespace ballot {
 namespace {
@@ -86,7 +87,14 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
   layout_ = BallotLayout(std::move(voted));
   if (!layout_.segments().empty()) {
     ballot_ = std::make_unique<Ballot>(layout_);
-    vote_ = make_vote(*ballot_, transport, options.vote, Deadline::in(options.deadline));
+    if (options.choose_schedule) {
+      ScheduleChoice choice =
+          choose_by_measurement(layout_, options.vote, transport, Deadline::in(options.deadline));
+      options_.vote.schedule = choice.schedule;
+      if (choice.schedule != Schedule::hierarchical) options_.vote.node_size = 1;
+      schedule_reason_ = std::move(choice.reason);
+    }
+    vote_ = make_vote(*ballot_, transport, options_.vote, Deadline::in(options.deadline));
   }
   elected_alone_ = BallotLayout(std::move(alone));
   if (!elected_alone_.segments().empty()) {

@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "collectives/mean.h"
@@ -31,7 +32,8 @@
 namespace ballot {
 
 struct StepOptions {
-  VoteOptions vote;  // its seed is that of the zero coins too
+  VoteOptions vote;              // its seed is that of the zero coins too
+  bool choose_schedule = false;  // vote.schedule is chosen by a measurement
   bool overlap = true;
   Duration deadline = std::chrono::seconds(600);
 };
@@ -63,6 +65,8 @@ class StepPipeline : public GradientSink {
   // After finish(): one digest per parameter, in arena order.
   const std::vector<std::uint64_t>& digests() const { return digests_; }
   std::int64_t voted_count() const { return layout_.count(); }
+  Schedule schedule() const { return options_.vote.schedule; }
+  const std::string& schedule_reason() const { return schedule_reason_; }  // empty: as configured
   Vote::Cost vote_cost() const;
   // What this worker sent over transports that the vote made for itself.
   Traffic split_traffic() const;
@@ -87,6 +91,7 @@ class StepPipeline : public GradientSink {
   OptimizerState& state_;
   Transport& transport_;
   StepOptions options_;
+  std::string schedule_reason_;
 
   BallotLayout layout_;                      // voted tensors
   std::vector<std::int64_t> segment_index_;  // by parameter: into the layout of its kind, or -1

@@ -67,6 +67,7 @@ StepOptions step_options(const RunConfig& config, Duration deadline) {
   StepOptions options;
   options.vote.seed = static_cast<std::uint64_t>(config.seed);
   options.vote.ties = config.ties;
+  options.choose_schedule = !config.vote_schedule;
   options.vote.schedule = config.vote_schedule.value_or(Schedule::sharded);
   options.vote.estimator = config.estimator;
   options.vote.node_size = static_cast<int>(config.node_size);
@@ -212,6 +213,8 @@ class Trainer {
     facts.parameters = arena_.count();
     facts.voted_parameters = pipeline_.voted_count();
     facts.first_step = training_.step;
+    facts.schedule = pipeline_.voted_count() > 0 ? to_string(pipeline_.schedule()) : "";
+    facts.overlap = config_.overlap;
     metrics_->run(facts);
     log_info(
         "{} worker{} over {}, {} parameters ({} voted), {} by {}, compute {} on {}, {} threads "
@@ -219,6 +222,8 @@ class Trainer {
         facts.workers, facts.workers == 1 ? "" : "s", facts.backend, facts.parameters,
         facts.voted_parameters, facts.rule, facts.reduce, facts.compute, facts.processor,
         facts.threads);
+    if (!pipeline_.schedule_reason().empty())
+      log_info("vote.schedule = auto: {}", pipeline_.schedule_reason());
     if (compute_ == DType::bf16 && !has_native_bf16())
       log_warning(
           "compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",

@@ -11,6 +11,7 @@
 
 #include "collectives/ballot_reference.h"
 #include "core/parallel.h"
+#include "kernel_versions.h"
 #include "random_ballots.h"
 
 namespace ballot {
@@ -38,23 +39,25 @@ void expect_equal(const Ballot& a, const Ballot& b) {
 }
 
 TEST(CastBallot, EqualsItsReferenceOnRandomShapes) {
-  std::mt19937_64 random(3);
-  for (int trial = 0; trial < 60; ++trial) {
-    const BallotLayout layout = test::random_layout(random);
-    Ballot fast(layout), slow(layout);
-    const CastOptions options{.seed = random(),
-                              .step = trial,
-                              .voter = trial % 5,
-                              .abstain_below = trial % 3 == 0 ? 2.0 : 0.0};
-    for (const BallotSegment& s : layout.segments()) {
-      const auto x = random_direction(s, std::vector{0.0, 0.1, 0.97}[random() % 3], random);
-      std::vector<std::uint8_t> silent(trial % 2 == 0 ? 0 : static_cast<std::size_t>(s.rows));
-      for (auto& flag : silent) flag = random() % 3 == 0;
-      EXPECT_EQ(cast_ballot(x.data(), s, options, silent, fast),
-                cast_ballot_reference(x.data(), s, options, silent, slow));
+  test::for_each_kernel_version([] {
+    std::mt19937_64 random(3);
+    for (int trial = 0; trial < 60; ++trial) {
+      const BallotLayout layout = test::random_layout(random);
+      Ballot fast(layout), slow(layout);
+      const CastOptions options{.seed = random(),
+                                .step = trial,
+                                .voter = trial % 5,
+                                .abstain_below = trial % 3 == 0 ? 2.0 : 0.0};
+      for (const BallotSegment& s : layout.segments()) {
+        const auto x = random_direction(s, std::vector{0.0, 0.1, 0.97}[random() % 3], random);
+        std::vector<std::uint8_t> silent(trial % 2 == 0 ? 0 : static_cast<std::size_t>(s.rows));
+        for (auto& flag : silent) flag = random() % 3 == 0;
+        EXPECT_EQ(cast_ballot(x.data(), s, options, silent, fast),
+                  cast_ballot_reference(x.data(), s, options, silent, slow));
+      }
+      expect_equal(fast, slow);
     }
-    expect_equal(fast, slow);
-  }
+  });
 }
 
 TEST(CastBallot, NumberOfThreadsChangesNothing) {

@@ -6,6 +6,7 @@
 #include "collectives/transport/mpi_transport.h"
 #include "core/parallel.h"
 #include "rank_suite.h"
+#include "schedule_suite.h"
 
 namespace ballot {
 namespace {
@@ -41,6 +42,9 @@ TEST(Mpi, VoteEqualsTheReferenceOfAllBallots) {
 }
 TEST(Mpi, VoteCostsWhatTheTableSays) {
   test::vote_costs_what_the_table_says(*session->world());
+}
+TEST(Mpi, EverySchedulesVerdictIsTheSame) {
+  test::every_schedule_gives_one_verdict(*session->world());
 }
 TEST(Mpi, MeanInF32EqualsTheSumInRankOrder) {
   test::mean_equals_reference(*session->world(), DType::f32);

@@ -83,7 +83,7 @@ inline void vote_equals_reference(Transport& transport) {
 }
 
 // The cost table: 2 (W-1)/W P/8 + abstentions (1 bit a block, both ways) + framing, and framing
-// within one hundredth.
+// within two hundredths.
 inline void vote_costs_what_the_table_says(Transport& transport) {
   const BallotLayout layout = model_layout();
   ASSERT_NEAR(static_cast<double>(layout.count()), 2.46e6, 0.05e6);
@@ -108,10 +108,12 @@ inline void vote_costs_what_the_table_says(Transport& transport) {
               (64.0 * w + 512) * static_cast<double>(vote->pieces()));
   EXPECT_NEAR(static_cast<double>(cost.abstentions),
               2.0 * (w - 1) / w * static_cast<double>(layout.blocks()) / 8, 0.02 * ideal);
+  // Headers and statistics: two hundredths, and those of the last piece, which may be a short one.
+  const double framing = 0.02 * ideal + (w - 1) * (120.0 + 16 * w);
   EXPECT_LE(
       static_cast<double>(sent.sent(Purpose::vote)) - static_cast<double>(cost.abstentions) - ideal,
-      0.01 * ideal);
-  EXPECT_LE(static_cast<double>(cost.framing), 0.01 * ideal);
+      framing);
+  EXPECT_LE(static_cast<double>(cost.framing), framing);
   if (w == 1) {
     EXPECT_EQ(sent.total_sent(), 0u);
   }
@@ -136,7 +138,8 @@ inline void mean_equals_reference(Transport& transport, DType wire) {
   for (const std::vector<std::int64_t>& segments : layouts) {
     const std::int64_t count = std::accumulate(segments.begin(), segments.end(), std::int64_t{0});
     // In one piece, in many, and as it chooses.
-    const std::int64_t piece = std::vector<std::int64_t>{0, 16, 5000}[random() % 3];
+    const std::int64_t piece =
+        std::vector<std::int64_t>{0, count < 1000 ? 16 : 700, 5000}[random() % 3];
     Mean mean(segments, wire, transport, piece);
     ASSERT_EQ(static_cast<std::int64_t>(mean.values().size()), count);
     for (int call = 0; call < 3; ++call) {

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "kernel_versions.h"
 #include "random_ballots.h"
 
 namespace ballot {
@@ -56,15 +57,17 @@ TEST_P(TallyOfVoters, EqualsItsReferenceOnRandomLayoutsMoodsChunksAndTieRules) {
         const int owners = static_cast<int>(1 + random() % 4),
                   owner = static_cast<int>(random() % 4) % owners;
         const BallotChunk chunk = layout.chunk(owner, owners);
-        expect_equal(run(layout, chunk, ballots, options),
-                     run(layout, chunk, ballots, options, true));
+        const ChunkVerdict slow = run(layout, chunk, ballots, options, true);
+        test::for_each_kernel_version(
+            [&] { expect_equal(run(layout, chunk, ballots, options), slow); });
       }
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tally, TallyOfVoters,
-                         testing::Values(1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 33, 64, 300, 1024));
+                         testing::Values(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
+                                         29, 30, 31, 33, 64, 300, 1024));
 
 TEST(Tally, CountsEveryPossibleCountRight) {
   // Element i has i negatives of 64 voters: the majority begins at 33, 32 is the tie.
@@ -79,6 +82,34 @@ TEST(Tally, CountsEveryPossibleCountRight) {
   EXPECT_EQ(verdict.held_elements[0], std::uint64_t{1} << 32);
   EXPECT_EQ(verdict.statistics.ties, 1);
   EXPECT_EQ(verdict.statistics.unanimous, 1);  // element 0
+}
+
+TEST(Tally, TilesOfOneMatrixAndOfManySmallOnesGiveTheSameAsTheReference) {
+  // Several tiles of 32768 elements: whole ones, cut ones, ones that many tensors share.
+  std::mt19937_64 random(10);
+  std::vector<std::vector<std::int64_t>> small;
+  for (std::int64_t i = 0; i < 90; ++i) small.push_back({1 + i % 3, 64 * (1 + i % 9)});
+  for (const BallotLayout& layout :
+       {test::make_layout({{150, 512}}), test::make_layout({{70, 1000}}), test::make_layout(small)})
+    for (const Mood mood : {Mood::random, Mood::unanimous, Mood::silent}) {
+      const auto ballots = test::random_ballots(layout, 4, mood, random);
+      for (int owner = 0; owner < 3; ++owner) {
+        const BallotChunk chunk = layout.chunk(owner, 3);
+        const ChunkVerdict slow = run(layout, chunk, ballots, {.ties = Ties::hold}, true);
+        test::for_each_kernel_version(
+            [&] { expect_equal(run(layout, chunk, ballots, {.ties = Ties::hold}), slow); });
+      }
+    }
+}
+
+TEST(Kernels, ThePortableVersionIsAlwaysThereAndTheLast) {
+  EXPECT_EQ(kernel_version(kernel_versions() - 1).name, std::string("portable"));
+  EXPECT_THROW(kernel_version(kernel_versions()), LogicError);
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("x86-64-v3")) {
+    EXPECT_GT(kernel_versions(), 1u);
+  }
+#endif
 }
 
 TEST(Tally, PermutingVotersPermutesOnlyTheirAgreement) {
@@ -218,7 +249,7 @@ TEST(Tally, AgreementOfRandomVotersIsOneHalf) {
     const auto ballots = test::random_ballots(layout, voters, Mood::random, random);
     const VoteStatistics statistics = run(layout, layout.chunk(0, 1), ballots, {}).statistics;
     for (std::size_t v = 0; v < ballots.size(); ++v) {
-      ASSERT_GT(statistics.compared[v], 20'000);
+      ASSERT_GT(statistics.compared[v], 4000);
       EXPECT_NEAR(
           static_cast<double>(statistics.agreed[v]) / static_cast<double>(statistics.compared[v]),
           0.5, 0.018);

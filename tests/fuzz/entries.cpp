@@ -1,8 +1,12 @@
 #include "tests/fuzz/entries.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
+#include "collectives/transport/grpc_frames.h"
+#include "collectives/transport/peer_inbox.h"
+#include "collectives/transport/peer_outbox.h"
 #include "core/error.h"
 #include "models/llama/llama_config.h"
 #include "models/safetensors.h"
@@ -82,6 +86,92 @@ bool run_bin(std::span<const std::byte> bytes) {
   return run_source(bytes, "bin");
 }
 
+// A gRPC message of frames from rank 1 of term 7 to a worker that waits for 100 bytes of transfer 0
+// and an empty message of transfer 1, and sends 50 bytes in transfer 0. Headers are sealed here, so
+// that mutations come past the checksum.
+bool run_peer_frame(std::span<const std::byte> bytes) {
+  PeerInbox inbox;
+  std::vector<std::byte> memory(100);
+  std::vector<Inbound> inbounds(2);
+  for (std::size_t number = 0; number < inbounds.size(); ++number) {
+    Inbound& inbound = inbounds[number];
+    inbound.key = {0, number};
+    if (number == 0) {
+      inbound.parts = {Bytes(memory).first(30), {}, Bytes(memory).subspan(30)};
+      inbound.total = memory.size();
+    }
+    inbox.open(inbound);
+    inbox.start(inbound);
+  }
+  PeerOutbox outbox(4096);
+  const std::vector<std::byte> sent(50);
+  Outbound outbound;
+  outbound.parts = {sent};
+  outbound.total = sent.size();
+  outbox.open(outbound);
+  outbox.start(outbound);
+  return accepted([&] {
+    do {
+      std::vector<std::byte> first(
+          bytes.begin(),
+          bytes.begin() + static_cast<std::ptrdiff_t>(std::min(bytes.size(), kFrameHeaderBytes)));
+      FrameHeader header;
+      if (first.size() == kFrameHeaderBytes) {
+        std::memcpy(&header, first.data(), first.size());
+        seal_frame_header(header);
+        std::memcpy(first.data(), &header, first.size());
+      }
+      header = read_frame_header(first, bytes.size(), 7, 1);
+      bytes = bytes.subspan(kFrameHeaderBytes);
+      for (std::uint32_t n = 0; n < header.notices; ++n) {
+        ReadyNotice notice;
+        std::memcpy(&notice, bytes.data(), sizeof notice);
+        bytes = bytes.subspan(sizeof notice);
+        outbox.ready(notice);
+      }
+      if (header.kind == FrameKind::data)
+        inbox.receive(header, {{bytes.first(header.length)}, nullptr});
+      bytes = bytes.subspan(header.length);
+      for (Inbound& inbound : inbounds)
+        while (const auto frame = inbox.take(inbound)) {
+          copy_frame(inbound, *frame);
+          inbox.copied(inbound, *frame);
+          require(inbound.received <= inbound.total, "{} bytes of {} received", inbound.received,
+                  inbound.total);
+        }
+      require(inbox.early_bytes() <= kMostEarlyBytes, "{} bytes kept early", inbox.early_bytes());
+    } while (!bytes.empty());
+  });
+}
+
+std::string small_frames() {
+  std::string message;
+  const auto add = [&](FrameKind kind, std::uint64_t number, std::uint64_t offset,
+                       std::uint32_t length, std::uint64_t total, std::uint32_t notices = 0) {
+    FrameHeader header;
+    header.kind = kind;
+    header.term = 7;
+    header.sender = 1;
+    header.number = number;
+    header.offset = offset;
+    header.length = length;
+    header.total = total;
+    header.notices = notices;
+    message.append(reinterpret_cast<const char*>(&header), sizeof header);
+    for (std::uint32_t n = 0; n < notices; ++n) {
+      const ReadyNotice notice{0, n, 0};
+      message.append(reinterpret_cast<const char*>(&notice), sizeof notice);
+    }
+    message.append(length, 'x');
+  };
+  add(FrameKind::data, 0, 0, 60, 100, 2);
+  add(FrameKind::data, 5, 0, 20, 200);  // not opened here
+  add(FrameKind::data, 1, 0, 0, 0);
+  add(FrameKind::data, 0, 60, 40, 100);
+  add(FrameKind::leave, 0, 0, 5, 0);
+  return message;
+}
+
 std::string small_safetensors() {
   const std::string header =
       R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
@@ -127,6 +217,7 @@ const std::vector<Entry>& entries() {
        {"{\"text\":\"ab\\u00e9\"}\n\n{\"text\":\"\"}\n",
         "{\"question\":\"q\",\"answer\":\"a\\n\",\"n\":[1,{}]}"}},
       {"bin", run_bin, {small_bin()}},
+      {"peer_frame", run_peer_frame, {small_frames()}},
   };
   return all;
 }

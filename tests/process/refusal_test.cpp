@@ -175,9 +175,15 @@ TEST_F(Refusal, OfAnEnvironmentThatContradictsItself) {
          {"RANK = \"zero\""});
 }
 
-TEST_F(Refusal, OfSeveralWorkersWithoutMpirun) {
-  expect(ballot({"train", "run.toml"}, {{"RANK", "0"}, {"WORLD_SIZE", "2"}}), kConfiguration,
-         {"this worker is 0 of 2, but was not started by mpirun"});
+TEST_F(Refusal, OfTransportsThatAreNotThere) {
+  const Environment two = {{"RANK", "0"}, {"WORLD_SIZE", "2"}};
+  expect(ballot({"train", "run.toml"}, two), kConfiguration, {"grpc: MASTER_ADDR is not set"});
+  expect(ballot({"train", "run.toml", "--transport", "mpi"}, two), kConfiguration,
+         {"mpirun did not start this process"});
+  expect(ballot({"train", "run.toml", "--transport", "loopback"}, two), kConfiguration,
+         {"worker 0 of 2"});
+  expect(ballot({"launch", "run.toml", "--workers", "2", "--insecure"}), kConfiguration,
+         {"--insecure: needs --transport grpc"});
 }
 
 TEST_F(Refusal, OfAWrongCommandLineSaysWhatWasWrong) {

@@ -72,6 +72,18 @@ TEST_F(Training, OneWorkerUnderMpirunGivesTheBitsOfOneWithoutIt) {
   expect_same_bits("under-mpirun/checkpoints/latest", "alone/checkpoints/latest");
 }
 
+// gRPC between the same processes: other bytes on the wire, the same bits in the model.
+TEST_F(Training, OverGrpcGivesTheBitsOfMpi) {
+  train(3, "mpi");
+  std::vector<std::string> arguments = launch(3, "grpc");
+  arguments.insert(arguments.end(), {"--transport", "grpc"});
+  const Ended ended = ballot(arguments);
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("3 workers over grpc"));
+  EXPECT_EQ(metrics("grpc", "run").at(0)["comm/backend"], "grpc");
+  expect_same_bits("mpi/checkpoints/latest", "grpc/checkpoints/latest");
+}
+
 TEST_F(Training, EachWorkersLogIsItsOwn) {
   const std::string output = train(2, "out");
   EXPECT_THAT(output, HasSubstr("worker 0 | "));
