@@ -1,11 +1,13 @@
 // A collective that goes on piece by piece while its input is still being made.
 //
 // begin(step) -> release(segment) for every segment, as each becomes final -> advance() until it
-// returns true. A piece leaves as soon as all its segments are released, so that what backward has
+// returns true. A piece leaves when all its segments are released, so that what backward has
 // finished is on the wire while the rest is still computed; while one piece is counted, the next
-// travels. begin() and release() belong to the thread that makes the input, advance() to one
-// thread that may use the transport; release() may run beside advance(). After any error the
-// transport is of no more use.
+// travels. Pieces leave in the order of their elements, which is backward's, a few at a time: if
+// all left at once they would arrive at once, and the wire would stand still while they are
+// counted. begin() and release() belong to the thread that makes the input, advance() to one thread
+// that may use the transport; release() may run beside advance(). After any error the transport is
+// of no more use.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +16,10 @@
 #include "collectives/transport/transport.h"
 
 namespace ballot {
+
+// Pieces on their way at once. More are needed only where a message's latency is several times what
+// its bytes take.
+inline constexpr std::size_t kPiecesInFlight = 3;
 
 class Collective {
  public:
@@ -26,6 +32,8 @@ class Collective {
   virtual bool advance() = 0;
   // One advance() has moved something: call again at once; otherwise idle on the transport.
   virtual bool moved() const = 0;
+  // Not while a step is under way; ranks may differ. At least 1.
+  virtual void limit_in_flight(std::size_t pieces) = 0;
   // Something has left and has not come back yet. For the thread that advances it.
   virtual bool under_way() const = 0;
   // Throws Timeout naming the ranks waited for; call when advance() returned false for too long.

@@ -8,8 +8,8 @@
 // W; and in the end all ranks compare digests of what they decided. Damage is found, but nobody can
 // say whose it is.
 //
-// A reducer may need its sums to be started in one order everywhere (MPI does), whatever order
-// segments are released in: the last piece goes first, as backward finishes them.
+// A reducer may need its sums to be started in one order everywhere (MPI does): pieces start in
+// order whatever order segments are released in.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -67,7 +67,6 @@ class LaneVote final : public PieceVote {
     memory_ = Buffer(places.size_bytes());
     for (State& s : states_)
       s.sum = transport.reducer()->open_sum(Purpose::vote, {values(s), at(s.count)});
-    next_ = states_.size();
     clear(own_);
     count_cost();
   }
@@ -77,7 +76,6 @@ class LaneVote final : public PieceVote {
     BallotChunk chunk;  // the piece
     std::int64_t element_values = 0, block_values = 0, count = 0;
     std::size_t values = 0, abstentions = 0, held = 0;  // in memory_
-    bool ready = false, started = false;
     std::unique_ptr<Transfer> sum;
   };
 
@@ -133,17 +131,13 @@ class LaneVote final : public PieceVote {
     write_identity(p, tail(s));
     tail(s)[kChecksum] = linear_checksum(values(s), checked_values(s));
     std::fill(tail(s) + kTail, values(s) + s.count, 0u);
-    s.ready = true;
-    for (; next_ > 0 && states_[next_ - 1].ready; --next_) {
-      states_[next_ - 1].sum->start();
-      states_[next_ - 1].started = true;
-    }
+    s.sum->start();
     times_.tally += watch.lap();
   }
 
   Progress advance_piece(std::size_t p) override {
     State& s = states_[p];
-    if (!s.started || !s.sum->done()) return Progress::none;
+    if (!s.sum->done()) return Progress::none;
     Stopwatch watch;
     check_sum(p);
     decide(s);
@@ -210,12 +204,8 @@ class LaneVote final : public PieceVote {
   Transfer* waits_for(std::size_t p) override { return states_[p].sum.get(); }
 
   bool advance_end() override {
-    if (!agreement_.advance(header(MessageKind::agreement, transport_.rank(), 0, 0),
-                            verdict_.statistics))
-      return false;
-    for (State& s : states_) s.ready = s.started = false;
-    next_ = states_.size();
-    return true;
+    return agreement_.advance(header(MessageKind::agreement, transport_.rank(), 0, 0),
+                              verdict_.statistics);
   }
   Transfer* end_waits_for() override { return &agreement_.transfer(); }
 
@@ -223,7 +213,6 @@ class LaneVote final : public PieceVote {
   Buffer memory_;
   std::vector<State> states_;
   std::size_t counts_ = 0, sample_ = 0;  // in memory_: of one piece at a time
-  std::size_t next_ = 0;                 // sums of the pieces from here on have been started
   VoteStatistics own_;
   VoterAgreement agreement_;
 };

@@ -103,6 +103,7 @@ struct Mean::State {
   std::vector<std::int32_t> contributors;
   std::vector<Piece> all;
   std::size_t left = 0, done = 0;  // pieces that have been started; that are done
+  std::size_t in_flight = kPiecesInFlight;
   bool whole = true, moved = false, started = false;
   Stopwatch since_start;
   Times times;
@@ -325,8 +326,8 @@ struct Mean::State {
   bool advance() {
     moved = false;
     if (whole) return true;
-    for (std::size_t p = 0; p < all.size(); ++p) {
-      if (all[p].stage != Stage::waiting || !pieces.released(p)) continue;
+    while (left < all.size() && left - done < in_flight && pieces.released(left)) {
+      const std::size_t p = left;
       if (!started) since_start = Stopwatch();
       started = moved = true;
       Stopwatch watch;
@@ -403,6 +404,10 @@ bool Mean::advance() {
 
 bool Mean::moved() const {
   return state_->moved;
+}
+
+void Mean::limit_in_flight(std::size_t pieces) {
+  state_->in_flight = std::max<std::size_t>(1, pieces);
 }
 
 bool Mean::under_way() const {

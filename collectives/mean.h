@@ -43,6 +43,7 @@ class Mean final : public Collective {
   bool advance() override;
   bool moved() const override;
   bool under_way() const override;
+  void limit_in_flight(std::size_t pieces) override;
   [[noreturn]] void give_up() override;
   Transport& transport() override;
 

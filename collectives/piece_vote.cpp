@@ -52,8 +52,8 @@ void PieceVote::begin(std::int64_t step) {
 bool PieceVote::advance() {
   moved_ = false;
   if (whole_) return true;
-  for (std::size_t p = 0; p < stages_.size(); ++p) {
-    if (stages_[p] != Stage::waiting || !pieces_.released(p)) continue;
+  while (left_ < stages_.size() && left_ - done_ < in_flight_ && pieces_.released(left_)) {
+    const std::size_t p = left_;
     if (!started_) since_start_ = Stopwatch();
     started_ = moved_ = true;
     start_piece(p);

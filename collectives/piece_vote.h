@@ -2,9 +2,10 @@
 // headers of messages. Private to collectives.
 //
 // A schedule says what a piece's stages are: start_piece() when its ballots may leave, then
-// advance_piece() until it is done.
+// advance_piece() until it is done. Pieces start in order, a few at a time (collective.h).
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <vector>
 
@@ -34,6 +35,7 @@ class PieceVote : public Vote {
     return left_ > done_ || (!whole_ && left_ > 0 && left_ == stages_.size());
   }
   void give_up() final;
+  void limit_in_flight(std::size_t pieces) final { in_flight_ = std::max<std::size_t>(1, pieces); }
   Transport& transport() final { return transport_; }
   const Verdict& verdict() const final { return verdict_; }
   Times times() const final { return times_; }
@@ -91,6 +93,7 @@ class PieceVote : public Vote {
   enum class Stage { waiting, under_way, done };
   std::vector<Stage> stages_;
   std::size_t left_ = 0, done_ = 0;  // pieces that have been started; that are done
+  std::size_t in_flight_ = kPiecesInFlight;
   bool started_ = false, whole_ = true, moved_ = false;
   Stopwatch since_start_;
 };

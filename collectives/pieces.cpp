@@ -45,7 +45,7 @@ std::size_t Pieces::unreleased() const {
 }
 
 std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest_message) {
-  return std::max<std::int64_t>({extent / 16, owners * smallest_message, 1});
+  return std::max<std::int64_t>({extent / 32, owners * smallest_message, 1});
 }
 
 std::int64_t smallest_ballot(int voters) {

@@ -45,7 +45,7 @@ class Pieces {
   std::unique_ptr<std::atomic<bool>[]> released_;
 };
 
-// Elements per piece: about sixteen pieces, so that little is left to send when backward ends, but
+// Elements per piece: about thirty-two pieces, so that little is left to send when backward ends, but
 // messages of `smallest_message` elements at least.
 std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest_message);
 

@@ -81,7 +81,7 @@ void parallel_items(std::int64_t count, const Body& body) {
 // Hot loops over a contiguous range carry this: compiled for AVX-512, AVX2 and the baseline, chosen
 // when the program loads. Such a function takes plain pointers and calls only what inlines into it.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define BALLOT_VECTORIZED \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

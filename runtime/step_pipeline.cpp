@@ -84,15 +84,17 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
     }
   }
 
+  std::size_t in_flight = kPiecesInFlight;
   layout_ = BallotLayout(std::move(voted));
   if (!layout_.segments().empty()) {
     ballot_ = std::make_unique<Ballot>(layout_);
     if (options.choose_schedule) {
-      ScheduleChoice choice =
+      MeasuredChoice measured =
           choose_by_measurement(layout_, options.vote, transport, Deadline::in(options.deadline));
-      options_.vote.schedule = choice.schedule;
-      if (choice.schedule != Schedule::hierarchical) options_.vote.node_size = 1;
-      schedule_reason_ = std::move(choice.reason);
+      options_.vote.schedule = measured.choice.schedule;
+      if (options_.vote.schedule != Schedule::hierarchical) options_.vote.node_size = 1;
+      schedule_reason_ = std::move(measured.choice.reason);
+      in_flight = measured.pieces_in_flight;
     }
     vote_ = make_vote(*ballot_, transport, options_.vote, Deadline::in(options.deadline));
   }
@@ -118,6 +120,7 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
   if (vote_) collectives.push_back(vote_.get());
   for (const auto& mean : means_)
     if (mean) collectives.push_back(mean.get());
+  for (Collective* collective : collectives) collective->limit_in_flight(in_flight);
   communication_ = std::make_unique<Communication>(std::move(collectives),
                                                    options.overlap && transport.size() > 1);
   direction_ = Buffer(largest * sizeof(float));

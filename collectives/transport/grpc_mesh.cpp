@@ -223,10 +223,12 @@ void Mesh::connect(const wire::Table& table, const GrpcCredentials& credentials,
 void Mesh::dial(Peer& peer, std::shared_ptr<grpc::Channel> channel) {
   wire::Hello hello = make_hello(options_);
   hello.set_term(term_);
-  auto stream = std::make_unique<DialedStream>(std::move(channel), hello, *queue_);
+  auto stream = std::make_unique<DialedStream>(std::move(channel), hello, *queue_, &peer.opened);
   DialedStream& dialed = *stream;
   peer.stream = std::move(stream);
-  if (begin_operation(peer)) dialed.dial(&peer.opened);
+  if (!begin_operation(peer)) return;
+  if (begin_operation(peer)) dialed.dial();  // another for this call, as in pump()
+  end_operation(peer);
 }
 
 void Mesh::take_next_caller() {
@@ -471,6 +473,7 @@ void Mesh::pump(int rank) {
   Peer& peer = at(rank);
   std::vector<ConstBytes> lent;
   Outbound* lender = nullptr;
+  std::vector<grpc::Slice> slices;
   {
     const std::lock_guard lock(signal_.mutex);
     if (peer.writing || signal_.cutting || peer.over ||
@@ -484,17 +487,17 @@ void Mesh::pump(int rank) {
       lender = frame->outbound;
     }
     if (peer.head.empty()) return;
+    slices.reserve(1 + lent.size());
+    slices.emplace_back(peer.head.data(), peer.head.size());  // a copy, nothing of gRPC's yet
     peer.writing = true;
-    ++peer.operations;
+    peer.operations += 2;  // the write, and this call, which may return after it has ended
   }
-  std::vector<grpc::Slice> slices;
-  slices.reserve(1 + lent.size());
-  slices.emplace_back(peer.head.data(), peer.head.size());
   for (const ConstBytes piece : lent)
     slices.emplace_back(const_cast<std::byte*>(piece.data()), piece.size(), &give_back, lender);
   const grpc::ByteBuffer message(slices.data(), slices.size());
   slices.clear();
   peer.stream->write(message, &peer.was_written);
+  end_operation(peer);
 }
 
 void Mesh::lose(Peer& peer, PeerState state, const std::string& why) {

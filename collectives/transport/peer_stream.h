@@ -46,16 +46,14 @@ class PeerStream {
 class DialedStream final : public PeerStream {
  public:
   DialedStream(std::shared_ptr<grpc::Channel> channel, const wire::Hello& hello,
-               grpc::CompletionQueue& queue)
+               grpc::CompletionQueue& queue, CompletionEvent* opened)
       : channel_(std::move(channel)), stub_(channel_) {
     context_.AddMetadata(kHelloKey, hello.SerializeAsString());
     stream_ = stub_.PrepareCall(&context_, "/ballot.wire.Peers/Exchange", &queue);
+    started_.run = [this, opened](bool) { stream_->ReadInitialMetadata(opened); };
   }
   // `opened` comes when the other side has answered; then ask welcome().
-  void dial(CompletionEvent* opened) {
-    started_.run = [this, opened](bool) { stream_->ReadInitialMetadata(opened); };
-    stream_->StartCall(&started_);
-  }
+  void dial() { stream_->StartCall(&started_); }
   // How the other side sees our end ("ipv4:10.0.0.1:4711"); empty if it has refused.
   std::string welcome() const {
     const auto& metadata = context_.GetServerInitialMetadata();

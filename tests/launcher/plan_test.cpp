@@ -183,14 +183,15 @@ TEST(Plan, OverlapHidesWhatLeavesEarly) {
 
 TEST(Plan, AgreesWithTheEconomicsThatUsersKnow) {
   // 1.2 G parameters, 16 k tokens, an H100 at 400 TFLOP/s, 10 Gbit/s: forward and backward 0.3 s;
-  // fp32 all-reduce 7.9 s for W -> infinity, bf16 half; one bit with embeddings voted too 0.25 s.
+  // fp32 all-reduce 7.9 s for W -> infinity, bf16 half; one bit with embeddings voted too 0.25 s, and
+  // here 32 pieces x 2 x 63 messages of 10 us each.
   PlanInput input = model_input("llama-3.2-1b");
   input.timeline.overlap = false;
   input.cluster.workers = 64;
   const Plan plan = Planner(input).plan();
   EXPECT_NEAR(row(plan, "ideal fp32 ring, adamw").communication, 7.8, 0.2);
   EXPECT_NEAR(row(plan, "ideal bf16 ring, adamw").communication, 3.9, 0.1);
-  EXPECT_NEAR(row(plan, "sharded vote").communication, 0.245, 0.03);
+  EXPECT_NEAR(row(plan, "sharded vote").communication, 0.245 + 0.04, 0.03);
   EXPECT_NEAR(row(plan, "fp32 mean, adamw").compute, 0.33, 0.05);
 }
 
