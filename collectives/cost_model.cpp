@@ -337,7 +337,7 @@ CollectiveCost mean_cost(std::span<const std::int64_t> segments, DType wire,
   const std::int64_t size = static_cast<std::int64_t>(size_bytes(wire));
   const bool copies = wire != DType::f32;  // fp32 lies where it is sent from
   const Pieces pieces(cost.segment_starts, cost.extent,
-                      choose_piece(cost.extent, cluster.workers, kSmallestContribution),
+                      choose_mean_piece(cost.extent, cluster.workers),
                       kMeanAlignment);
   for (const PieceRange& range : pieces.ranges()) {
     const std::int64_t units = (range.end - range.begin + kMeanAlignment - 1) / kMeanAlignment;

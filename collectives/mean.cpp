@@ -119,7 +119,7 @@ struct Mean::State {
         starts(starts_of(segments)),
         pieces(
             starts, count,
-            piece_elements > 0 ? piece_elements : choose_piece(count, size, kSmallestContribution),
+            piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
             kSliceAlignment) {
     digest =
         hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());

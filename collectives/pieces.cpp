@@ -48,6 +48,11 @@ std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest
   return std::max<std::int64_t>({extent / 32, owners * smallest_message, 1});
 }
 
+std::int64_t choose_mean_piece(std::int64_t extent, int owners) {
+  constexpr std::int64_t kSmallest = 1 << 13;  // elements of a message: 32 KiB of fp32
+  return std::max<std::int64_t>({extent / 256, owners * kSmallest, 1});
+}
+
 std::int64_t smallest_ballot(int voters) {
   const std::int64_t around = 40 + 4 * (5 + 2 * static_cast<std::int64_t>(voters));  // bytes
   return 64 * around * 8;

@@ -50,8 +50,10 @@ class Pieces {
 std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest_message);
 
 // Elements of a ballot's message of which headers and statistics, which grow with the voters, are
-// about 1/64; and of a mean's.
+// about 1/64.
 std::int64_t smallest_ballot(int voters);
-inline constexpr std::int64_t kSmallestContribution = 1 << 13;
+
+// The same for a mean, which sends 32 times as much: more pieces of as many bytes.
+std::int64_t choose_mean_piece(std::int64_t extent, int owners);
 
 }  // namespace ballot
