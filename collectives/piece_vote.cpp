@@ -104,12 +104,15 @@ void PieceVote::clear(VoteStatistics& statistics) const {
 }
 
 void PieceVote::write(const VoteStatistics& s, std::byte* target) {
+  const auto put = [&target](std::span<const std::int64_t> values) {
+    if (values.empty()) return;  // a share of a node's verdict has no voters
+    std::memcpy(target, values.data(), values.size_bytes());
+    target += values.size_bytes();
+  };
   const std::int64_t head[] = {s.elements, s.ties, s.unanimous, s.held_blocks, s.blocks};
-  std::memcpy(target, head, sizeof head);
-  target += sizeof head;
-  std::memcpy(target, s.agreed.data(), s.agreed.size() * sizeof(std::int64_t));
-  target += s.agreed.size() * sizeof(std::int64_t);
-  std::memcpy(target, s.compared.data(), s.compared.size() * sizeof(std::int64_t));
+  put(head);
+  put(s.agreed);
+  put(s.compared);
 }
 
 void PieceVote::add(const std::byte* source, VoteStatistics& sum) {
