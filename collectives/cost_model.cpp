@@ -55,9 +55,10 @@ class VoteCosts {
   }
 
   CollectiveCost run() {
-    const std::int64_t piece = options_.piece_elements > 0
-                                   ? options_.piece_elements
-                                   : choose_piece(layout_.extent(), owners(), smallest_ballot(voters()));
+    const std::int64_t piece =
+        options_.piece_elements > 0
+            ? options_.piece_elements
+            : choose_piece(layout_.extent(), owners(), smallest_ballot(voters()));
     const Pieces pieces(cost_.segment_starts, cost_.extent, piece, kBallotAlignment);
     for (const PieceRange& range : pieces.ranges()) {
       cost_.pieces.push_back({range, {}});
@@ -337,8 +338,7 @@ CollectiveCost mean_cost(std::span<const std::int64_t> segments, DType wire,
   const std::int64_t size = static_cast<std::int64_t>(size_bytes(wire));
   const bool copies = wire != DType::f32;  // fp32 lies where it is sent from
   const Pieces pieces(cost.segment_starts, cost.extent,
-                      choose_mean_piece(cost.extent, cluster.workers),
-                      kMeanAlignment);
+                      choose_mean_piece(cost.extent, cluster.workers), kMeanAlignment);
   for (const PieceRange& range : pieces.ranges()) {
     const std::int64_t units = (range.end - range.begin + kMeanAlignment - 1) / kMeanAlignment;
     const auto place = [&](std::int64_t owner) {

@@ -117,10 +117,8 @@ struct Mean::State {
         size(transport.size()),
         count(sum_of(segments)),
         starts(starts_of(segments)),
-        pieces(
-            starts, count,
-            piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
-            kSliceAlignment) {
+        pieces(starts, count, piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
+               kSliceAlignment) {
     digest =
         hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
     digest = mix64(digest ^ pieces.count());

@@ -22,8 +22,8 @@ enum class MessageKind : std::uint16_t {
   verdict = 2,
   contribution = 3,
   mean = 4,
-  share = 5,   // of a verdict, between the members of a voter or a node
-  counts = 6,  // of a node's voters
+  share = 5,      // of a verdict, between the members of a voter or a node
+  counts = 6,     // of a node's voters
   agreement = 7,  // of voters with the others
 };
 const char* to_string(MessageKind kind);

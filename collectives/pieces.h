@@ -45,15 +45,15 @@ class Pieces {
   std::unique_ptr<std::atomic<bool>[]> released_;
 };
 
-// Elements per piece: about thirty-two pieces, so that little is left to send when backward ends, but
-// messages of `smallest_message` elements at least.
+// Elements per piece: about thirty-two pieces, so that little is left to send when backward ends,
+// but messages of `smallest_message` elements at least.
 std::int64_t choose_piece(std::int64_t extent, int owners, std::int64_t smallest_message);
 
 // Elements of a ballot's message of which headers and statistics, which grow with the voters, are
 // about 1/64.
 std::int64_t smallest_ballot(int voters);
 
-// The same for a mean, which sends 32 times as much: more pieces of as many bytes.
+// Elements per piece of a mean, which sends 32 times as much: more pieces of as many bytes.
 std::int64_t choose_mean_piece(std::int64_t extent, int owners);
 
 }  // namespace ballot

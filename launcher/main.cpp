@@ -8,8 +8,8 @@
 #include <cstdlib>
 
 #include "core/error.h"
-#include "launcher/commands.h"
 #include "core/version.h"
+#include "launcher/commands.h"
 
 namespace {
 

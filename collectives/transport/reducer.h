@@ -4,8 +4,8 @@
 // Integers are exact; floating sums have whatever order the library likes, so nothing that keeps
 // replicas equal is built on them: they are for benchmarks. How many bytes a rank sends is the
 // library's affair; what is counted is 2 (W-1)/W x the bytes of `values`, as a ring would send.
-// Transfers are opened and numbered as those of the Transport, but all ranks must also START sums in
-// one and the same order: libraries match all-reduces by it.
+// Transfers are opened and numbered as those of the Transport, but all ranks must also START sums
+// in one and the same order: libraries match all-reduces by it.
 #pragma once
 
 #include <cstdint>

@@ -183,8 +183,8 @@ TEST(Plan, OverlapHidesWhatLeavesEarly) {
 
 TEST(Plan, AgreesWithTheEconomicsThatUsersKnow) {
   // 1.2 G parameters, 16 k tokens, an H100 at 400 TFLOP/s, 10 Gbit/s: forward and backward 0.3 s;
-  // fp32 all-reduce 7.9 s for W -> infinity, bf16 half; one bit with embeddings voted too 0.25 s, and
-  // here 32 pieces x 2 x 63 messages of 10 us each.
+  // fp32 all-reduce 7.9 s for W -> infinity, bf16 half; one bit with embeddings voted too 0.25 s,
+  // and here 32 pieces x 2 x 63 messages of 10 us each.
   PlanInput input = model_input("llama-3.2-1b");
   input.timeline.overlap = false;
   input.cluster.workers = 64;

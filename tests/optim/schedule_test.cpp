@@ -39,12 +39,14 @@ TEST(RateSchedule, WarmUpReachesOneAtItsLastStep) {
 
 TEST(RateSchedule, WithoutWarmUpTheFirstStepIsThePeak) {
   for (const Shape shape : {Shape::constant, Shape::linear, Shape::cosine})
-    for (const int warmup : {0, 1}) EXPECT_EQ((RateSchedule{shape, 10, warmup, 0.1}.factor(0)), 1.0);
+    for (const int warmup : {0, 1})
+      EXPECT_EQ((RateSchedule{shape, 10, warmup, 0.1}.factor(0)), 1.0);
 }
 
 TEST(RateSchedule, EndsAtTheFinalFactorAndStaysThere) {
   for (const Shape shape : {Shape::linear, Shape::cosine}) {
-    const RateSchedule schedule{.shape = shape, .steps = 10, .warmup_steps = 0, .final_factor = 0.1};
+    const RateSchedule schedule{
+        .shape = shape, .steps = 10, .warmup_steps = 0, .final_factor = 0.1};
     EXPECT_GT(schedule.factor(9), 0.1);
     EXPECT_NEAR(schedule.factor(10), 0.1, 1e-15);
     EXPECT_EQ(schedule.factor(10), schedule.factor(1000));

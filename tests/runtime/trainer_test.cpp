@@ -195,9 +195,9 @@ TEST(Trainer, VotedBytesAreWhatTheCostTableSays) {
   const TinyRun tiny(shape);
   for (const int workers : {2, 3, 4, 8}) {
     const std::string name = "run" + std::to_string(workers);
-    train_on(workers,
-             tiny.run(name, "", {"train.steps=1", "data.sequence_length=8", "data.validation=",
-                                 "vote.schedule=sharded"}));
+    train_on(workers, tiny.run(name, "",
+                               {"train.steps=1", "data.sequence_length=8",
+                                "data.validation=", "vote.schedule=sharded"}));
     const Json step = metrics_of(tiny.path(name), "step").at(0),
                run = metrics_of(tiny.path(name), "run").at(0);
     const double voted = run["voted_parameters"].get<double>(),
