@@ -36,6 +36,8 @@ class Collective {
   virtual void limit_in_flight(std::size_t pieces) = 0;
   // Something has left and has not come back yet. For the thread that advances it.
   virtual bool under_way() const = 0;
+  // Of this step so far, spent on counting or summing and on sealing and checking messages.
+  virtual double work_seconds() const = 0;
   // Throws Timeout naming the ranks waited for; call when advance() returned false for too long.
   [[noreturn]] virtual void give_up() = 0;
   virtual Transport& transport() = 0;

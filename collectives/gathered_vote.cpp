@@ -13,7 +13,7 @@ class GatheredVote final : public PieceVote {
  public:
   GatheredVote(const Ballot& ballot, Transport& transport, const VoteOptions& options)
       : PieceVote(ballot, transport, options, transport.size(), 1), rank_(transport.rank()) {
-    states_.resize(pieces_.count());
+    states_.resize(queue_.count());
     Places places;
     for (std::size_t p = 0; p < states_.size(); ++p) place(p, places);
     memory_ = Buffer(places.size_bytes());
@@ -55,7 +55,7 @@ class GatheredVote final : public PieceVote {
 
   void place(std::size_t p, Places& places) {
     State& s = states_[p];
-    const PieceRange range = pieces_.ranges()[p];
+    const PieceRange range = queue_.pieces().ranges()[p];
     s.chunk = layout_.chunk(range.begin, range.end, 0, 1);
     for (int v = 0; v < voters_; ++v) {
       s.heads.push_back(places.add(head_bytes(s.chunk)));
@@ -92,7 +92,7 @@ class GatheredVote final : public PieceVote {
     const ConstBytes rest[] = {bits(s, rank_)};
     if (voters_ > 1) seal_message(header(MessageKind::ballot, rank_, p, 0), head(s, rank_), rest);
     s.exchange->start();
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   Progress advance_piece(std::size_t p) override {
@@ -110,7 +110,7 @@ class GatheredVote final : public PieceVote {
     copy_bits(part.held_blocks, 0, verdict_.held_blocks.words(), s.chunk.first_block,
               block_count(s.chunk));
     add(own_, verdict_.statistics);
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
     return Progress::done;
   }
 

@@ -50,7 +50,7 @@ class HierarchicalVote final : public PieceVote {
         place_(fellows_->rank()),
         entered_(by_nodes(options) ? 1 : places_),
         agreement_(transport, places_, entered_) {
-    states_.resize(pieces_.count());
+    states_.resize(queue_.count());
     // Two rounds over the same places: how much memory, then where.
     Places places;
     for (std::size_t p = 0; p < states_.size(); ++p) place(p, places);
@@ -143,7 +143,7 @@ class HierarchicalVote final : public PieceVote {
 
   void place(std::size_t p, Places& places) {
     State& s = states_[p];
-    const PieceRange range = pieces_.ranges()[p];
+    const PieceRange range = queue_.pieces().ranges()[p];
     for (int j = 0; j < places_; ++j)
       s.slices.push_back(layout_.chunk(range.begin, range.end, j, places_));
     const BallotChunk& slice = s.slices[at(place_)];
@@ -259,7 +259,7 @@ class HierarchicalVote final : public PieceVote {
     }
     s.exchange->start();
     s.stage = Stage::ballots;
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   Progress advance_piece(std::size_t p) override {
@@ -284,10 +284,10 @@ class HierarchicalVote final : public PieceVote {
         break;
       case Stage::shares:
         collect_shares(p);
-        times_.tally += watch.lap();
+        work_seconds_ += watch.lap();
         return Progress::done;
     }
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
     return Progress::moved;
   }
 

@@ -49,7 +49,7 @@ class LaneVote final : public PieceVote {
         agreement_(transport, 1, 1) {
     Places places;
     std::int64_t scratch = 0, samples = 0;
-    for (const PieceRange range : pieces_.ranges()) {
+    for (const PieceRange range : queue_.pieces().ranges()) {
       State& s = states_.emplace_back();
       s.chunk = layout_.chunk(range.begin, range.end, 0, 1);
       s.element_values = lane_values(s.chunk.word_count(), lane_bits_);
@@ -132,7 +132,7 @@ class LaneVote final : public PieceVote {
     tail(s)[kChecksum] = linear_checksum(values(s), checked_values(s));
     std::fill(tail(s) + kTail, values(s) + s.count, 0u);
     s.sum->start();
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   Progress advance_piece(std::size_t p) override {
@@ -141,7 +141,7 @@ class LaneVote final : public PieceVote {
     Stopwatch watch;
     check_sum(p);
     decide(s);
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
     return Progress::done;
   }
 

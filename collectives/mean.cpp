@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "collectives/message.h"
+#include "collectives/piece_queue.h"
 #include "collectives/piece_vote.h"  // Places
-#include "collectives/pieces.h"
 #include "core/bfloat16.h"
 #include "core/buffer.h"
 #include "core/error.h"
@@ -80,9 +80,9 @@ std::int64_t sum_of(const std::vector<std::int64_t>& segments) {
 // With the fp32 wire the elements are values() themselves, with bf16 they lie in buffers of their
 // own.
 struct Mean::State {
-  enum class Stage { waiting, contributions, means, done };
+  enum class Stage { contributions, means };
   struct Piece {
-    Stage stage = Stage::done;
+    Stage stage = Stage::contributions;
     std::vector<Slice> slices;                      // by owner
     std::vector<std::size_t> flags_to, flags_from;  // heads in memory, by rank
     std::vector<std::size_t> elements_from;         // in memory, by rank; the own ones elsewhere
@@ -95,18 +95,15 @@ struct Mean::State {
   int rank, size;
   std::int64_t count;
   std::vector<std::int64_t> starts;  // of the segments
-  Pieces pieces;
+  PieceQueue queue;
   std::uint64_t digest = 0;
   std::int64_t step = 0;
   Buffer values, wire_values, memory;
   std::vector<std::uint8_t> contributes;
   std::vector<std::int32_t> contributors;
   std::vector<Piece> all;
-  std::size_t left = 0, done = 0;  // pieces that have been started; that are done
-  std::size_t in_flight = kPiecesInFlight;
-  bool whole = true, moved = false, started = false;
-  Stopwatch since_start;
-  Times times;
+  bool whole = true, moved = false;
+  double work_seconds = 0;
   Cost cost;
 
   State(std::vector<std::int64_t> segments, DType the_wire, Transport& the_transport,
@@ -117,18 +114,18 @@ struct Mean::State {
         size(transport.size()),
         count(sum_of(segments)),
         starts(starts_of(segments)),
-        pieces(starts, count, piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
-               kSliceAlignment) {
+        queue({starts, count, piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
+               kSliceAlignment}) {
     digest =
         hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
-    digest = mix64(digest ^ pieces.count());
+    digest = mix64(digest ^ queue.count());
     for (const std::int64_t length : segments)
       digest = mix64(digest ^ static_cast<std::uint64_t>(length));
     contributes.assign(segments.size(), 1);
     contributors.assign(segments.size(), 0);
     values = Buffer(static_cast<std::size_t>(count) * sizeof(float));
     if (wire == DType::bf16) wire_values = Buffer(static_cast<std::size_t>(count) * 2);
-    all.resize(pieces.count());
+    all.resize(queue.count());
     Places places;
     for (std::size_t p = 0; p < all.size(); ++p) place(p, places);
     memory = Buffer(places.size_bytes());
@@ -181,7 +178,7 @@ struct Mean::State {
 
   void place(std::size_t p, Places& places) {
     Piece& piece = all[p];
-    for (int r = 0; r < size; ++r) piece.slices.push_back(slice(pieces.ranges()[p], r));
+    for (int r = 0; r < size; ++r) piece.slices.push_back(slice(queue.pieces().ranges()[p], r));
     const Slice& mine = piece.slices[at(rank)];
     for (int r = 0; r < size; ++r) {
       piece.flags_to.push_back(places.add(flags_bytes(piece.slices[at(r)])));
@@ -221,8 +218,9 @@ struct Mean::State {
   }
 
   void start(std::size_t p) {
+    Stopwatch watch;
     Piece& piece = all[p];
-    const PieceRange range = pieces.ranges()[p];
+    const PieceRange range = queue.pieces().ranges()[p];
     if (wire == DType::bf16)
       parallel_for(range.end - range.begin, kGrain, [&](std::int64_t begin, std::int64_t end) {
         round(values.as<float>() + range.begin + begin,
@@ -237,6 +235,7 @@ struct Mean::State {
       seal_message(header(MessageKind::contribution, rank, p, r),
                    memory.bytes().subspan(piece.flags_to[at(r)], flags_bytes(s)), rest);
     }
+    work_seconds += watch.lap();
     piece.exchange->start();
     piece.stage = Stage::contributions;
   }
@@ -314,47 +313,40 @@ struct Mean::State {
     }
     if (wire == DType::f32) return;
     // The owner too takes what it sent, rounded.
-    const PieceRange range = pieces.ranges()[p];
+    const PieceRange range = queue.pieces().ranges()[p];
     parallel_for(range.end - range.begin, kGrain, [&](std::int64_t begin, std::int64_t end) {
       widen(wire_values.as<bfloat16>() + range.begin + begin,
             values.as<float>() + range.begin + begin, end - begin);
     });
   }
 
+  Progress go_on(std::size_t p) {
+    Piece& piece = all[p];
+    if (!waits_for(p).done()) return Progress::none;
+    Stopwatch watch;
+    if (piece.stage == Stage::means) {
+      collect(p);
+      work_seconds += watch.lap();
+      return Progress::done;
+    }
+    sum_own(p);
+    work_seconds += watch.lap();
+    piece.gather->start();
+    piece.stage = Stage::means;
+    return Progress::moved;
+  }
+
+  Transfer& waits_for(std::size_t p) const {
+    return all[p].stage == Stage::contributions ? *all[p].exchange : *all[p].gather;
+  }
+
   bool advance() {
     moved = false;
     if (whole) return true;
-    while (left < all.size() && left - done < in_flight && pieces.released(left)) {
-      const std::size_t p = left;
-      if (!started) since_start = Stopwatch();
-      started = moved = true;
-      Stopwatch watch;
-      start(p);
-      ++left;
-      times.sum += watch.lap();
-    }
-    for (std::size_t p = 0; p < all.size(); ++p) {
-      Piece& piece = all[p];
-      if (piece.stage == Stage::contributions && piece.exchange->done()) {
-        Stopwatch watch;
-        sum_own(p);
-        times.sum += watch.lap();
-        piece.gather->start();
-        piece.stage = Stage::means;
-        moved = true;
-      } else if (piece.stage == Stage::means && piece.gather->done()) {
-        Stopwatch watch;
-        collect(p);
-        times.sum += watch.lap();
-        piece.stage = Stage::done;
-        ++done;
-        moved = true;
-      }
-    }
-    if (done < all.size()) return false;
-    whole = true;
-    times.exchange = started ? since_start.elapsed() - times.sum : 0;
-    return true;
+    moved = queue.advance([this](std::size_t p) { start(p); },
+                          [this](std::size_t p) { return go_on(p); });
+    whole = queue.all_done();
+    return whole;
   }
 };
 
@@ -384,16 +376,14 @@ void Mean::begin(std::int64_t step) {
   State& s = *state_;
   require(s.whole, "the mean of step {} begins while that of step {} is under way", step, s.step);
   s.step = step;
-  s.pieces.begin();
-  for (State::Piece& piece : s.all) piece.stage = State::Stage::waiting;
+  s.queue.begin();
   std::ranges::fill(s.contributes, std::uint8_t{1});
-  s.left = s.done = 0;
-  s.started = s.whole = false;
-  s.times = {};
+  s.whole = false;
+  s.work_seconds = 0;
 }
 
 void Mean::release(std::size_t segment) {
-  state_->pieces.release(segment);
+  state_->queue.release(segment);
 }
 
 bool Mean::advance() {
@@ -405,22 +395,23 @@ bool Mean::moved() const {
 }
 
 void Mean::limit_in_flight(std::size_t pieces) {
-  state_->in_flight = std::max<std::size_t>(1, pieces);
+  state_->queue.limit_in_flight(pieces);
 }
 
 bool Mean::under_way() const {
-  return state_->left > state_->done;
+  return !state_->queue.under_way().empty();
+}
+
+double Mean::work_seconds() const {
+  return state_->work_seconds;
 }
 
 void Mean::give_up() {
   State& s = *state_;
-  for (State::Piece& piece : s.all) {
-    if (piece.stage == State::Stage::contributions)
-      piece.exchange->wait(Deadline::in(Duration::zero()));
-    if (piece.stage == State::Stage::means) piece.gather->wait(Deadline::in(Duration::zero()));
-  }
-  const std::size_t segment = s.pieces.unreleased();
-  if (segment < s.pieces.segments())
+  for (const std::size_t p : s.queue.under_way())
+    s.waits_for(p).wait(Deadline::in(Duration::zero()));
+  const std::size_t segment = s.queue.pieces().unreleased();
+  if (segment < s.queue.pieces().segments())
     throw LogicError("a mean waits for segment " + std::to_string(segment) +
                      ", which was never released");
   throw Timeout("rank {}: the mean of step {} passed its deadline when all had come", s.rank,
@@ -436,16 +427,12 @@ void Mean::reduce(Deadline deadline) {
   finish(deadline);
 }
 
-Mean::Times Mean::times() const {
-  return state_->times;
-}
-
 Mean::Cost Mean::cost() const {
   return state_->cost;
 }
 
 std::int64_t Mean::pieces() const {
-  return static_cast<std::int64_t>(state_->pieces.count());
+  return static_cast<std::int64_t>(state_->queue.count());
 }
 
 }  // namespace ballot

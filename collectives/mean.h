@@ -43,6 +43,7 @@ class Mean final : public Collective {
   bool advance() override;
   bool moved() const override;
   bool under_way() const override;
+  double work_seconds() const override;
   void limit_in_flight(std::size_t pieces) override;
   [[noreturn]] void give_up() override;
   Transport& transport() override;
@@ -50,11 +51,6 @@ class Mean final : public Collective {
   // All at once on this thread: after begin() and the writing of values() and contributes().
   void reduce(Deadline deadline);
 
-  struct Times {
-    double exchange = 0;  // seconds from the first start to the end, without the sums
-    double sum = 0;       // adding, rounding and checking messages
-  };
-  Times times() const;  // of the last mean
   // Bytes this worker sends: elements of the wire's type, and everything else.
   struct Cost {
     std::int64_t elements = 0, framing = 0;

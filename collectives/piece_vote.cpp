@@ -27,59 +27,40 @@ PieceVote::PieceVote(const Ballot& ballot, Transport& transport, const VoteOptio
       transport_(transport),
       options_(options),
       voters_(voters),
-      pieces_(make_pieces(layout_, options, voters, owners)),
-      stages_(pieces_.count(), Stage::done) {
+      queue_(make_pieces(layout_, options, voters, owners)) {
   verdict_.bits = BitVector(layout_.extent());
   verdict_.held_blocks = BitVector(layout_.blocks());
   if (holds_elements()) verdict_.held_elements = BitVector(layout_.extent());
   digest_ = hash64(layout_.digest(), options.seed, static_cast<std::uint64_t>(options.ties),
                    static_cast<std::uint64_t>(voters));
   digest_ = hash64(digest_, static_cast<std::uint64_t>(options.schedule),
-                   static_cast<std::uint64_t>(options.estimator), pieces_.count());
+                   static_cast<std::uint64_t>(options.estimator), queue_.count());
 }
 
 void PieceVote::begin(std::int64_t step) {
   require(whole_, "the vote of step {} begins while that of step {} is under way", step, step_);
   step_ = step;
-  pieces_.begin();
-  std::ranges::fill(stages_, Stage::waiting);
-  left_ = done_ = 0;
-  started_ = whole_ = false;
-  times_ = {};
+  queue_.begin();
+  whole_ = false;
+  work_seconds_ = 0;
   clear(verdict_.statistics);
 }
 
 bool PieceVote::advance() {
   moved_ = false;
   if (whole_) return true;
-  while (left_ < stages_.size() && left_ - done_ < in_flight_ && pieces_.released(left_)) {
-    const std::size_t p = left_;
-    if (!started_) since_start_ = Stopwatch();
-    started_ = moved_ = true;
-    start_piece(p);
-    stages_[p] = Stage::under_way;
-    ++left_;
-  }
-  for (std::size_t p = 0; p < stages_.size(); ++p) {
-    if (stages_[p] != Stage::under_way) continue;
-    const Progress progress = advance_piece(p);
-    if (progress == Progress::none) continue;
-    moved_ = true;
-    if (progress == Progress::done) stages_[p] = Stage::done, ++done_;
-  }
-  if (done_ < stages_.size() || !advance_end()) return false;
-  whole_ = true;
-  times_.exchange = started_ ? since_start_.elapsed() - times_.tally : 0;
-  return true;
+  moved_ = queue_.advance([this](std::size_t p) { start_piece(p); },
+                          [this](std::size_t p) { return advance_piece(p); });
+  whole_ = queue_.all_done() && advance_end();
+  return whole_;
 }
 
 void PieceVote::give_up() {
-  for (std::size_t p = 0; p < stages_.size(); ++p)
-    if (stages_[p] == Stage::under_way)
-      if (Transfer* transfer = waits_for(p)) transfer->wait(Deadline::in(Duration::zero()));
+  for (const std::size_t p : queue_.under_way())
+    if (Transfer* transfer = waits_for(p)) transfer->wait(Deadline::in(Duration::zero()));
   if (Transfer* transfer = end_waits_for()) transfer->wait(Deadline::in(Duration::zero()));
-  const std::size_t segment = pieces_.unreleased();
-  if (segment < pieces_.segments())
+  const std::size_t segment = queue_.pieces().unreleased();
+  if (segment < queue_.pieces().segments())
     throw LogicError("the vote of a step waits for the ballot of " +
                      layout_.segments()[segment].name + ", which was never released");
   throw Timeout("rank {}: the vote of step {} passed its deadline when all had come",

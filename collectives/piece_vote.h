@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "collectives/message.h"
-#include "collectives/pieces.h"
+#include "collectives/piece_queue.h"
 #include "collectives/tally.h"
 #include "collectives/vote.h"
 #include "core/buffer.h"
@@ -26,26 +26,24 @@ inline std::int64_t block_words(const BallotChunk& chunk) {
 
 class PieceVote : public Vote {
  public:
-  std::size_t segments() const final { return pieces_.segments(); }
+  std::size_t segments() const final { return queue_.pieces().segments(); }
   void begin(std::int64_t step) final;
-  void release(std::size_t segment) final { pieces_.release(segment); }
+  void release(std::size_t segment) final { queue_.release(segment); }
   bool advance() final;
   bool moved() const final { return moved_; }
   bool under_way() const final {
-    return left_ > done_ || (!whole_ && left_ > 0 && left_ == stages_.size());
+    return !queue_.under_way().empty() || (!whole_ && queue_.all_left());
   }
   void give_up() final;
-  void limit_in_flight(std::size_t pieces) final { in_flight_ = std::max<std::size_t>(1, pieces); }
+  double work_seconds() const final { return work_seconds_; }
+  void limit_in_flight(std::size_t pieces) final { queue_.limit_in_flight(pieces); }
   Transport& transport() final { return transport_; }
   const Verdict& verdict() const final { return verdict_; }
-  Times times() const final { return times_; }
   Cost cost() const final { return cost_; }
   int voters() const final { return voters_; }
-  std::int64_t pieces() const final { return static_cast<std::int64_t>(pieces_.count()); }
+  std::int64_t pieces() const final { return static_cast<std::int64_t>(queue_.count()); }
 
  protected:
-  enum class Progress { none, moved, done };
-
   // A piece takes `owners` owners' chunks.
   PieceVote(const Ballot& ballot, Transport& transport, const VoteOptions& options, int voters,
             int owners);
@@ -82,20 +80,15 @@ class PieceVote : public Vote {
   Transport& transport_;
   const VoteOptions options_;
   const int voters_;
-  Pieces pieces_;
+  PieceQueue queue_;
   Verdict verdict_;
   std::uint64_t digest_;
   std::int64_t step_ = 0;
-  Times times_;
+  double work_seconds_ = 0;
   Cost cost_;
 
  private:
-  enum class Stage { waiting, under_way, done };
-  std::vector<Stage> stages_;
-  std::size_t left_ = 0, done_ = 0;  // pieces that have been started; that are done
-  std::size_t in_flight_ = kPiecesInFlight;
-  bool started_ = false, whole_ = true, moved_ = false;
-  Stopwatch since_start_;
+  bool whole_ = true, moved_ = false;
 };
 
 // Places of many small things in one buffer, each on a cache line of its own.

@@ -29,7 +29,7 @@ class ShardedVote final : public PieceVote {
         peers_(own_peers_ ? *own_peers_ : transport),
         rank_(peers_.rank()),
         member_(fellows_ ? fellows_->rank() : 0) {
-    states_.resize(pieces_.count());
+    states_.resize(queue_.count());
     // Two rounds over the same places: how much memory, then where.
     Places places;
     for (std::size_t p = 0; p < states_.size(); ++p) place(p, places);
@@ -93,7 +93,7 @@ class ShardedVote final : public PieceVote {
 
   void place(std::size_t p, Places& places) {
     State& s = states_[p];
-    const PieceRange range = pieces_.ranges()[p];
+    const PieceRange range = queue_.pieces().ranges()[p];
     for (int m = 0; m < members(); ++m)
       s.slices.push_back(layout_.chunk(range.begin, range.end, m, members()));
     s.slice = s.slices[at(member_)];
@@ -179,7 +179,7 @@ class ShardedVote final : public PieceVote {
     }
     s.exchange->start();
     s.stage = Stage::ballots;
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   Progress advance_piece(std::size_t p) override {
@@ -241,7 +241,7 @@ class ShardedVote final : public PieceVote {
     tally(layout_, mine, s.parts, tally_options(), part, own_);
     write(own_, head.data() + kHeaderBytes);
     if (voters_ > 1) seal_verdict(header(MessageKind::verdict, rank_, p, rank_), head, mine);
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   void take_held_blocks(Bytes head, const BallotChunk& chunk) {
@@ -267,7 +267,7 @@ class ShardedVote final : public PieceVote {
                 words_at(head, kHeaderBytes + statistics_bytes()), 0, block_count(s.slice));
       seal_verdict(header(MessageKind::share, member_, p, member_), head, s.slice);
     }
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   void collect_shares(std::size_t p) {
@@ -280,7 +280,7 @@ class ShardedVote final : public PieceVote {
       add(head.data() + kHeaderBytes, verdict_.statistics);
       take_held_blocks(head, s.slices[at(m)]);
     }
-    times_.tally += watch.lap();
+    work_seconds_ += watch.lap();
   }
 
   std::unique_ptr<Transport> own_peers_, fellows_;

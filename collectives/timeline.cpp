@@ -74,6 +74,7 @@ class Simulation {
       return cost.pieces[piece].stages;
     }
     const CollectiveCost& cost;
+    std::size_t left = 0, under_way = 0;            // pieces that have started; that have not ended
     std::vector<int> waiting;                       // by piece: segments not yet released
     std::vector<std::size_t> stage;                 // by piece
     std::vector<int> arriving;                      // by piece: transfers under way
@@ -143,8 +144,18 @@ class Simulation {
   void release(std::size_t collective, std::size_t segment) {
     Collective& c = collectives_[collective];
     require(segment < c.reaches.size(), "segment {} of {} is released", segment, c.reaches.size());
-    for (const std::size_t p : c.reaches[segment])
-      if (--c.waiting[p] == 0) pending_.insert({0, collective, p});
+    for (const std::size_t p : c.reaches[segment]) --c.waiting[p];
+    start(collective);
+  }
+
+  // What may leave does.
+  void start(std::size_t collective) {
+    Collective& c = collectives_[collective];
+    while (c.left < c.cost.pieces.size() && c.waiting[c.left] == 0 &&
+           c.under_way < options_.in_flight) {
+      pending_.insert({0, collective, c.left++});
+      ++c.under_way;
+    }
   }
 
   // pending_: {0 to start | 1 to go on, collective, piece}. What the thread does of a stage in one
@@ -189,7 +200,10 @@ class Simulation {
     if (c.stage[piece] == stages.size()) {
       timeline_.finished = std::max(timeline_.finished, now_);
       const std::size_t end = c.cost.pieces.size();
-      if (piece != end && --c.waiting[end] == 0) pending_.insert({0, collective, end});
+      if (piece == end) return;
+      --c.under_way;
+      start(collective);
+      if (--c.waiting[end] == 0) pending_.insert({0, collective, end});
       return;
     }
     const Wire& wire = stages[c.stage[piece]].wire;

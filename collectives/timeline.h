@@ -3,7 +3,8 @@
 // Four resources, each doing one thing at a time in the order in which things become possible:
 //   compute        the worker's own thread: its tasks in order; a task releases a segment
 //   communication  a thread that seals, checks and counts; a piece that may start goes first, then
-//                  the piece with the lowest number (as PieceVote::advance())
+//                  the piece with the lowest number (as PieceQueue::advance()): pieces start in
+//                  their order, a few of a collective under way at once
 //   link           of the node: a stage of a piece holds it for
 //                    messages x per_message + node_size x remote_bytes / bandwidth
 //                  because all workers of the node send the same at the same time
@@ -16,6 +17,7 @@
 #include <cstddef>
 #include <span>
 
+#include "collectives/collective.h"  // kPiecesInFlight
 #include "collectives/cost_model.h"
 
 namespace ballot {
@@ -34,6 +36,7 @@ struct ComputeTask {
 struct TimelineOptions {
   bool overlap = true;       // false: everything is released when all tasks are done
   bool shared_core = false;  // communication takes its time from the same core as compute
+  std::size_t in_flight = kPiecesInFlight;  // pieces of a collective, at least 1
 };
 
 struct Timeline {

@@ -43,10 +43,6 @@ struct VoteOptions {
 
 class Vote : public Collective {
  public:
-  struct Times {
-    double exchange = 0;  // seconds from the first start to the end, without the tally
-    double tally = 0;     // counting and checking messages
-  };
   // Bytes this worker sends per step: ballots and verdicts of real elements (or counts);
   // abstentions and held blocks; headers, statistics and the bits of padding.
   struct Cost {
@@ -56,7 +52,6 @@ class Vote : public Collective {
 
   // Valid from the advance() that returned true until the next begin().
   virtual const Verdict& verdict() const = 0;
-  virtual Times times() const = 0;
   virtual Cost cost() const = 0;
   virtual int voters() const = 0;  // of the statistics: nodes, with majority_of_majorities
   virtual std::int64_t pieces() const = 0;

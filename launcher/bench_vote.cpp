@@ -90,7 +90,7 @@ class Bench {
       Stopwatch watch;
       vote->elect(repeat + 1, vote_deadline());
       seconds.push_back(watch.elapsed());
-      tally.push_back(vote->times().tally);
+      tally.push_back(vote->work_seconds());
     }
     transport_.barrier(deadline(0));
     const InterfaceCounters kernel_after = read_interface(interface_name_);

@@ -236,10 +236,10 @@ StepOutcome StepPipeline::finish() {
   if (vote_) {
     verdict = &vote_->verdict();
     outcome_.votes = &verdict->statistics;
-    outcome_.tally_seconds += vote_->times().tally;
+    outcome_.tally_seconds += vote_->work_seconds();
   }
   for (const auto& mean : means_)
-    if (mean) outcome_.tally_seconds += mean->times().sum;
+    if (mean) outcome_.tally_seconds += mean->work_seconds();
 
   const Verdict* mean_verdict = nullptr;
   if (mean_vote_) {

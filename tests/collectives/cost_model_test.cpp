@@ -178,6 +178,25 @@ TEST(Timeline, HidesBehindComputeWhatIsReleasedEarly) {
   EXPECT_NEAR(without.exposed(), 3.1, 1e-9);
 }
 
+// Four pieces of 1 ms on the wire and 1 s of latency.
+TEST(Timeline, OnlySoManyPiecesAreUnderWayAtOnce) {
+  CollectiveCost cost;
+  cost.segment_starts = {0};
+  cost.extent = 4 * 512;
+  StageCost stage;
+  stage.wire = {.remote_bytes = 1, .remote_messages = 1};
+  for (std::int64_t begin = 0; begin < cost.extent; begin += 512)
+    cost.pieces.push_back({{begin, begin + 512}, {stage}});
+  const CollectiveCost* const one[] = {&cost};
+  const Cluster cluster = cluster_of(2, 1, {1000, 1, 0});
+  const auto finished = [&](std::size_t in_flight) {
+    return simulate({}, one, cluster, kFree, {.in_flight = in_flight}).finished;
+  };
+  EXPECT_NEAR(finished(1), 4 * 1.001, 1e-9);
+  EXPECT_NEAR(finished(2), 2 * 1.001 + 0.001, 1e-9);
+  EXPECT_NEAR(finished(4), 1.004, 1e-9);
+}
+
 TEST(Timeline, OnASharedCoreCountingDelaysCompute) {
   CollectiveCost cost = two_pieces();
   for (PieceCost& piece : cost.pieces) piece.stages[0].before.checksum_bytes = 100;  // 1 s

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "grpc_ranks.h"
-#include "rank_suite.h"
+#include "schedule_suite.h"
 
 namespace ballot {
 namespace {
@@ -51,6 +51,9 @@ TEST_P(Grpc, TooSmallALargeMessageNamesTheRank) {
 }
 TEST_P(Grpc, VoteEqualsTheReferenceOfAllBallots) {
   run_grpc(GetParam(), test::vote_equals_reference);
+}
+TEST_P(Grpc, EveryScheduleGivesOneVerdict) {
+  run_grpc(GetParam(), test::every_schedule_gives_one_verdict);
 }
 TEST_P(Grpc, VoteCostsWhatTheTableSays) {
   run_grpc(GetParam(), test::vote_costs_what_the_table_says);
