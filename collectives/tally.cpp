@@ -96,6 +96,16 @@ class VoterComparison {
   std::array<std::int64_t, kMaxVoters> agreed_, compared_;
 };
 
+// One voter that does not abstain elects itself: nobody to count or to compare with.
+void copy_tile(const BallotLayout& layout, const BallotChunk& chunk, const Tile& tile,
+               const BallotPart& ballot, const VerdictPart& verdict, VoteStatistics& statistics) {
+  const std::size_t bytes = at(tile.words) * sizeof(std::uint64_t);
+  std::memcpy(verdict.bits + tile.first, ballot.bits + tile.first, bytes);
+  if (verdict.held_elements != nullptr) std::memset(verdict.held_elements + tile.first, 0, bytes);
+  const std::int64_t begin = chunk.begin + tile.first * 64;
+  statistics.unanimous += layout.real_elements(begin, begin + tile.words * 64);
+}
+
 }  // namespace
 
 void tally(const BallotLayout& layout, const BallotChunk& chunk,
@@ -118,8 +128,13 @@ void tally(const BallotLayout& layout, const BallotChunk& chunk,
     TileElection election(layout, chunk, static_cast<int>(ballots.size()), options, verdict);
     VoterComparison comparison(layout, chunk, ballots);
     TileVoting voting;
+    VoteStatistics copied;
     for (std::int64_t number = first; number < last; ++number) {
       const Tile tile = tile_of(layout, chunk, number);
+      if (ballots.size() == 1 && !counter.has_silent_blocks(tile, ballots[0])) {
+        copy_tile(layout, chunk, tile, ballots[0], verdict, copied);
+        continue;
+      }
       const bool silent =
           counter.count(tile, election.planes(), kPlaneStride, election.digits(), voting);
       election.elect(tile, silent ? &voting : nullptr);
@@ -129,7 +144,7 @@ void tally(const BallotLayout& layout, const BallotChunk& chunk,
     const std::lock_guard lock(mutex);
     statistics.elements -= sums.held_elements;
     statistics.ties += sums.ties;
-    statistics.unanimous += sums.unanimous;
+    statistics.unanimous += sums.unanimous + copied.unanimous;
     statistics.held_blocks += sums.held_blocks;
     comparison.add_to(statistics);
   });

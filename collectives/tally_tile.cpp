@@ -80,6 +80,10 @@ const std::uint64_t* TileCounter::without_silent_blocks(const Tile& tile, const 
   return copy;
 }
 
+bool TileCounter::has_silent_blocks(const Tile& tile, const BallotPart& ballot) {
+  return count_set(ballot.abstentions, tile.first_block, tile.blocks) > 0;
+}
+
 bool TileCounter::count(const Tile& tile, std::uint64_t* planes, std::int64_t stride, int digits,
                         TileVoting& voting) {
   const Kernels& kernel = kernels();

@@ -56,6 +56,8 @@ class TileCounter {
   bool count(const Tile& tile, std::uint64_t* planes, std::int64_t stride, int digits,
              TileVoting& voting);
 
+  static bool has_silent_blocks(const Tile& tile, const BallotPart& ballot);
+
  private:
   void find_blocks(const Tile& tile);
   const std::uint64_t* without_silent_blocks(const Tile& tile, const BallotPart& ballot,

@@ -99,18 +99,29 @@ NewtonSchulz::NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t large
 NewtonSchulz::~NewtonSchulz() = default;
 
 void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream) {
+  require(x.rank == 2, "Newton-Schulz of {}", x.describe());
+  if (std::min(x.extent[0], x.extent[1]) == 0) return;
+  iterate(x, x.extent[0] <= x.extent[1], steps, square_sum(x), nullptr, stream);
+}
+
+void NewtonSchulz::orthogonalize_part(const Tensor& x, bool wide, int steps, GramSum& parts,
+                                      Stream& stream) {
+  iterate(x, wide, steps, parts.sum(square_sum(x)), &parts, stream);
+}
+
+void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, double square_sum, GramSum* parts,
+                           Stream& stream) {
   require(x.rank == 2 && (x.stride[1] == 1 || x.extent[1] == 1), "Newton-Schulz of {}",
           x.describe());
   require(steps >= 1, "Newton-Schulz with {} steps, expected at least 1", steps);
   State& state = *state_;
-  const std::int64_t rows = x.extent[0], cols = x.extent[1], side = std::min(rows, cols);
+  const std::int64_t rows = x.extent[0], cols = x.extent[1], side = wide ? rows : cols;
   require(side <= state.largest_side && rows * cols <= state.largest_count,
           "Newton-Schulz of {}, scratch is for side {} and {} elements", x.describe(),
           state.largest_side, state.largest_count);
-  if (side == 0) return;
 
   const DType type = state.type;
-  const float scale = static_cast<float>(1.0 / (std::sqrt(square_sum(x)) + kEpsilon));
+  const float scale = static_cast<float>(1.0 / (std::sqrt(square_sum) + kEpsilon));
   const float* source = x.f32();
   std::byte* first = state.matrix[0].data();
   const std::int64_t row_bytes = cols * static_cast<std::int64_t>(size_bytes(type));
@@ -128,11 +139,21 @@ void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream) {
     const Tensor next = step + 1 == steps
                             ? x
                             : make_tensor(state.matrix[(step + 1) % 2].data(), type, {rows, cols});
-    const bool wide = rows <= cols;
+    // Parts are summed in f32 and rounded once, in the square's place that is not needed yet.
+    const Tensor& own_gram = parts == nullptr ? gram : square;
     if (wide)
-      matmul(now, now.transposed(), gram, Accumulate::no, stream);
+      matmul(now, now.transposed(), own_gram, Accumulate::no, stream);
     else
-      matmul(now.transposed(), now, gram, Accumulate::no, stream);
+      matmul(now.transposed(), now, own_gram, Accumulate::no, stream);
+    if (parts != nullptr) {
+      parts->sum(square);
+      parallel_for(side, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row)
+          scale_row(square.f32() + row * side,
+                    gram.data + row * side * static_cast<std::int64_t>(size_bytes(type)), type,
+                    side, 1.0f);
+      });
+    }
     matmul(gram, gram, square, Accumulate::no, stream);
     parallel_for(side, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {

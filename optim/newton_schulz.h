@@ -6,6 +6,10 @@
 //
 // Products in f32 or bf16 (then X, A, B are bf16). Scratch is made once for the largest matrix. One
 // thread at a time (it uses the calling thread's team).
+//
+// A matrix too large for one worker is cut across its longer side: X = [X_1 X_2 ..], A = sum of
+// X_i X_i^T, and each part's update needs only itself and A. What the parts must agree on, the
+// square sum once and A in each iteration, goes through a GramSum.
 #pragma once
 
 #include <cstdint>
@@ -15,15 +19,30 @@
 
 namespace ballot {
 
+// Sums over those who hold the other parts of a matrix; the same bits for all of them. Every part
+// makes the same calls in the same order.
+class GramSum {
+ public:
+  virtual ~GramSum() = default;
+  virtual double sum(double mine) = 0;
+  virtual void sum(const Tensor& gram) = 0;  // f32 (side, side), contiguous, in place
+};
+
 class NewtonSchulz {
  public:
   NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t largest_count, DType type);
   ~NewtonSchulz();
   // x (rows, cols) f32 with any row stride, in place. A zero matrix stays zero.
   void orthogonalize(const Tensor& x, int steps, Stream& stream);
+  // x is one part of a matrix: all of its rows and some columns (`wide`), or all of its columns and
+  // some rows; A has the side that is whole. Equal on all parts but for x itself; to rounding what
+  // orthogonalize() of the whole matrix gives.
+  void orthogonalize_part(const Tensor& x, bool wide, int steps, GramSum& parts, Stream& stream);
 
  private:
   struct State;
+  void iterate(const Tensor& x, bool wide, int steps, double square_sum, GramSum* parts,
+               Stream& stream);
   std::unique_ptr<State> state_;
 };
 

@@ -9,7 +9,10 @@
 namespace ballot {
 namespace {
 
+// Between two looks at the network while somebody waits for it; and while backward goes on, which
+// may need the same core and which a later look costs nothing.
 constexpr auto kPause = std::chrono::microseconds(200);
+constexpr auto kBackgroundPause = std::chrono::microseconds(500);
 
 }  // namespace
 
@@ -117,22 +120,25 @@ void Communication::drive_one_step(std::unique_lock<std::mutex>& lock) {
     const Deadline deadline = deadline_;
     lock.unlock();
     const Pass pass = advance();
+    const bool awaited = deadline.at != TimePoint::max();
     if (pass == Pass::idle) {
       give_up(deadline);
-      if (under_way()) collectives_.front()->transport().idle(kPause);
+      if (under_way() && awaited) collectives_.front()->transport().idle(kPause);
     }
-    const bool asleep = pass == Pass::idle && !under_way();
+    const bool on_the_wire = under_way();
     lock.lock();
     shown_busy_ = busy_;
     if (pass == Pass::whole) return;
-    // Nothing is on the wire: the next release, the end of the step or the deadline wakes us.
-    if (asleep) {
-      const auto woken = [&] { return stop_ || wakes_ != seen; };
-      if (deadline_.at == TimePoint::max())
-        changed_.wait(lock, woken);
-      else
-        changed_.wait_until(lock, deadline_.at, woken);
-    }
+    if (pass == Pass::moved) continue;
+    // The next release, the end of backward or the deadline wakes us; what is on the wire is looked
+    // after meanwhile.
+    const auto woken = [&] { return stop_ || wakes_ != seen; };
+    if (on_the_wire && !awaited)
+      changed_.wait_for(lock, kBackgroundPause, woken);
+    else if (!on_the_wire && awaited)
+      changed_.wait_until(lock, deadline.at, woken);
+    else if (!on_the_wire)
+      changed_.wait(lock, woken);
   }
 }
 

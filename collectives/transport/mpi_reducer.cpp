@@ -1,13 +1,17 @@
 #include "collectives/transport/mpi_reducer.h"
 
 #include <chrono>
+#include <cstring>
 #include <limits>
 
+#include "core/buffer.h"
 #include "core/error.h"
 
 namespace ballot {
 namespace {
 
+// Not in place for MPI, though for our caller: in place, Open MPI 4 sums up a tree and copies back
+// down it, which sends a third more bytes than its ring and takes twice the time (W = 4).
 class MpiSum final : public Transfer {
  public:
   MpiSum(MpiReducer& reducer, Purpose purpose, void* values, int count, std::size_t size_bytes,
@@ -19,6 +23,7 @@ class MpiSum final : public Transfer {
         size_bytes_(size_bytes),
         type_(type),
         operation_(operation),
+        mine_(size_bytes),
         arrived_(static_cast<std::size_t>(reducer.transport().size()), true) {}
   ~MpiSum() override {
     if (request_ != MPI_REQUEST_NULL) reducer_.end();  // nothing takes an all-reduce back
@@ -26,7 +31,8 @@ class MpiSum final : public Transfer {
   void start() override {
     require(request_ == MPI_REQUEST_NULL, "a sum is started while it is under way");
     arrived_.assign(arrived_.size(), false);
-    check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values_, count_, type_, operation_,
+    std::memcpy(mine_.data(), values_, size_bytes_);
+    check_mpi(MPI_Iallreduce(mine_.data(), values_, count_, type_, operation_,
                              reducer_.communicator(), &request_),
               "start an all-reduce");
     reducer_.count(purpose_, size_bytes_);
@@ -59,6 +65,7 @@ class MpiSum final : public Transfer {
   std::size_t size_bytes_;
   MPI_Datatype type_;
   MPI_Op operation_;
+  Buffer mine_;
   std::vector<bool> arrived_;
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
