@@ -23,6 +23,7 @@
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
 #include "runtime/checkpoint.h"
+#include "runtime/journal/shards.h"
 #include "runtime/run_config.h"
 #include "runtime/run_folder.h"
 #include "runtime/sampler.h"
@@ -35,7 +36,8 @@ struct LaunchFlags {
   std::string run_file;
   std::vector<std::string> settings;
   int workers = 1;
-  bool resume = false;
+  std::string resume;  // "journal", "checkpoint"; empty: a new run
+  int restarts = 0;
   TransportChoice transport;
 };
 
@@ -60,11 +62,19 @@ void prepare_grpc(LocalJob& job, const TransportChoice& transport) {
   }
 }
 
+// What a job can be resumed from.
+bool has_state(const RunConfig& config, const std::string& resume_from) {
+  return has_checkpoints(config.output_folder) ||
+         (resume_from != "checkpoint" &&
+          !shard_workers(system_disk(), config.output_folder).empty());
+}
+
 // What would fail on every worker fails here once, with one message.
-void check_before_start(const RunConfig& config, bool resume) {
+void check_before_start(const RunConfig& config, const std::string& resume_from) {
+  const bool resume = !resume_from.empty();
   if (!resume)
     require_unused_folder(config.output_folder);
-  else if (!has_checkpoints(config.output_folder))
+  else if (!has_state(config, resume_from))
     throw ConfigError("--resume: {} holds no whole checkpoint",
                       config.output_folder + "/checkpoints");
   else
@@ -84,15 +94,12 @@ void check_before_start(const RunConfig& config, bool resume) {
   check_data(config, llama, tokens, held_out);
 }
 
-int launch(const LaunchFlags& flags) {
-  const RunConfig config = read_run_config(flags.run_file, flags.settings);
-  set_thread_count(1);  // run_local_job takes signals, which a second thread would get in its stead
-  check_before_start(config, flags.resume);
+LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, const std::string& resume) {
   LocalJob job;
   job.command = {std::filesystem::read_symlink("/proc/self/exe").string(), "train", flags.run_file};
   for (const std::string& setting : flags.settings)
     job.command.insert(job.command.end(), {"--set", setting});
-  if (flags.resume) job.command.push_back("--resume");
+  if (!resume.empty()) job.command.push_back("--resume=" + resume);
   if (flags.transport.name == "loopback")
     throw ConfigError(
         "--transport loopback: it reaches threads of one process only; expected mpi or grpc");
@@ -108,8 +115,35 @@ int launch(const LaunchFlags& flags) {
       config.threads > 0 ? static_cast<int>(config.threads) : default_threads(flags.workers);
   job.log_folder = config.output_folder + "/logs";
   job.drain_signal = SIGUSR1;
+  return job;
+}
+
+// A peer, the network, a deadline, or a worker that a signal ended: what was wrong may be over.
+bool may_succeed_again(const JobResult& result) {
+  return !result.asked_to_stop &&
+         (result.lost || result.exit_code == static_cast<int>(ExitCode::retry));
+}
+
+int launch(const LaunchFlags& flags) {
+  const RunConfig config = read_run_config(flags.run_file, flags.settings);
+  set_thread_count(1);  // run_local_job takes signals, which a second thread would get in its stead
+  check_before_start(config, flags.resume);
+  const bool port_is_given = process_environment("MASTER_PORT").has_value();
+  LocalJob job = make_job(config, flags, flags.resume);
   std::filesystem::create_directories(job.log_folder);
-  const JobResult result = run_local_job(job);
+  JobResult result = run_local_job(job);
+  const std::string resume_from = flags.resume.empty() ? "journal" : flags.resume;
+  for (int restart = 1;
+       restart <= flags.restarts && may_succeed_again(result) && has_state(config, resume_from);
+       ++restart) {
+    log_warning("{}; starting it again from its newest state ({} of {} restarts)",
+                result.lost ? fmt::format("worker {} was lost to signal {}", result.lost->rank,
+                                          result.lost->signal)
+                            : fmt::format("the job ended with exit code {}", result.exit_code),
+                restart, flags.restarts);
+    if (!port_is_given) unsetenv("MASTER_PORT");  // the old one may not be free yet
+    result = run_local_job(make_job(config, flags, resume_from));
+  }
   const std::string latest = config.output_folder + "/checkpoints/latest";
   if (result.exit_code != 0) {
     const std::string resume =
@@ -139,8 +173,13 @@ void add_launch(CLI::App& app, Action& action) {
   command->add_option("--set", flags->settings, "key=value, over the run file")
       ->type_name("KEY=VALUE");
   add_transport_flags(*command, flags->transport);
-  command->add_flag("--resume", flags->resume,
-                    "go on from the newest whole checkpoint of output.folder");
+  add_resume_flag(*command, flags->resume);
+  command
+      ->add_option(
+          "--restarts", flags->restarts,
+          "start the job again from its newest state, so many times at most, when a worker "
+          "is lost or a retry can help")
+      ->check(CLI::Range(0, 1000000));
   command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });
 }
 

@@ -204,7 +204,7 @@ JobResult RunningJob::run() {
     }
   for (LineOutput& output : outputs_) output.finish();
 
-  JobResult result{mpirun_->exit_code(), lost_};
+  JobResult result{mpirun_->exit_code(), lost_, asked_signal_ != 0};
   // A worker gave up by itself (MPI_Abort), and mpirun killed the others before it said so: they
   // are not the cause.
   if (result.exit_code < 128) result.lost.reset();

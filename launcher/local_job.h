@@ -47,6 +47,7 @@ struct JobResult {
   // the job.
   int exit_code;
   std::optional<LostRank> lost;  // the worker that a signal ended, unless the job was asked to stop
+  bool asked_to_stop = false;    // by SIGINT or SIGTERM to this process
 };
 
 // Blocks until the job has ended; how it ended is the caller's to say. Throws Unavailable when

@@ -40,6 +40,9 @@ int main(int count, char** arguments) {
   ballot::add_init(app, action);
   ballot::add_bench(app, action);
   ballot::add_plan(app, action);
+  ballot::add_coordinator(app, action);
+  ballot::add_status(app, action);
+  ballot::add_replay(app, action);
   try {
     app.parse(count, arguments);
     return action ? action() : 0;

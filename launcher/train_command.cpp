@@ -21,7 +21,7 @@ namespace {
 struct TrainFlags {
   std::string run_file;
   std::vector<std::string> settings;
-  bool resume = false;
+  std::string resume;  // "journal", "checkpoint"; empty: a new run
   TransportChoice transport;
 };
 
@@ -42,7 +42,8 @@ int run_worker(const TrainFlags& flags) {
   // launcher can send through mpirun, which would follow a SIGTERM with a SIGKILL one second later.
   for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) std::signal(signal, ask_to_stop);
   TrainingHooks hooks;
-  hooks.resume = flags.resume;
+  hooks.resume = !flags.resume.empty();
+  hooks.resume_from = flags.resume == "checkpoint" ? ResumeFrom::checkpoint : ResumeFrom::journal;
   hooks.should_stop = [] { return stop_asked.load(); };
   return run_on_transport(flags.transport, [&](Transport& transport) {
     const TrainingResult result = train(config, transport, hooks);
@@ -52,6 +53,15 @@ int run_worker(const TrainFlags& flags) {
 
 }  // namespace
 
+void add_resume_flag(CLI::App& command, std::string& from) {
+  command
+      .add_flag("--resume{journal}", from,
+                "go on from the newest whole checkpoint of output.folder and the steps that the "
+                "journal holds after it, so that no finished step is lost; --resume=checkpoint: "
+                "repeat those steps instead, to the same bits as never having stopped")
+      ->check(CLI::IsMember({"journal", "checkpoint"}));
+}
+
 void add_train(CLI::App& app, Action& action) {
   auto flags = std::make_shared<TrainFlags>();
   CLI::App* command = app.add_subcommand("train", "train as one worker: alone, or one of many");
@@ -60,8 +70,7 @@ void add_train(CLI::App& app, Action& action) {
       ->type_name("KEY=VALUE");
   flags->transport.default_workers = 1;
   add_transport_flags(*command, flags->transport);
-  command->add_flag("--resume", flags->resume,
-                    "go on from the newest whole checkpoint of output.folder");
+  add_resume_flag(*command, flags->resume);
   command->footer("Keys of the run file, with their defaults:\n\n" + run_config_reference());
   command->callback([&action, flags] { action = [flags] { return run_worker(*flags); }; });
 }

@@ -340,24 +340,29 @@ std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
   });
 }
 
-std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient, std::int64_t count,
-                          RateFactors factors, const Tensor& first, const Tensor& second,
-                          const Parameter& parameter) {
+AdamCorrections adam_corrections(const ParameterGroup& group, std::int64_t count, float step) {
+  require(count >= 1, "{}: AdamW's count is {}, expected 1 or more", group.name, count);
+  const double correction1 = 1.0 - power(group.beta1, count);
+  const double correction2 = 1.0 - power(group.beta2, count);
+  return {.step = static_cast<float>(step / correction1),
+          .root = static_cast<float>(std::sqrt(correction2))};
+}
+
+std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
+                          AdamCorrections corrections, float decay, const Tensor& first,
+                          const Tensor& second, const Parameter& parameter) {
   require_parameter(parameter);
   require_shape(parameter, gradient, "gradient");
   require_shape(parameter, first, "first moment");
   require_shape(parameter, second, "second moment");
-  require(count >= 1, "{}: AdamW's count is {}, expected 1 or more", parameter.shape.name, count);
-  const double correction1 = 1.0 - power(group.beta1, count);
-  const double correction2 = 1.0 - power(group.beta2, count);
   const AdamFactors adam{.keep1 = static_cast<float>(group.beta1),
                          .absorb1 = static_cast<float>(1.0 - group.beta1),
                          .keep2 = static_cast<float>(group.beta2),
                          .absorb2 = static_cast<float>(1.0 - group.beta2),
-                         .step = static_cast<float>(factors.step / correction1),
-                         .root = static_cast<float>(std::sqrt(correction2)),
+                         .step = corrections.step,
+                         .root = corrections.root,
                          .epsilon = static_cast<float>(group.epsilon),
-                         .decay = factors.decay};
+                         .decay = decay};
   const float* g = gradient.f32();
   float* m = first.f32();
   float* v = second.f32();

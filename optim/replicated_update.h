@@ -25,12 +25,28 @@ std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment
 std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
                               const Parameter& parameter);
 
+// What AdamW's update multiplies and divides by at its t-th update, with the bias corrections in
+// it: computed once per step by one worker (journal, elastic runs), the same on every replica.
+struct AdamCorrections {
+  float step = 0;  // step / (1 - b1^t)
+  float root = 0;  // sqrt(1 - b2^t)
+};
+// `count` = t, from 1.
+AdamCorrections adam_corrections(const ParameterGroup& group, std::int64_t count, float step);
+
 // m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;
 // W <- (W - decay W) - (step / (1-b1^t)) * m / (sqrt(v) / sqrt(1-b2^t) + eps)      (Loshchilov,
-// Hutter 2019) `gradient`, `first` and `second` f32 shaped as the parameter; `count` = t, from 1.
-std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient, std::int64_t count,
-                          RateFactors factors, const Tensor& first, const Tensor& second,
-                          const Parameter& parameter);
+// Hutter 2019) `gradient`, `first` and `second` f32 shaped as the parameter.
+std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
+                          AdamCorrections corrections, float decay, const Tensor& first,
+                          const Tensor& second, const Parameter& parameter);
+// The same at its `count`-th update.
+inline std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
+                                 std::int64_t count, RateFactors factors, const Tensor& first,
+                                 const Tensor& second, const Parameter& parameter) {
+  return apply_adamw(group, gradient, adam_corrections(group, count, factors.step), factors.decay,
+                     first, second, parameter);
+}
 
 // Only decay and digest (no contribution this step), or only the digest with decay = 0.
 std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter);

@@ -30,7 +30,7 @@ StoredType stored_type(DType type) {
   return type == DType::f32 ? StoredType::f32 : StoredType::bf16;
 }
 
-std::string digest_of(const std::string& path) {
+std::string file_digest(const std::string& path) {
   const MappedFile file(path);
   return fmt::format("{:016x}", XXH3_64bits(file.bytes().data(), file.bytes().size()));
 }
@@ -62,6 +62,14 @@ class StateWriter {
   std::vector<TensorToStore> tensors_;
 };
 
+// The one of a voter's files that has this tensor.
+const SafetensorsReader& holder_of(const std::vector<SafetensorsReader>& files,
+                                   const std::string& name) {
+  for (const SafetensorsReader& file : files)
+    if (file.find(name) != nullptr) return file;
+  throw CorruptFile("{} has no {}, and no other member's file has it", files.front().path(), name);
+}
+
 void read_state(const SafetensorsReader& file, const std::string& name, const Parameter& parameter,
                 const Tensor& owned) {
   const StoredTensor& stored = file.get(name);
@@ -76,10 +84,19 @@ void read_state(const SafetensorsReader& file, const std::string& name, const Pa
                 stored.bytes.data() + r * cols * element, cols * element);
 }
 
+// Momentum of a voter, or of one of its members: what that one works on.
+std::string voter_file(const std::string& folder, std::int64_t voter, std::int64_t member,
+                       std::int64_t members) {
+  return members == 1
+             ? fmt::format("{}/trainer/voter-{}.safetensors", folder, voter)
+             : fmt::format("{}/trainer/voter-{}-member-{}.safetensors", folder, voter, member);
+}
+
 void write_voter(const std::string& path, const OptimizerState& state) {
   StateWriter writer;
   for (const ParameterState& s : state.states())
-    if (s.is_private) writer.add("momentum." + s.parameter->shape.name, *s.parameter, s.momentum);
+    if (s.is_private && s.momentum.view().data != nullptr)
+      writer.add("momentum." + s.parameter->shape.name, *s.parameter, s.momentum);
   writer.write(path, {{"format", "ballot"}});
 }
 
@@ -98,17 +115,21 @@ void write_replicated(const std::string& path, const OptimizerState& state) {
 }
 
 std::string state_json(const TrainingState& training) {
-  return Json{{"format", kFormat},
-              {"step", training.step},
-              {"sample_counter", training.sample_counter},
-              {"tokens_total", training.tokens_total},
-              {"workers", training.workers},
-              {"threads", training.threads},
-              {"processor", training.processor},
-              {"compute", training.compute},
-              {"digest", fmt::format("{:016x}", training.digest)}}
-             .dump(1) +
-         "\n";
+  Json state{{"format", kFormat},
+             {"step", training.step},
+             {"sample_counter", training.sample_counter},
+             {"tokens_total", training.tokens_total},
+             {"workers", training.workers},
+             {"members", training.members},
+             {"threads", training.threads},
+             {"processor", training.processor},
+             {"compute", training.compute},
+             {"digest", fmt::format("{:016x}", training.digest)}};
+  if (training.journal) {
+    state["journal_run"] = to_string(training.journal->run);
+    state["journal_chain"] = to_string(training.journal->chain);
+  }
+  return state.dump(1) + "\n";
 }
 
 Json parse_json(const std::string& path) {
@@ -137,7 +158,7 @@ void write_manifest(const std::string& folder) {
   for (const std::string& name : names)
     files.push_back({{"path", name},
                      {"size", static_cast<std::int64_t>(fs::file_size(folder + "/" + name))},
-                     {"xxh3", digest_of(folder + "/" + name)}});
+                     {"xxh3", file_digest(folder + "/" + name)}});
   write_file_synced(folder + "/" + kManifest,
                     Json{{"format", kFormat}, {"files", files}}.dump(1) + "\n");
 }
@@ -209,7 +230,10 @@ std::string save_checkpoint(const std::string& run_folder, const std::string& si
     sync_folder(run_folder);
   });
   together("write its part of the checkpoint", transport, patience, [&] {
-    write_voter(fmt::format("{}/trainer/voter-{}.safetensors", temporary, transport.rank()), state);
+    const int members = static_cast<int>(training.members);
+    write_voter(
+        voter_file(temporary, transport.rank() / members, transport.rank() % members, members),
+        state);
     if (!first) return;
     copy_side_files(side_files_from, temporary);
     save_parameters(temporary, arena);
@@ -256,7 +280,7 @@ void verify_checkpoint(const std::string& path) {
     if (error) throw CorruptFile("{} is missing; the checkpoint's manifest names it", full);
     if (static_cast<std::int64_t>(found) != size)
       throw CorruptFile("{} has {} bytes, its manifest says {}", full, found, size);
-    const std::string computed = digest_of(full);
+    const std::string computed = file_digest(full);
     if (computed != digest)
       throw CorruptFile("{} has digest {}, its manifest says {}", full, computed, digest);
   }
@@ -282,8 +306,16 @@ std::optional<std::string> find_checkpoint(const std::string& run_folder, Transp
   return fmt::format("{}/checkpoints/step-{:08}", run_folder, chosen);
 }
 
-TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena,
-                              OptimizerState& state, int voter) {
+std::vector<CheckpointName> checkpoint_names(const std::string& run_folder) {
+  std::vector<CheckpointName> names;
+  for (std::string& path : list_checkpoints(run_folder)) {
+    const std::int64_t step = step_of(path);
+    names.push_back({step, std::move(path)});
+  }
+  return names;
+}
+
+TrainingState read_training_state(const std::string& path) {
   const std::string state_path = path + "/trainer/state.json";
   const Json json = parse_json(state_path);
   TrainingState training;
@@ -291,21 +323,45 @@ TrainingState load_checkpoint(const std::string& path, const ParameterArena& are
   training.sample_counter = field<std::int64_t>(json, "sample_counter", state_path);
   training.tokens_total = field<std::int64_t>(json, "tokens_total", state_path);
   training.workers = field<std::int64_t>(json, "workers", state_path);
+  if (json.contains("members")) training.members = field<std::int64_t>(json, "members", state_path);
   training.threads = field<std::int64_t>(json, "threads", state_path);
   training.processor = field<std::string>(json, "processor", state_path);
   training.compute = field<std::string>(json, "compute", state_path);
   training.digest =
       std::strtoull(field<std::string>(json, "digest", state_path).c_str(), nullptr, 16);
-  if (training.step < 0 || training.sample_counter < 0 || training.workers < 1)
-    throw CorruptFile("{}: step {}, sample_counter {}, workers {}", state_path, training.step,
-                      training.sample_counter, training.workers);
+  if (training.step < 0 || training.sample_counter < 0 || training.workers < 1 ||
+      training.members < 1 || training.workers % training.members != 0)
+    throw CorruptFile("{}: step {}, sample_counter {}, workers {}, members {}", state_path,
+                      training.step, training.sample_counter, training.workers, training.members);
+  if (json.contains("journal_run")) {
+    const auto digest = [&](const char* name) {
+      const auto text = field<std::string>(json, name, state_path);
+      const auto parsed = parse_digest(text);
+      if (!parsed) throw CorruptFile("{}: \"{}\" is {}, no digest", state_path, name, text);
+      return *parsed;
+    };
+    training.journal = JournalPlace{digest("journal_run"), digest("journal_chain")};
+  }
+  return training;
+}
+
+TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena,
+                              OptimizerState& state, int voter) {
+  const TrainingState training = read_training_state(path);
   load_parameters(path, arena);
-  const SafetensorsReader mine(
-      fmt::format("{}/trainer/voter-{}.safetensors", path, voter % training.workers));
+  std::vector<SafetensorsReader> mine;  // of all members of one voter
+  if (std::ranges::any_of(state.states(), [](const ParameterState& s) {
+        return s.is_private && s.momentum.view().data != nullptr;
+      }))
+    for (std::int64_t member = 0; member < training.members; ++member)
+      mine.emplace_back(voter_file(path, voter % (training.workers / training.members), member,
+                                   training.members));
   const SafetensorsReader replicated(path + "/trainer/replicated.safetensors");
   for (ParameterState& s : state.states()) {
     const std::string& name = s.parameter->shape.name;
-    read_state(s.is_private ? mine : replicated, "momentum." + name, *s.parameter, s.momentum);
+    if (s.momentum.view().data != nullptr)
+      read_state(s.is_private ? holder_of(mine, "momentum." + name) : replicated,
+                 "momentum." + name, *s.parameter, s.momentum);
     if (s.second.view().data == nullptr) continue;
     read_state(replicated, "second." + name, *s.parameter, s.second);
     const auto count = replicated.metadata().find("count." + name);

@@ -4,6 +4,7 @@
 //   masters)
 //                                   trainer/state.json           step, counters, digest
 //                                   trainer/voter-<i>.safetensors   private momentum of voter i
+//                                   (voter-<i>-member-<m>: of what its member m works on)
 //                                   trainer/replicated.safetensors  momentum and AdamW state of
 //                                   averaged groups trainer/manifest.json        size and XXH3
 //                                   digest of every file
@@ -18,11 +19,18 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "collectives/transport/transport.h"
+#include "core/digest.h"
 #include "runtime/optimizer_state.h"
 
 namespace ballot {
+
+// Where a state stands in its run's journal: the history that it belongs to, and the chain so far.
+struct JournalPlace {
+  Digest run, chain;
+};
 
 struct TrainingState {
   std::int64_t step = 0;            // steps done
@@ -30,10 +38,12 @@ struct TrainingState {
   std::int64_t tokens_total = 0;
   // For the record, and to say when bits may differ after a resume:
   std::int64_t workers = 1;
+  std::int64_t members = 1;  // of a voter
   std::int64_t threads = 1;
   std::string processor;
   std::string compute;
-  std::uint64_t digest = 0;  // of all parameters
+  std::uint64_t digest = 0;             // of all parameters
+  std::optional<JournalPlace> journal;  // none: the run keeps no journal
 };
 
 // `patience` is how long a worker waits for the others each time it does, from when its own part is
@@ -55,8 +65,18 @@ std::optional<std::string> find_checkpoint(const std::string& run_folder, Transp
 // Whether the run folder holds any checkpoint, whole or not.
 bool has_checkpoints(const std::string& run_folder);
 
-// Reads parameters, this worker's momentum (voter i of W takes that of i mod the old W) and the
-// replicated state.
+// The run's checkpoints, whole or not, the newest first.
+struct CheckpointName {
+  std::int64_t step = 0;
+  std::string path;
+};
+std::vector<CheckpointName> checkpoint_names(const std::string& run_folder);
+
+// Its trainer/state.json alone.
+TrainingState read_training_state(const std::string& path);
+
+// Reads parameters, this worker's momentum (voter i of W takes that of i mod the old W; none where
+// `state` keeps no private momentum) and the replicated state.
 TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena,
                               OptimizerState& state, int voter);
 

@@ -51,6 +51,11 @@ void Communication::wake() {
   changed_.notify_all();
 }
 
+void Communication::poll() {
+  require(!overlaps(), "a communication that has a thread of its own is polled");
+  if (!collectives_.empty()) advance();
+}
+
 bool Communication::under_way() const {
   return std::ranges::any_of(collectives_, [](const Collective* c) { return c->under_way(); });
 }
@@ -85,6 +90,7 @@ Communication::Times Communication::finish(Deadline deadline) {
     changed_.wait(lock, [this] { return !driving_; });
     if (failure_) std::rethrow_exception(failure_);
   } else {
+    busy_before = busy_;
     for (Pass pass; (pass = advance()) != Pass::whole;) {
       if (pass == Pass::moved) continue;
       give_up(deadline);

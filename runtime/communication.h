@@ -25,6 +25,9 @@ class Communication {
 
   void begin(std::int64_t step);
   void wake();
+  // Without a thread: goes on with what may go on, never blocks. For a caller who has the transport
+  // between other work.
+  void poll();
 
   // Seconds of wall time. Exposed is what finish() waited; hidden is how long something was on the
   // wire or being counted before that.

@@ -66,6 +66,7 @@ void MetricsLog::run(const RunFacts& facts) {
   line["type"] = "run";
   line["version"] = facts.version;
   line["model"] = facts.model;
+  line["members"] = facts.members;
   line["workers"] = facts.workers;
   line["parameters"] = facts.parameters;
   line["voted_parameters"] = facts.voted_parameters;
@@ -107,6 +108,7 @@ void MetricsLog::step(const StepMetrics& r) {
   line[metric::kVoteBytesSent] = r.traffic.sent(Purpose::vote);
   line[metric::kMeanBytesSent] = r.traffic.sent(Purpose::mean);
   line[metric::kControlBytesSent] = r.traffic.sent(Purpose::control);
+  if (r.member_bytes > 0) line[metric::kMemberBytesSent] = r.member_bytes;
   line[metric::kFp32Bytes] = r.fp32_bytes;
   line[metric::kCompression] =
       r.traffic.total_sent() == 0 ? Json(nullptr) : Json(r.fp32_bytes / r.traffic.total_sent());
@@ -139,8 +141,20 @@ void MetricsLog::step(const StepMetrics& r) {
   }
   line[metric::kGradientFaults] = r.gradient_faults;
   line[metric::kLossFaults] = r.loss_faults;
+  if (r.journal) {
+    line[metric::kJournalSeconds] = r.journal->seconds;
+    line[metric::kJournalBytes] = r.journal->bytes;
+    line[metric::kJournalWaitSeconds] = r.journal->wait_seconds;
+    line[metric::kJournalLag] = r.journal->lag_steps;
+  }
   line[metric::kSlowestVoter] = r.slowest_voter;
   line[metric::kSlowestSeconds] = r.slowest_seconds;
+  for (const StepMetrics::SlowStage& slow : r.slow_stages) {
+    const std::string name = metric::kSlowestPrefix + slow.stage;
+    line[name] = slow.worker;
+    line[name + "(s)"] = slow.seconds;
+    line[name + "_median(s)"] = slow.median_seconds;
+  }
   write(line.dump());
 }
 
@@ -151,6 +165,10 @@ void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens,
              {"tokens", tokens},
              {"seconds", seconds}}
             .dump());
+}
+
+void MetricsLog::notice(const char* type, std::int64_t step, int worker, const std::string& text) {
+  write(Json{{"type", type}, {"step", step}, {"worker", worker}, {"text", text}}.dump());
 }
 
 void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double seconds) {

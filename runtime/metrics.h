@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct RunFacts {
   std::string version, model, processor, compute, backend, config_toml, rule, reduce;
   std::string schedule;  // of votes; empty: nothing is voted on
   bool overlap = true;
-  std::int64_t workers = 0, threads = 0, seed = 0, steps = 0;
+  std::int64_t workers = 0, members = 1, threads = 0, seed = 0, steps = 0;
   std::int64_t parameters = 0, voted_parameters = 0;
   std::int64_t first_step = 0;  // > 0: resumed
 };
@@ -33,13 +34,26 @@ struct StepMetrics {
   double step_seconds = 0, data_seconds = 0, forward_seconds = 0, backward_seconds = 0,
          direction_seconds = 0, pack_seconds = 0, exposed_seconds = 0, hidden_seconds = 0,
          tally_seconds = 0, apply_seconds = 0, audit_seconds = 0;
-  Traffic traffic;        // of this worker in this step
+  Traffic traffic;  // of this worker in this step
+  std::uint64_t member_bytes = 0;
   double fp32_bytes = 0;  // what an fp32 ring all-reduce of all parameters would have sent
   std::string backend;
   const VoteStatistics* votes = nullptr;
   std::int64_t gradient_faults = 0, loss_faults = 0;  // all workers
   int slowest_voter = 0;
   double slowest_seconds = 0;
+  struct SlowStage {
+    std::string stage;
+    int worker = 0;
+    double seconds = 0, median_seconds = 0;
+  };
+  std::vector<SlowStage> slow_stages;
+  struct Journal {
+    std::uint64_t bytes = 0;
+    double seconds = 0, wait_seconds = 0;
+    std::int64_t lag_steps = 0;
+  };
+  std::optional<Journal> journal;  // none: the run keeps none
 };
 
 class MetricsLog {
@@ -52,6 +66,8 @@ class MetricsLog {
   void run(const RunFacts& facts);
   void step(const StepMetrics& record);
   void evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds);
+  // What somebody should look at: "repair", "alarm".
+  void notice(const char* type, std::int64_t step, int worker, const std::string& text);
   void checkpoint(std::int64_t step, const std::string& path, double seconds);
   void end(std::int64_t step, bool replicas_identical, double seconds);
 

@@ -36,6 +36,8 @@ inline constexpr const char* kBytesSent =
 inline constexpr const char* kVoteBytesSent = "comm/vote_bytes_tx";
 inline constexpr const char* kMeanBytesSent = "comm/mean_bytes_tx";
 inline constexpr const char* kControlBytesSent = "comm/control_bytes_tx";
+inline constexpr const char* kMemberBytesSent =
+    "comm/member_bytes_tx";  // inside the voter; in none of the others
 inline constexpr const char* kFp32Bytes =
     "comm/fp32_allreduce_bytes";  // 2 (W-1)/W x 4 P: what a ring would send
 inline constexpr const char* kCompression = "comm/compression_vs_fp32";
@@ -49,8 +51,17 @@ inline constexpr const char* kAgreementRank =
     "vote/agree_rank";  // the voter with the least agreement
 inline constexpr const char* kGradientFaults =
     "faults/gradient";  // tensors left out this step, all workers
-inline constexpr const char* kLossFaults = "faults/loss";      // workers whose loss was not finite
+inline constexpr const char* kLossFaults = "faults/loss";  // workers whose loss was not finite
+// Of worker 0's shard of the journal: the step's time for it, bytes written, waiting for room in
+// the queue (part of the first), steps that are not durable yet.
+inline constexpr const char* kJournalSeconds = "time/journal(s)";
+inline constexpr const char* kJournalBytes = "journal/bytes";
+inline constexpr const char* kJournalWaitSeconds = "journal/wait(s)";
+inline constexpr const char* kJournalLag = "journal/lag";
 inline constexpr const char* kSlowestVoter = "slowest_voter";  // longest computing this step
 inline constexpr const char* kSlowestSeconds = "slowest_voter(s)";
+// By stage (replica_audit.h): "slowest/fwd" the worker, "slowest/fwd(s)" its seconds,
+// "slowest/fwd_median(s)" the median of all workers.
+inline constexpr const char* kSlowestPrefix = "slowest/";
 
 }  // namespace ballot::metric

@@ -3,7 +3,20 @@
 namespace ballot {
 
 OptimizerState::OptimizerState(const ParameterArena& arena,
-                               const std::array<ParameterGroup, 4>& groups) {
+                               const std::array<ParameterGroup, 4>& groups, Private momentum)
+    : OptimizerState(arena, groups,
+                     [momentum](const Parameter&) { return momentum == Private::kept; }) {}
+
+OptimizerState::OptimizerState(const ParameterArena& arena,
+                               const std::array<ParameterGroup, 4>& groups, const MemberPlan& plan,
+                               int member)
+    : OptimizerState(arena, groups, [&plan, member](const Parameter& parameter) {
+        return plan.works_on(member, parameter);
+      }) {}
+
+OptimizerState::OptimizerState(const ParameterArena& arena,
+                               const std::array<ParameterGroup, 4>& groups,
+                               const std::function<bool(const Parameter&)>& keeps_private) {
   states_.reserve(arena.parameters().size());
   for (const Parameter& parameter : arena.parameters()) {
     ParameterState state;
@@ -11,8 +24,9 @@ OptimizerState::OptimizerState(const ParameterArena& arena,
     state.group = &groups[static_cast<std::size_t>(parameter.shape.kind)];
     state.is_private = state.group->reduce == Reduce::vote;
     const bool adamw = state.group->rule == Rule::adamw;
-    state.momentum = OwnedTensor(adamw ? DType::f32 : state.group->momentum_type,
-                                 {parameter.shape.rows, parameter.row_stride});
+    if (!state.is_private || keeps_private(parameter))
+      state.momentum = OwnedTensor(adamw ? DType::f32 : state.group->momentum_type,
+                                   {parameter.shape.rows, parameter.row_stride});
     if (adamw) state.second = OwnedTensor(DType::f32, {parameter.shape.rows, parameter.row_stride});
     states_.push_back(std::move(state));
   }

@@ -6,10 +6,12 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/parameter_arena.h"
 #include "optim/parameter_group.h"
+#include "runtime/member_plan.h"
 
 namespace ballot {
 
@@ -24,13 +26,21 @@ struct ParameterState {
 
 class OptimizerState {
  public:
-  // `groups` by ParameterKind; both must outlive it.
-  OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups);
+  // `groups` by ParameterKind; both must outlive it. Replaying needs nobody's private momentum:
+  // without, those tensors are empty.
+  enum class Private { kept, none };
+  OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
+                 Private momentum = Private::kept);
+  // A member of a voter: the private momentum of the tensors it works on.
+  OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
+                 const MemberPlan& plan, int member);
   std::vector<ParameterState>& states() { return states_; }
   const std::vector<ParameterState>& states() const { return states_; }
   ParameterState& of(const Parameter& parameter) { return states_[parameter.index]; }
 
  private:
+  OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
+                 const std::function<bool(const Parameter&)>& keeps_private);
   std::vector<ParameterState> states_;
 };
 

@@ -1,5 +1,6 @@
 #include "runtime/replica_audit.h"
 
+#include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -13,25 +14,56 @@
 
 namespace ballot {
 
-ReplicaAudit::ReplicaAudit(const ParameterArena& arena, Transport& transport)
-    : arena_(arena), transport_(transport), reports_(transport.size()) {}
+ReplicaAudit::ReplicaAudit(const ParameterArena& arena, OptimizerState& state, Transport& transport,
+                           bool repairs)
+    : arena_(arena),
+      state_(state),
+      transport_(transport),
+      repairs_(repairs),
+      reports_(transport.size()) {}
 
 const std::vector<WorkerReport>& ReplicaAudit::exchange(WorkerReport report,
-                                                        const std::vector<std::uint64_t>& digests,
+                                                        std::vector<std::uint64_t>& digests,
                                                         Deadline deadline) {
+  repaired_.clear();
   report.digest = fold(digests);
   gather_values(report, std::span(reports_), transport_, deadline);
+  bool differ = false;
   for (const WorkerReport& other : reports_) {
     if (other.step != report.step)
       throw TransportError("a worker reports step {} while this one is at step {}", other.step,
                            report.step);
-    if (other.digest != report.digest) name_difference(digests, report.step, deadline);
+    differ |= other.digest != report.digest;
   }
+  if (!differ) return reports_;
+  const std::vector<ReplicaDifference> found = find_differences(digests, deadline);
+  if (found.empty())
+    throw ReplicasDiffer(
+        "replicas differ after step {}: folded digests differ and no parameter's does",
+        report.step);
+  for (const ReplicaDifference& difference : found)
+    if (!repairs_ || !difference.has_majority)
+      throw ReplicasDiffer("replicas differ after step {}: {}{}", report.step, describe(difference),
+                           repairs_ ? "; no more than half of all workers agree, so nobody can say "
+                                      "who is right"
+                                    : "");
+  for (const ReplicaDifference& difference : found) repair(difference, digests, deadline);
+  const std::uint64_t digest = fold(digests);
+  const std::vector<std::uint64_t> all = gather_values(digest, transport_, deadline);
+  for (int r = 0; r < transport_.size(); ++r) {
+    if (all[r] != digest)
+      throw ReplicasDiffer(
+          "replicas still differ after step {} was repaired: worker {} has digest "
+          "{:016x}, worker {} has {:016x}",
+          report.step, r, all[r], transport_.rank(), digest);
+    reports_[r].digest = digest;
+  }
+  repaired_ = found;
   return reports_;
 }
 
-void ReplicaAudit::name_difference(const std::vector<std::uint64_t>& digests, std::int64_t step,
-                                   Deadline deadline) {
+std::vector<ReplicaDifference> ReplicaAudit::find_differences(
+    const std::vector<std::uint64_t>& digests, Deadline deadline) {
   const int size = transport_.size();
   std::vector<std::vector<std::uint64_t>> all(size, std::vector<std::uint64_t>(digests.size()));
   all[transport_.rank()] = digests;
@@ -39,6 +71,7 @@ void ReplicaAudit::name_difference(const std::vector<std::uint64_t>& digests, st
   for (auto& one : all) from.push_back(std::as_writable_bytes(std::span(one)));
   transport_.start_gather(Purpose::control, std::as_bytes(std::span(digests)), from)
       ->wait(deadline);
+  std::vector<ReplicaDifference> found;
   for (std::size_t i = 0; i < digests.size(); ++i) {
     std::map<std::uint64_t, std::vector<int>> holders;
     for (int r = 0; r < size; ++r) holders[all[r][i]].push_back(r);
@@ -46,16 +79,48 @@ void ReplicaAudit::name_difference(const std::vector<std::uint64_t>& digests, st
     const auto most = std::max_element(
         holders.begin(), holders.end(),
         [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
-    std::vector<int> others;
+    ReplicaDifference difference;
+    difference.parameter = i;
+    difference.most = most->second;
+    difference.has_majority = 2 * static_cast<int>(most->second.size()) > size;
     for (const auto& [digest, ranks] : holders)
-      if (digest != most->first) others.insert(others.end(), ranks.begin(), ranks.end());
-    throw ReplicasDiffer(
-        "replicas differ after step {}: parameter {} of worker {} is not what worker {} has", step,
-        arena_.parameters()[i].shape.name, fmt::format("{}", fmt::join(others, ", ")),
-        fmt::format("{}", fmt::join(most->second, ", ")));
+      if (digest != most->first)
+        difference.others.insert(difference.others.end(), ranks.begin(), ranks.end());
+    std::ranges::sort(difference.others);
+    found.push_back(std::move(difference));
   }
-  throw ReplicasDiffer(
-      "replicas differ after step {}: folded digests differ and no parameter's does", step);
+  return found;
+}
+
+std::string ReplicaAudit::describe(const ReplicaDifference& difference) const {
+  return fmt::format("parameter {} of worker {} is not what worker {} has",
+                     arena_.parameters()[difference.parameter].shape.name,
+                     fmt::join(difference.others, ", "), fmt::join(difference.most, ", "));
+}
+
+// The first of the majority sends, the others receive, the rest only take part in numbering.
+void ReplicaAudit::repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
+                          Deadline deadline) {
+  const Parameter& parameter = arena_.parameters()[difference.parameter];
+  ParameterState& state = state_.of(parameter);
+  std::vector<Bytes> parts = {
+      std::as_writable_bytes(std::span(parameter.value.f32(), parameter.extent())),
+      std::as_writable_bytes(std::span(&state.count, 1))};
+  if (!state.is_private)
+    for (const OwnedTensor* moment : {&state.momentum, &state.second})
+      if (moment->view().data != nullptr)
+        parts.emplace_back(moment->view().data, static_cast<std::size_t>(moment->view().count()) *
+                                                    size_bytes(moment->view().type));
+  const int source = difference.most.front(), me = transport_.rank();
+  const bool receives = std::ranges::binary_search(difference.others, me);
+  std::vector<SendParts> to(transport_.size());
+  std::vector<ReceiveParts> from(transport_.size());
+  if (me == source)
+    for (const int other : difference.others) to[other].assign(parts.begin(), parts.end());
+  if (receives) from[source].assign(parts.begin(), parts.end());
+  transport_.start_exchange(Purpose::control, to, from)->wait(deadline);
+  // What products read is made anew too.
+  if (receives) digests[difference.parameter] = apply_decay(RateFactors{0, 0}, parameter);
 }
 
 std::vector<std::uint64_t> parameter_digests(const ParameterArena& arena) {

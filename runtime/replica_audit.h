@@ -1,17 +1,26 @@
 // What workers tell each other once a step: loss, faults, time, and the digest of their parameters.
 //
-// One small all-gather. Replicas are identical by construction; this proves it every step, and when
-// one differs names the tensor and the workers (ReplicasDiffer).
+// One small all-gather. Replicas are identical by construction; this proves it every step. When one
+// differs, the tensor and the workers are named, and where more than half of all workers hold the
+// same bits the others take these from them (values and, of averaged groups, the moments): found
+// one step after it happened, the damage is in no ballot but that step's. Without such a majority,
+// or where repairing is switched off: ReplicasDiffer.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "collectives/transport/transport.h"
 #include "core/parameter_arena.h"
+#include "runtime/optimizer_state.h"
 
 namespace ballot {
+
+// Parts of a step that a worker does by itself: who is slow, and at what.
+inline constexpr std::array<const char*, 6> kOwnStages = {"data",      "fwd",  "bwd",
+                                                          "direction", "pack", "apply"};
 
 // Travels as it is, little-endian; every worker of a job runs the same build (checked when it
 // starts).
@@ -25,23 +34,41 @@ struct WorkerReport {
   std::int32_t stop = 0;  // this worker was asked to leave: all stop after this step
   std::int32_t unused = 0;
   double compute_seconds = 0;  // from the step's start to the ballot being ready
+  std::array<float, kOwnStages.size()> stage_seconds{};  // as kOwnStages
+};
+
+// One tensor that was not the same everywhere.
+struct ReplicaDifference {
+  std::size_t parameter = 0;  // in arena order
+  std::vector<int> most;      // the workers of the largest group that agrees
+  std::vector<int> others;
+  bool has_majority = false;  // more than half of all workers agree
 };
 
 class ReplicaAudit {
  public:
-  ReplicaAudit(const ParameterArena& arena, Transport& transport);
-  // Everybody's report, by rank. `digests` has one entry per parameter; `report.digest` is filled
-  // in here.
+  // `state`: of this worker. All of them must outlive it. Equal `repairs` on all workers.
+  ReplicaAudit(const ParameterArena& arena, OptimizerState& state, Transport& transport,
+               bool repairs);
+  // Everybody's report, by rank, after any repair: all digests are equal. `digests` has one entry
+  // per parameter; what was repaired here is changed in it. `report.digest` is filled in.
   const std::vector<WorkerReport>& exchange(WorkerReport report,
-                                            const std::vector<std::uint64_t>& digests,
-                                            Deadline deadline);
+                                            std::vector<std::uint64_t>& digests, Deadline deadline);
+  // What the last exchange() repaired, on any worker; all workers give the same.
+  const std::vector<ReplicaDifference>& repaired() const { return repaired_; }
+  std::string describe(const ReplicaDifference& difference) const;
 
  private:
-  [[noreturn]] void name_difference(const std::vector<std::uint64_t>& digests, std::int64_t step,
-                                    Deadline deadline);
+  std::vector<ReplicaDifference> find_differences(const std::vector<std::uint64_t>& digests,
+                                                  Deadline deadline);
+  void repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
+              Deadline deadline);
   const ParameterArena& arena_;
+  OptimizerState& state_;
   Transport& transport_;
+  const bool repairs_;
   std::vector<WorkerReport> reports_;
+  std::vector<ReplicaDifference> repaired_;
 };
 
 // The digests of all parameters as they are, in arena order.

@@ -222,12 +222,49 @@ void add_run(ConfigTable& table, RunConfig& config) {
             name == "majority" ? Estimator::majority : Estimator::majority_of_majorities;
       },
       [&config] { return to_string(config.estimator); });
+  table.add("vote.members", config.members,
+            "workers (ranks in a row) that are one voter: one mean gradient, one momentum, one "
+            "ballot",
+            1, 1024);
   table.add("vote.node_size", config.node_size,
             "workers of a node (ranks in a row), for the hierarchical schedule", 1, 1024);
   table.add("vote.piece_elements", config.piece_elements,
             "elements that travel as one piece; 0: chosen by size", 0);
   table.add("vote.overlap", config.overlap, "ballots and means leave while backward goes on");
   table.add("vote.deadline_seconds", config.deadline_seconds, "of any wait for peers", 0.001, 1e6);
+  table.add_choice(
+      "journal.enabled", {"auto", "on", "off"},
+      "verdicts of every step on disk, to rebuild any step from; auto: where the run can be "
+      "replayed",
+      [&config](const std::string& name) {
+        config.journal.enabled = name == "auto" ? JournalConfig::Enabled::automatic
+                                 : name == "on" ? JournalConfig::Enabled::on
+                                                : JournalConfig::Enabled::off;
+      },
+      [&config] { return to_string(config.journal.enabled); });
+  table.add("journal.sync_every_ms", config.journal.sync_every_ms,
+            "between two fsyncs; no step waits for one; a power cut takes back this much", 1,
+            3600000);
+  table.add("journal.copies", config.journal.copies,
+            "workers that keep each chunk's bits (1: they share a disk); 0: all", 0, 1024);
+  table.add("journal.segment_mib", config.journal.segment_mib, "of one file", 1, 1 << 20);
+  table.add("journal.queue_mib", config.journal.queue_mib,
+            "of memory for what waits for the disk; when it is full a step waits", 1, 1 << 20);
+  table.add("journal.mean_limit_bytes", config.journal.mean_limit_bytes,
+            "of means a step; a run with more keeps no journal and recovers from checkpoints only",
+            0);
+  table.add("audit.repairs", config.audit.repairs,
+            "a replica that differs takes the majority's bits; false: the run stops");
+  table.add_choice(
+      "audit.bad_voter", {"warn", "abstain"},
+      "a voter whose ballots agree with nobody's for a window of steps: say so, or let it abstain "
+      "too",
+      [&config](const std::string& name) {
+        config.audit.bad_voter =
+            name == "warn" ? AuditConfig::BadVoter::warn : AuditConfig::BadVoter::abstain;
+      },
+      [&config] { return to_string(config.audit.bad_voter); });
+  table.add("audit.agreement_window", config.audit.agreement_window, "steps", 2, 100000);
   table.add("output.folder", config.output_folder, "run directory");
 }
 
@@ -321,6 +358,15 @@ const char* to_string(Compute compute) {
 const char* to_string(Ties ties) {
   return ties == Ties::coin ? "coin" : "hold";
 }
+const char* to_string(AuditConfig::BadVoter policy) {
+  return policy == AuditConfig::BadVoter::warn ? "warn" : "abstain";
+}
+
+const char* to_string(JournalConfig::Enabled enabled) {
+  return enabled == JournalConfig::Enabled::automatic ? "auto"
+         : enabled == JournalConfig::Enabled::on      ? "on"
+                                                      : "off";
+}
 
 DType resolve_compute(Compute compute) {
   if (compute == Compute::automatic) return has_native_bf16() ? DType::bf16 : DType::f32;
@@ -330,8 +376,13 @@ DType resolve_compute(Compute compute) {
   return compute == Compute::bf16 ? DType::bf16 : DType::f32;
 }
 
-RunConfig parse_run_config(const std::string& text, const std::string& path,
-                           const std::vector<std::string>& settings) {
+namespace {
+
+// Whether the combinations of values, and the files they name, are looked at too.
+enum class Check { keys, all };
+
+RunConfig parse_config(const std::string& text, const std::string& path,
+                       const std::vector<std::string>& settings, Check check) {
   RunConfig config;
   Preset preset;
   std::vector<std::string> ignored, problems;
@@ -352,19 +403,34 @@ RunConfig parse_run_config(const std::string& text, const std::string& path,
   add_groups(table, config);
   table.apply(text, path, settings, problems);
   config.schedule.steps = config.steps;
-  if (problems.empty()) check_combinations(config, problems);
+  if (problems.empty() && check == Check::all) check_combinations(config, problems);
   if (!problems.empty())
     throw ConfigError("{} problem{} in {}:\n  {}", problems.size(), problems.size() == 1 ? "" : "s",
                       path, fmt::join(problems, "\n  "));
   return config;
 }
 
-RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings) {
+std::string read_text(const std::string& path) {
   std::ifstream file(path);
   if (!file) throw ConfigError("cannot read the run file {}", path);
   std::stringstream text;
   text << file.rdbuf();
-  return parse_run_config(text.str(), path, settings);
+  return text.str();
+}
+
+}  // namespace
+
+RunConfig parse_run_config(const std::string& text, const std::string& path,
+                           const std::vector<std::string>& settings) {
+  return parse_config(text, path, settings, Check::all);
+}
+
+RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings) {
+  return parse_config(read_text(path), path, settings, Check::all);
+}
+
+RunConfig read_resolved_config(const std::string& path) {
+  return parse_config(read_text(path), path, {}, Check::keys);
 }
 
 std::array<ParameterGroup, 4> preset_groups(const std::string& rule, double rate) {

@@ -20,6 +20,27 @@ namespace ballot {
 
 enum class Compute { automatic, f32, bf16 };
 
+// The record of verdicts from which the parameters of any step can be rebuilt.
+struct JournalConfig {
+  enum class Enabled { automatic, on, off };
+  Enabled enabled = Enabled::automatic;  // automatic: where the run can be replayed
+  std::int64_t sync_every_ms = 200;      // how much a power cut may take back
+  // Workers that keep each chunk's bits; 0: all. One is enough where all write to one disk, as a
+  // static job's workers do: further copies would lie beside it.
+  std::int64_t copies = 1;
+  std::int64_t segment_mib = 256;
+  std::int64_t queue_mib = 256;                            // of memory, between step and disk
+  std::int64_t mean_limit_bytes = std::int64_t{16} << 20;  // of a step's means; more: no journal
+};
+
+// What workers check in one another every step.
+struct AuditConfig {
+  bool repairs = true;  // a replica that differs takes the majority's bits; false: the run stops
+  enum class BadVoter { warn, abstain };
+  BadVoter bad_voter = BadVoter::warn;  // a voter that agrees with nobody for a window of steps
+  std::int64_t agreement_window = 50;   // steps
+};
+
 struct RunConfig {
   std::string model_folder;
   TokenSource train_data;
@@ -44,10 +65,14 @@ struct RunConfig {
   Ties ties = Ties::coin;
   std::optional<Schedule> vote_schedule;  // none: chosen at the start by a measurement of the link
   Estimator estimator = Estimator::majority;
+  std::int64_t members = 1;         // workers of a voter: they share gradients, momentum, ballot
   std::int64_t node_size = 1;       // workers of a node, for the hierarchical schedule
   std::int64_t piece_elements = 0;  // of votes and means; 0: chosen by size
   bool overlap = true;              // ballots leave while backward goes on
   double deadline_seconds = 600;    // of any wait for peers
+
+  JournalConfig journal;
+  AuditConfig audit;
 
   std::string output_folder;
 
@@ -61,6 +86,9 @@ RunConfig read_run_config(const std::string& path, const std::vector<std::string
 RunConfig parse_run_config(const std::string& text, const std::string& path,
                            const std::vector<std::string>& settings);
 
+// The run.toml that a run wrote, for looking at the run later: the files that it names may be gone.
+RunConfig read_resolved_config(const std::string& path);
+
 // The four groups that [optimizer] preset = `rule` fills, at this rate.
 std::array<ParameterGroup, 4> preset_groups(const std::string& rule, double rate);
 
@@ -73,5 +101,7 @@ DType resolve_compute(
     Compute compute);  // auto -> bf16 where the processor has instructions for it, else f32
 const char* to_string(Compute compute);
 const char* to_string(Ties ties);
+const char* to_string(JournalConfig::Enabled enabled);
+const char* to_string(AuditConfig::BadVoter policy);
 
 }  // namespace ballot

@@ -9,10 +9,12 @@
 #include <sstream>
 #include <vector>
 
+#include "core/disk.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "runtime/checkpoint.h"
+#include "runtime/journal/shards.h"
 
 namespace ballot {
 namespace {
@@ -23,7 +25,12 @@ constexpr std::array kFree = {"model.folder",           "data.train",
                               "train.evaluate_every",   "train.validation_windows",
                               "train.checkpoint_every", "train.keep_checkpoints",
                               "train.threads",          "train.device",
-                              "vote.deadline_seconds",  "output.folder"};
+                              "vote.deadline_seconds",  "output.folder",
+                              "journal.enabled",        "journal.sync_every_ms",
+                              "journal.copies",         "journal.segment_mib",
+                              "journal.queue_mib",      "journal.mean_limit_bytes",
+                              "vote.members",           "audit.repairs",
+                              "audit.bad_voter",        "audit.agreement_window"};
 
 // "table.key" -> value, of a resolved run.toml.
 std::map<std::string, std::string> keys_of(const std::string& toml) {
@@ -42,7 +49,8 @@ std::map<std::string, std::string> keys_of(const std::string& toml) {
 }  // namespace
 
 void require_unused_folder(const std::string& output_folder) {
-  if (std::filesystem::exists(output_folder + "/metrics.jsonl") || has_checkpoints(output_folder))
+  if (std::filesystem::exists(output_folder + "/metrics.jsonl") || has_checkpoints(output_folder) ||
+      !JournalShards(system_disk(), output_folder).empty())
     throw ConfigError(
         "output.folder = \"{}\" already holds a run; resume it with --resume, or name another "
         "folder",

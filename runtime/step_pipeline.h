@@ -16,23 +16,30 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "collectives/mean.h"
-#include "collectives/transport/loopback_transport.h"
 #include "collectives/transport/transport.h"
 #include "collectives/vote.h"
 #include "core/gradient_sink.h"
 #include "optim/newton_schulz.h"
 #include "runtime/communication.h"
 #include "runtime/optimizer_state.h"
+#include "runtime/step_layout.h"
+#include "runtime/step_update.h"
+#include "runtime/voter_members.h"
 
 namespace ballot {
 
 struct StepOptions {
-  VoteOptions vote;              // its seed is that of the zero coins too
+  VoteOptions vote;  // its seed is that of the zero coins too
+  // Of vote.members > 1: who works on what. Backward and the members' exchange then take turns on
+  // one thread, and overlap means that votes go on in between.
+  const MemberPlan* plan = nullptr;
   bool choose_schedule = false;  // vote.schedule is chosen by a measurement
   bool overlap = true;
   Duration deadline = std::chrono::seconds(600);
@@ -56,65 +63,59 @@ class StepPipeline : public GradientSink {
                StepOptions options);
   ~StepPipeline() override;
 
+  // Abstains from every vote and mean until told otherwise; its momentum stands still.
+  void abstain_from_now(bool abstains) { abstains_ = abstains; }
   void begin(std::int64_t step, double rate_factor);
   void loss_known(double mean_loss) override;
   void ready(const Parameter& parameter) override;
   // After differentiate(). Parameters change only here, when all verdicts and means are in hand.
   StepOutcome finish();
 
+  // Called by finish() when the step is held and before it is applied: what a journal writes down.
+  using OnHeld = std::function<void(const StepDecision&, std::span<const TensorFactors>)>;
+  void on_held(OnHeld call) { on_held_ = std::move(call); }
+
   // After finish(): one digest per parameter, in arena order.
-  const std::vector<std::uint64_t>& digests() const { return digests_; }
-  std::int64_t voted_count() const { return layout_.count(); }
+  const std::vector<std::uint64_t>& digests() const { return update_.digests(); }
+  const StepLayout& layout() const { return layout_; }
+  std::int64_t voted_count() const { return layout_.voted().count(); }
   Schedule schedule() const { return options_.vote.schedule; }
   const std::string& schedule_reason() const { return schedule_reason_; }  // empty: as configured
   Vote::Cost vote_cost() const;
   // What this worker sent over transports that the vote made for itself.
   Traffic split_traffic() const;
+  // Gradients and ballots to the other members of this voter so far, by the link inside it.
+  std::uint64_t member_bytes_sent() const;
 
  private:
   // Before the network: one tensor of this worker.
-  void cast(ParameterState& state);
+  bool cast(ParameterState& state, bool usable);  // false: not finite
+  void offer(ParameterState& state);
   void contribute(ParameterState& state);
-  // After it: the same on every worker.
-  void cast_mean(ParameterState& state);
-  void apply_sign(ParameterState& state, const Verdict& verdict);
-  void apply_dense(ParameterState& state);
-
   Mean& mean_of(const ParameterState& state) const;
-  bool has_mean(const ParameterState& state) const;
-  Tensor mean_gradient(const ParameterState& state) const;
-  Tensor find_mean_direction(ParameterState& state);
-  const BallotSegment* segment_of(const Parameter& parameter) const;
-  Tensor scratch_like(const Parameter& parameter) const;
 
-  const ParameterArena& arena_;
   OptimizerState& state_;
   Transport& transport_;
   StepOptions options_;
   std::string schedule_reason_;
 
-  BallotLayout layout_;                      // voted tensors
-  std::vector<std::int64_t> segment_index_;  // by parameter: into the layout of its kind, or -1
-  std::vector<std::int64_t> mean_offset_;    // by parameter: into its mean's buffer, or -1
-  std::vector<std::int64_t> mean_segment_;
+  StepLayout layout_;
+  StepUpdate update_;
+  OnHeld on_held_;
   std::unique_ptr<Ballot> ballot_;
   std::unique_ptr<Vote> vote_;
-  std::unique_ptr<Mean> means_[2];  // f32, bf16
-  BallotLayout
-      elected_alone_;  // sign rules on a mean: a ballot whose only voter is the mean itself
-  std::unique_ptr<Transport> alone_;
-  std::unique_ptr<Ballot> mean_ballot_;
-  std::unique_ptr<Vote> mean_vote_;
+  std::unique_ptr<Mean> means_[2];                  // f32, bf16
   std::unique_ptr<Communication> communication_;    // of vote_ and means_: dies before them
+  std::unique_ptr<VoterMembers> members_;           // null: this worker is a voter
   std::unique_ptr<NewtonSchulz> newton_schulz_[2];  // f32, bf16
-  Buffer direction_;                                // scratch of the largest parameter
+  Buffer direction_;                                // scratch of the largest voted parameter
   std::vector<std::uint8_t> silent_rows_;
-  std::vector<std::uint64_t> digests_;
   Stream stream_;
 
   std::int64_t step_ = 0;
   double rate_factor_ = 1;
   std::size_t ready_count_ = 0;
+  bool abstains_ = false;
   StepOutcome outcome_;
 };
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "core/disk.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -13,11 +14,15 @@
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
+#include "runtime/agreement_watch.h"
 #include "runtime/checkpoint.h"
 #include "runtime/evaluation.h"
+#include "runtime/gather_values.h"
 #include "runtime/metrics.h"
+#include "runtime/replay.h"
 #include "runtime/replica_audit.h"
 #include "runtime/run_folder.h"
+#include "runtime/run_journal.h"
 #include "runtime/sampler.h"
 #include "runtime/step_pipeline.h"
 
@@ -42,8 +47,10 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
 // What must be equal on all workers for replicas to stay identical: what replicas compute
 // redundantly includes Newton-Schulz of a mean, whose bits depend on processor and threads.
 std::string starting_state(const RunConfig& config, DType compute, std::int64_t threads,
-                           std::uint64_t digest, std::int64_t step) {
-  std::string text = fmt::format("step {}\nparameters {:016x}\n", step, digest);
+                           const TrainingState& training) {
+  std::string text =
+      fmt::format("step {}\nparameters {:016x}\nhistory {}\n", training.step, training.digest,
+                  training.journal ? to_string(training.journal->chain) : "none");
   const bool dense_products =
       std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
         return group.newton_schulz && group.reduce != Reduce::vote;
@@ -63,8 +70,31 @@ bool require_same_configuration(const RunConfig& config, Transport& transport, D
   return true;
 }
 
-StepOptions step_options(const RunConfig& config, Duration deadline) {
+// Whether the run keeps a journal; the reason why not is logged, or thrown where one is asked for.
+bool keeps_journal(const RunConfig& config, const StepLayout& layout, bool say) {
+  if (config.journal.enabled == JournalConfig::Enabled::off) return false;
+  const std::string reason = why_not_journaled(config, layout);
+  if (reason.empty()) return true;
+  if (config.journal.enabled == JournalConfig::Enabled::on)
+    throw ConfigError(
+        "journal.enabled = \"on\": this run can only recover from checkpoints, not from a journal: "
+        "{}",
+        reason);
+  if (say) log_info("no journal, this run recovers from checkpoints only: {}", reason);
+  return false;
+}
+
+int members_of(const RunConfig& config, const Transport& transport) {
+  if (transport.size() % config.members != 0)
+    throw ConfigError("vote.members = {}: {} workers cannot be cut into voters of {}",
+                      config.members, transport.size(), config.members);
+  return static_cast<int>(config.members);
+}
+
+StepOptions step_options(const RunConfig& config, const MemberPlan& plan, Duration deadline) {
   StepOptions options;
+  options.vote.members = plan.members;
+  if (plan.members > 1) options.plan = &plan;
   options.vote.seed = static_cast<std::uint64_t>(config.seed);
   options.vote.ties = config.ties;
   options.choose_schedule = !config.vote_schedule;
@@ -91,11 +121,14 @@ class Trainer {
         llama_(read_model_config(config.model_folder)),
         tokenizer_(read_tokenizer(config.model_folder)),
         arena_(llama_parameter_shapes(llama_), compute_, device_),
-        state_(arena_, config_.groups),
+        plan_(plan_members(arena_, config_.groups, members_of(config, transport))),
+        state_(arena_, config_.groups, plan_, static_cast<int>(transport.rank() % config.members)),
         training_tokens_(read_tokens(config.train_data, *tokenizer_)),
         sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
-        pipeline_(arena_, state_, transport, step_options(config, deadline_)),
-        audit_(arena_, transport) {
+        pipeline_(arena_, state_, transport, step_options(config, plan_, deadline_)),
+        audit_(arena_, state_, transport, config.audit.repairs),
+        watch_({.window = config.audit.agreement_window}),
+        journaled_(keeps_journal(config, pipeline_.layout(), transport.rank() == 0)) {
     if (!config.validation_data.path.empty()) {
       held_out_tokens_ = read_tokens(config.validation_data, *tokenizer_);
       windows_ = std::make_unique<EvaluationWindows>(held_out_tokens_, config.sequence_length,
@@ -114,6 +147,10 @@ class Trainer {
     result.first_loss = result.last_loss = std::numeric_limits<double>::quiet_NaN();
     start_record();
     if (windows_ && training_.step == 0) result.first_loss = result.last_loss = evaluate_now();
+    if (replayed_ > 0 && training_.step >= config_.steps) {  // what is left is to save it
+      if (windows_) result.last_loss = evaluate_now();
+      save();
+    }
     ProgressLine progress(config_.steps);
     while (training_.step < config_.steps && !result.stopped) {
       try {
@@ -130,6 +167,7 @@ class Trainer {
       if (windows_ && (last || due(config_.evaluate_every))) result.last_loss = evaluate_now();
       if (last || result.stopped || due(config_.checkpoint_every)) save();
     }
+    if (journal_) journal_->flush();
     if (leads()) {
       progress.finish();
       metrics_->end(training_.step, true, total.elapsed());  // the audit of every step has passed
@@ -149,14 +187,10 @@ class Trainer {
 
   void load() {
     std::optional<std::string> found;
-    if (hooks_.resume) {
-      found = find_checkpoint(config_.output_folder, transport_, deadline_);
-      if (!found)
-        throw ConfigError("--resume: {} holds no whole checkpoint",
-                          config_.output_folder + "/checkpoints");
-    }
+    if (hooks_.resume) found = find_checkpoint(config_.output_folder, transport_, deadline_);
     if (found) {
-      training_ = load_checkpoint(*found, arena_, state_, transport_.rank());
+      training_ = load_checkpoint(*found, arena_, state_,
+                                  static_cast<int>(transport_.rank() / config_.members));
       checkpoint_ = *found;
       if (leads()) note_resume(*found);
     } else {
@@ -167,22 +201,91 @@ class Trainer {
       throw CorruptFile("{}: parameters have digest {:016x}, its state says {:016x}", *found,
                         fold(digests), training_.digest);
     training_.digest = fold(digests);
+    if (!journaled_) {
+      training_.journal.reset();
+    } else if (!training_.journal) {  // a history begins here
+      const Digest origin = history_origin(config_, arena_, training_.digest, training_.step);
+      training_.journal = JournalPlace{origin, origin};
+    }
+    std::optional<JournalShards> shards;
+    if (hooks_.resume && journaled_) {
+      shards.emplace(system_disk(), config_.output_folder);
+      if (hooks_.resume_from == ResumeFrom::journal) replay_journal(*shards);
+    }
+    if (hooks_.resume && !found && replayed_ == 0)
+      throw ConfigError("--resume: {} holds no whole checkpoint",
+                        config_.output_folder + "/checkpoints");
     training_.workers = transport_.size();
+    training_.members = config_.members;
     training_.threads = thread_count();
     training_.processor = processor_features();
     training_.compute = to_string(compute_);
-    require_same_everywhere(
-        starting_state(config_, compute_, thread_count(), training_.digest, training_.step),
-        transport_, deadline());
+    require_same_everywhere(starting_state(config_, compute_, thread_count(), training_),
+                            transport_, deadline());
     prepare_folder(config_, hooks_.resume, transport_, deadline());
+    if (journaled_) {
+      journal_ = std::make_unique<RunJournal>(config_, pipeline_.layout(), training_,
+                                              shards ? &*shards : nullptr, transport_, deadline_);
+      pipeline_.on_held(
+          [this](const StepDecision& decision, std::span<const TensorFactors> factors) {
+            journal_->held(training_.step + 1, decision, factors);
+          });
+    }
+  }
+
+  // The steps after the checkpoint that all shards together hold.
+  void replay_journal(const JournalShards& shards) {
+    const JournalShards::History history =
+        shards.history({training_.step, training_.journal->chain});
+    struct End {
+      std::int64_t step;
+      Digest digest;
+    };
+    const End mine{history.end.step, history.end.digest};
+    const std::vector<End> ends =
+        gather_values(mine, transport_, Deadline::in(deadline_ + std::chrono::hours(1)));
+    if (ends[0].step != mine.step || ends[0].digest != mine.digest)
+      throw DataError(
+          "worker {} finds a journal up to step {}, worker 0 one up to step {}: all workers must "
+          "see the same run folder",
+          transport_.rank(), mine.step, ends[0].step);
+    const std::string advice = fmt::format(
+        "--resume=checkpoint goes on from step {} without what follows it", training_.step);
+    for (const JournalShards::Shard& shard : shards.shards()) {
+      const JournalReader& reader = shard.reader;
+      if (reader.damage().empty()) continue;
+      const bool others_have_it = history.end.step > history.base.step &&
+                                  history.end.step > reader.end().step && history.gap.empty();
+      if (!others_have_it) throw CorruptFile("{}; {}", reader.damage(), advice);
+      if (leads()) log_warning("{}; other shards hold what it held", reader.damage());
+    }
+    if (!history.gap.empty() && leads())
+      log_warning("the journal ends after step {}: {}", history.end.step, history.gap);
+    const std::int64_t to_step = std::min(history.end.step, config_.steps);
+    if (to_step <= training_.step) return;
+    Stopwatch watch;
+    Replay again(arena_, state_, pipeline_.layout(), static_cast<std::uint64_t>(config_.seed),
+                 config_.ties);
+    const ReplayReport report =
+        replay(shards, history, to_step, arena_, again, config_.sequence_length, training_);
+    replayed_ = report.steps;
+    if (leads())
+      log_info(
+          "replayed steps {} to {} from the journal ({} of {} proved by digest, {:.2f} s); "
+          "momentum "
+          "is that of step {}, so what follows differs from an uninterrupted run; "
+          "--resume=checkpoint repeats the steps instead, to the same bits",
+          history.base.step + 1, to_step, report.proved, report.steps, watch.elapsed(),
+          history.base.step);
   }
 
   void note_resume(const std::string& path) const {
     log_info("resuming after step {} from {}", training_.step, path);
-    if (training_.workers != transport_.size())
+    const std::int64_t before = training_.workers / training_.members;
+    if (before != transport_.size() / config_.members)
       log_warning(
-          "it was saved by {} workers, these are {}: voter i takes the momentum of voter i mod {}",
-          training_.workers, transport_.size(), training_.workers);
+          "it was saved by {} voters, these are {}: voter i takes the momentum of voter i mod {}",
+          before, transport_.size() / config_.members, before);
     if (training_.threads != thread_count() || training_.processor != processor_features() ||
         training_.compute != to_string(compute_))
       log_warning(
@@ -207,6 +310,7 @@ class Trainer {
     facts.rule = to_string(hidden.rule);
     facts.reduce = to_string(hidden.reduce);
     facts.workers = transport_.size();
+    facts.members = config_.members;
     facts.threads = thread_count();
     facts.seed = config_.seed;
     facts.steps = config_.steps;
@@ -222,8 +326,20 @@ class Trainer {
         facts.workers, facts.workers == 1 ? "" : "s", facts.backend, facts.parameters,
         facts.voted_parameters, facts.rule, facts.reduce, facts.compute, facts.processor,
         facts.threads);
+    if (plan_.members > 1)
+      log_info(
+          "voters of {} members; who works on what (the others' work at once: {:.2f}x as "
+          "fast as one member alone):\n{}",
+          plan_.members, plan_.work.speed_up(), plan_.description);
     if (!pipeline_.schedule_reason().empty())
       log_info("vote.schedule = auto: {}", pipeline_.schedule_reason());
+    if (journal_)
+      log_info("journal: every verdict in {}/journal, durable every {} ms, {}",
+               config_.output_folder, config_.journal.sync_every_ms,
+               config_.journal.copies == 0
+                   ? std::string("each chunk by all workers")
+                   : fmt::format("each chunk by {} worker{}", config_.journal.copies,
+                                 config_.journal.copies == 1 ? "" : "s"));
     if (compute_ == DType::bf16 && !has_native_bf16())
       log_warning(
           "compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",
@@ -238,6 +354,7 @@ class Trainer {
   bool step(ProgressLine& progress) {
     Stopwatch whole, stage;
     const Traffic before = sent();
+    const std::uint64_t members_before = pipeline_.member_bytes_sent();
     draw_batches();
     const double data_seconds = stage.lap();
     pipeline_.begin(training_.step, config_.schedule.factor(training_.step));
@@ -256,9 +373,17 @@ class Trainer {
     mine.loss_fault = outcome.loss_fault;
     mine.stop = hooks_.should_stop && hooks_.should_stop();
     mine.compute_seconds = data_seconds + compute_seconds;
-    const std::vector<WorkerReport>& reports =
-        audit_.exchange(mine, pipeline_.digests(), deadline());
+    mine.stage_seconds = {static_cast<float>(data_seconds),
+                          static_cast<float>(model_->times().forward),
+                          static_cast<float>(model_->times().backward),
+                          static_cast<float>(outcome.direction_seconds),
+                          static_cast<float>(outcome.pack_seconds),
+                          static_cast<float>(outcome.apply_seconds)};
+    digests_ = pipeline_.digests();
+    const std::vector<WorkerReport>& reports = audit_.exchange(mine, digests_, deadline());
     training_.digest = reports[0].digest;
+    note_repairs();
+    if (outcome.votes != nullptr) watch_voters(*outcome.votes);
 
     StepMetrics record;
     record.audit_seconds = stage.lap();
@@ -275,6 +400,10 @@ class Trainer {
         record.slowest_seconds = report.compute_seconds, record.slowest_voter = static_cast<int>(r);
     }
     training_.tokens_total += record.tokens;
+    if (journal_) {
+      training_.journal = journal_->place();
+      journal_->applied(training_, digests_);
+    }
     // One worker's fault passes; everybody's is the model's own, and would only overwrite the good
     // checkpoints.
     if (record.loss_faults == transport_.size())
@@ -301,19 +430,65 @@ class Trainer {
     record.tally_seconds = outcome.tally_seconds;
     record.apply_seconds = outcome.apply_seconds;
     record.traffic = sent() - before;
+    record.member_bytes = pipeline_.member_bytes_sent() - members_before;
     record.fp32_bytes = share * 4.0 * static_cast<double>(arena_.count());
     record.backend = transport_.name();
     record.votes = outcome.votes;
+    if (journal_) {
+      const RunJournal::Cost cost = journal_->take_cost();
+      record.journal = {cost.written_bytes, cost.seconds, cost.waited_seconds, cost.behind_steps};
+    }
+    record.slow_stages = slow_stages(reports);
     record.step_seconds = whole.elapsed();
     metrics_->step(record);
     progress.update(record);
     return stop;
   }
 
+  void note_repairs() {
+    for (const ReplicaDifference& difference : audit_.repaired()) {
+      const std::string text =
+          fmt::format("step {}: {}; it takes that from worker {}", training_.step,
+                      audit_.describe(difference), difference.most.front());
+      if (!leads()) continue;
+      log_warning("{}", text);
+      metrics_->notice("repair", training_.step, difference.others.front(), text);
+    }
+  }
+
+  // The same on every worker, being made of what all have.
+  void watch_voters(const VoteStatistics& votes) {
+    const std::optional<AgreementAlarm> alarm = watch_.add(votes);
+    if (!alarm) return;
+    const bool silences = config_.audit.bad_voter == AuditConfig::BadVoter::abstain;
+    if (silences && alarm->voter == transport_.rank() / plan_.members)
+      pipeline_.abstain_from_now(true);
+    if (!leads()) return;
+    const std::string text = fmt::format(
+        "step {}: {}{}", training_.step, alarm->describe(config_.audit.agreement_window),
+        silences ? "; it abstains until the job is started again" : "");
+    log_warning("{}", text);
+    metrics_->notice("alarm", training_.step, alarm->voter, text);
+  }
+
+  static std::vector<StepMetrics::SlowStage> slow_stages(const std::vector<WorkerReport>& reports) {
+    std::vector<StepMetrics::SlowStage> slow;
+    for (std::size_t stage = 0; stage < kOwnStages.size(); ++stage) {
+      std::vector<std::pair<double, int>> times;
+      for (std::size_t r = 0; r < reports.size(); ++r)
+        times.emplace_back(reports[r].stage_seconds[stage], static_cast<int>(r));
+      std::ranges::sort(times);
+      slow.push_back({kOwnStages[stage], times.back().second, times.back().first,
+                      times[times.size() / 2].first});
+    }
+    return slow;
+  }
+
   // Voter v takes ids counter + v * n ..; the counter then passes all of them, so no id is used
   // twice.
   void draw_batches() {
     const std::int64_t per_worker = config_.batch * config_.micro_batches;
+    if (journal_) journal_->drawn(training_.sample_counter, per_worker);
     std::int64_t id = training_.sample_counter + transport_.rank() * per_worker;
     for (TokenBatch& batch : micro_batches_) {
       sampler_.draw(id, config_.batch, batch);
@@ -335,8 +510,10 @@ class Trainer {
 
   void save() {
     Stopwatch watch;
+    if (journal_) journal_->flush();
     checkpoint_ = save_checkpoint(config_.output_folder, config_.model_folder, training_, arena_,
                                   state_, config_.keep_checkpoints, transport_, deadline_);
+    if (journal_) journal_->checkpointed(config_.output_folder, config_.keep_checkpoints);
     if (leads()) metrics_->checkpoint(training_.step, checkpoint_, watch.elapsed());
   }
 
@@ -350,12 +527,18 @@ class Trainer {
   LlamaConfig llama_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;
+  MemberPlan plan_;
   OptimizerState state_;
   std::vector<std::int32_t> training_tokens_, held_out_tokens_;
   Sampler sampler_;
   std::unique_ptr<EvaluationWindows> windows_;
   StepPipeline pipeline_;
   ReplicaAudit audit_;
+  AgreementWatch watch_;
+  std::vector<std::uint64_t> digests_;  // of the last step, by parameter
+  bool journaled_;
+  std::unique_ptr<RunJournal> journal_;
+  std::int64_t replayed_ = 0;  // steps, when it was resumed
   std::unique_ptr<Model> model_;
   std::unique_ptr<MetricsLog> metrics_;
   std::vector<TokenBatch> micro_batches_;

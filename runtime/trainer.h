@@ -20,8 +20,15 @@ struct TrainingResult {
   std::string checkpoint;
 };
 
+// What a resumed run does with the steps that were finished after its newest whole checkpoint:
+// replays them from the journal, so that none is lost (momentum stays the checkpoint's, so the bits
+// of later steps differ from those of an uninterrupted run), or drops and repeats them, to the same
+// bits.
+enum class ResumeFrom { journal, checkpoint };
+
 struct TrainingHooks {
   bool resume = false;
+  ResumeFrom resume_from = ResumeFrom::journal;
   // Polled once a step; true on any worker stops all after the step, with a checkpoint.
   std::function<bool()> should_stop;
   // Wraps the model (tests put faults here).

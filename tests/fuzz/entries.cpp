@@ -11,7 +11,11 @@
 #include "models/llama/llama_config.h"
 #include "models/safetensors.h"
 #include "models/tokenizer.h"
+#include "runtime/journal/format.h"
+#include "runtime/journal/journal.h"
 #include "runtime/token_source.h"
+#include "tests/runtime/journal_support.h"
+#include "tests/support/memory_disk.h"
 
 namespace ballot::fuzz {
 namespace {
@@ -172,6 +176,75 @@ std::string small_frames() {
   return message;
 }
 
+std::string string_of(std::span<const std::byte> bytes) {
+  return std::string(text_of(bytes));
+}
+
+bool run_journal_record(std::span<const std::byte> bytes) {
+  return accepted([&] {
+    const Record record = decode_record(bytes, "input");
+    const std::vector<std::byte> again = encode(record);
+    require(std::ranges::equal(again, bytes), "a record changes when rewritten");
+    require(decode_record(bytes, "input", 0, Depth::header).position() == record.position(),
+            "a header has another position");
+  });
+}
+
+// A segment file. The frames' checksums are made right again wherever a frame can be found, so that
+// mutations come past them.
+bool run_journal_segment(std::span<const std::byte> bytes) {
+  std::vector<std::byte> file(bytes.begin(), bytes.end());
+  if (file.size() >= journal::kSegmentHeaderBytes) {
+    Position start;
+    std::memcpy(&start.step, file.data() + 32, 8);
+    std::memcpy(&start.digest, file.data() + 40, 16);
+    const auto header = journal::encode(journal::SegmentHeader{kTestRun, start});
+    std::ranges::copy(header, file.begin());
+  }
+  for (std::size_t at = journal::kSegmentHeaderBytes;
+       at + journal::kFrameHeaderBytes <= file.size();) {
+    journal::FrameHeader header;
+    std::memcpy(&header.kind, file.data() + at + 4, 4);
+    std::memcpy(&header.step, file.data() + at + 8, 8);
+    std::memcpy(&header.length, file.data() + at + 16, 8);
+    const std::size_t payload = at + journal::kFrameHeaderBytes;
+    if (header.length > file.size() - payload) break;
+    const std::uint64_t seed = journal::frame_seed(1, at);
+    header.checksum = journal::frame_checksum(
+        std::span(file).subspan(payload, static_cast<std::size_t>(header.length)), seed);
+    std::ranges::copy(journal::encode(header, seed), file.begin() + static_cast<long>(at));
+    at = payload + static_cast<std::size_t>(header.length);
+  }
+  return accepted([&] {
+    const std::string folder = "shard";
+    MemoryDisk disk;
+    disk.open_append(folder + "/" + journal::segment_name(1))->append(file);
+    const JournalReader lenient(disk, folder, OnDamage::stop);
+    require(disk.most_read <= file.size() + 1, "{} bytes read of {}", disk.most_read, file.size());
+    const JournalReader reader(disk, folder);
+    for (std::int64_t step = reader.begin().step + 1; step <= reader.end().step; ++step) {
+      reader.read(step);
+      reader.applied(step);
+    }
+  });
+}
+
+std::string small_record() {
+  RecordShape shape;
+  shape.holds_elements = true;
+  return string_of(encode(make_record(kTestStart, 1, shape)));
+}
+
+std::string small_segment() {
+  MemoryDisk disk;
+  Journal journal(disk, "shard", kTestRun, kTestStart);
+  for (const Record& record : make_records(3, kTestStart, 1, {2, 1, 2, 2, 1, false})) {
+    journal.append(record, ShardPlan{0, 2, 1});
+    journal.append(AppliedRecord{record.step, 1, 2, {3, 4}});
+  }
+  return string_of(disk.bytes("shard/" + journal::segment_name(1)));
+}
+
 std::string small_safetensors() {
   const std::string header =
       R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},)"
@@ -203,7 +276,7 @@ std::string small_bin() {
 }  // namespace
 
 const std::vector<Entry>& entries() {
-  static const std::vector<Entry> all = {
+  static const std::vector<Entry> all = with_coordinator_entries({
       {"safetensors", run_safetensors, {small_safetensors()}},
       {"config",
        run_config,
@@ -218,7 +291,9 @@ const std::vector<Entry>& entries() {
         "{\"question\":\"q\",\"answer\":\"a\\n\",\"n\":[1,{}]}"}},
       {"bin", run_bin, {small_bin()}},
       {"peer_frame", run_peer_frame, {small_frames()}},
-  };
+      {"journal_record", run_journal_record, {small_record()}},
+      {"journal_segment", run_journal_segment, {small_segment()}},
+  });
   return all;
 }
 

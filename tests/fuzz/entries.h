@@ -19,5 +19,6 @@ struct Entry {
 };
 
 const std::vector<Entry>& entries();
+std::vector<Entry> with_coordinator_entries(std::vector<Entry> entries);  // a part of them
 
 }  // namespace ballot::fuzz

@@ -23,7 +23,8 @@ class Resume : public SmallRun, public testing::WithParamInterface<int> {
   std::vector<std::string> job(const std::string& output, bool resume = false) const {
     std::vector<std::string> settings{"train.steps=" + std::to_string(kSteps),
                                       "train.micro_batches=4"};
-    if (resume) settings.push_back("--resume");
+    // Exactly: repeating what was finished after the checkpoint.
+    if (resume) settings.push_back("--resume=checkpoint");
     return launch(workers(), output, settings);
   }
   int workers() const { return GetParam(); }
@@ -123,6 +124,21 @@ TEST_P(Resume, AfterTheLaunchersDeathNoWorkerIsLeftAndTheJobGoesOnToTheSameBits)
   expect_as_if_nothing_happened("out");
 }
 
+// Every step is there once, whatever was lost: the journal holds those after the checkpoint.
+TEST_P(Resume, AfterAWorkersDeathTheLauncherStartsTheJobAgainAndNoStepIsLost) {
+  std::vector<std::string> arguments = job("out");
+  arguments.insert(arguments.end(), {"--restarts", "1"});
+  Command running(arguments, file("."));
+  const std::vector<pid_t> processes = await_checkpoint(running, "out");
+  ASSERT_EQ(::kill(processes[0], SIGKILL), 0);
+  const Ended ended = running.wait(60s);
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("starting it again from its newest state (1 of 1 restarts)"));
+  const auto steps = metrics("out", "step");
+  EXPECT_EQ(steps.back()["step"], kSteps);
+  EXPECT_EQ(metrics("out", "end").back()["replicas_identical"], true);
+}
+
 // Neither dead nor alive: the others must not wait for ever, nor for a message half arrived.
 TEST_P(Resume, AFrozenWorkerIsNamedAtTheDeadlineAndTheJobGoesOnToTheSameBits) {
   std::vector<std::string> arguments = job("out");
@@ -155,7 +171,7 @@ TEST_F(DamagedCheckpoint, OfTheNewestIsNamedAndTheOneBeforeIsTaken) {
     fs::copy(file("out/checkpoints/step-00000008"), file("whole"),
              fs::copy_options::recursive | fs::copy_options::overwrite_existing);
     damage("out/checkpoints/step-00000008/" + part);
-    const std::string output = train(2, "out", {"--resume"});
+    const std::string output = train(2, "out", {"--resume=checkpoint"});
     EXPECT_THAT(output, testing::ContainsRegex(
                             "warning.*step-00000008 is damaged and is passed over: .*" + part));
     EXPECT_THAT(output, HasSubstr("resuming after step 4 from"));

@@ -19,33 +19,13 @@
 #include "runtime/metrics_names.h"
 #include "runtime/replica_audit.h"
 #include "tests/support/tiny_run.h"
+#include "tests/support/trained.h"
 
 namespace ballot {
 namespace {
 
 using Json = nlohmann::json;
 using testing::HasSubstr;
-
-std::vector<TrainingResult> train_on(int workers, const RunConfig& config,
-                                     const std::function<TrainingHooks(int rank)>& hooks = {}) {
-  std::vector<TrainingResult> results(workers);
-  run_loopback(workers, [&](Transport& transport) {
-    results[transport.rank()] =
-        train(config, transport, hooks ? hooks(transport.rank()) : TrainingHooks{});
-  });
-  return results;
-}
-
-std::vector<Json> metrics_of(const std::string& folder, const std::string& type) {
-  std::ifstream file(folder + "/metrics.jsonl");
-  std::vector<Json> lines;
-  std::string line;
-  while (std::getline(file, line)) {
-    Json parsed = Json::parse(line);
-    if (parsed["type"] == type) lines.push_back(std::move(parsed));
-  }
-  return lines;
-}
 
 std::string parameters_of(const TrainingResult& result) {
   return read_file(result.checkpoint + "/model.safetensors");
@@ -216,11 +196,11 @@ TEST(Trainer, VotedBytesAreWhatTheCostTableSays) {
 }
 
 // A model whose gradients or loss go bad at chosen steps, as a faulty worker's would.
-class FaultyModel : public Model {
+class FaultyModel : public ModelAround {
  public:
   enum class Fault { matrix, gain, embedding, loss, failure };
   FaultyModel(std::unique_ptr<Model> model, Fault fault, std::int64_t step)
-      : model_(std::move(model)), fault_(fault), fault_step_(step) {}
+      : ModelAround(std::move(model)), fault_(fault), fault_step_(step) {}
 
   Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
     struct Poison : GradientSink {
@@ -251,16 +231,8 @@ class FaultyModel : public Model {
     if (poison.active && fault_ == Fault::loss) loss.sum = std::numeric_limits<double>::quiet_NaN();
     return loss;
   }
-  Loss evaluate(const TokenBatch& batch) override { return model_->evaluate(batch); }
-  Tensor logits(const TokenBatch& batch) override { return model_->logits(batch); }
-  Times times() const override { return model_->times(); }
-  std::int64_t vocabulary() const override { return model_->vocabulary(); }
-  double flops_per_token(std::int64_t length) const override {
-    return model_->flops_per_token(length);
-  }
 
  private:
-  std::unique_ptr<Model> model_;
   Fault fault_;
   std::int64_t fault_step_, step_ = 0;
 };
@@ -376,7 +348,7 @@ INSTANTIATE_TEST_SUITE_P(Trainer, HiddenSizes, testing::Values(192, 576, 768));
 TEST(Trainer, AReplicaThatDiffersIsNamedWithItsTensor) {
   const TinyRun tiny;
   try {
-    train_on(3, tiny.run("run"), [](int rank) {
+    train_on(3, tiny.run("run", "", {"audit.repairs=false"}), [](int rank) {
       TrainingHooks hooks;
       hooks.after_step = [rank](std::int64_t step, const ParameterArena& arena) {
         if (rank == 2 && step == 2)

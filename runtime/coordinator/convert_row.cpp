@@ -1,0 +1,42 @@
+// The row as a store keeps it.
+#include "runtime/coordinator/wire_values.h"
+
+namespace ballot {
+
+std::string encode(const Row& row) {
+  wire::Row message;
+  if (row.term) write(*row.term, *message.mutable_term());
+  write(row.commit, *message.mutable_commit());
+  for (const CheckpointFact& fact : row.checkpoints) write(fact, *message.add_checkpoints());
+  for (const auto& [worker, newest] : row.incarnations) {
+    wire::Row::Incarnation& one = *message.add_incarnations();
+    one.set_worker(worker);
+    one.set_newest(newest);
+  }
+  return serialize(message, kMostRowBytes);
+}
+
+Row decode_row(ConstBytes bytes) {
+  const auto message = parse<wire::Row>(bytes, "row", kMostRowBytes);
+  const Field field{nullptr, "row"};
+  Row row;
+  if (message.has_term()) row.term = read(message.term(), {&field, "term"});
+  const Field commit{&field, "commit"};
+  row.commit = read(given(message.has_commit(), message.commit(), commit), commit);
+  const int checkpoints =
+      read_size(message.checkpoints_size(), kMostCheckpoints, {&field, "checkpoints"});
+  for (int i = 0; i < checkpoints; ++i)
+    row.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}));
+  const int incarnations =
+      read_size(message.incarnations_size(), kMostWorkers, {&field, "incarnations"});
+  for (int i = 0; i < incarnations; ++i) {
+    const Field at{&field, "incarnations", i};
+    const std::int32_t worker = read_worker(message.incarnations(i).worker(), {&at, "worker"});
+    expect(row.incarnations.empty() || worker > row.incarnations.rbegin()->first, {&at, "worker"},
+           worker, "ascending numbers");
+    row.incarnations.emplace(worker, read_count(message.incarnations(i).newest(), {&at, "newest"}));
+  }
+  return row;
+}
+
+}  // namespace ballot

@@ -1,0 +1,294 @@
+// Joins, pulses and beats around the membership rule.
+#include "runtime/protocol/coordinator_core.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace ballot {
+
+CoordinatorCore::CoordinatorCore(CoordinatorOptions options, Row row, TimePoint now)
+    : options_(std::move(options)), row_(std::move(row)), last_beat_(now) {
+  view_.started = now;
+}
+
+void CoordinatorCore::lead(bool leading, TimePoint now) {
+  if (leading == leading_) return;
+  leading_ = leading;
+  if (!leading) return;
+  must_read_ = true;
+  view_.started = now;  // C5: nobody is late yet
+  last_beat_ = now;
+}
+
+void CoordinatorCore::take(TimePoint now, const Row& row) {
+  const std::int64_t old_term = row_.term ? row_.term->term : 0;
+  const std::int64_t new_term = row.term ? row.term->term : 0;
+  row_ = row;
+  writing_.reset();
+  writes_.reset();
+  must_read_ = false;
+  if (old_term != new_term) view_.seal.reset();
+  last_beat_ = now;
+  wants_beat_ = true;
+}
+
+void CoordinatorCore::loaded(TimePoint now, const Row& row_as_read) {
+  take(now, row_as_read);
+}
+
+JoinAnswer CoordinatorCore::join(TimePoint, const Join& join) {
+  if (!leading_ || must_read_) return JoinPending{};
+  if (join.run != options_.run)
+    return JoinRefused{
+        fmt::format("run \"{}\", this coordinator serves \"{}\"", join.run, options_.run)};
+  if (join.config != options_.config)
+    return JoinRefused{fmt::format("a configuration with digest {}, the run's has {}",
+                                   to_string(join.config), to_string(options_.config))};
+  if (join.worker < -1) return JoinRefused{fmt::format("worker {}", join.worker)};
+  std::int32_t worker = join.worker;
+  if (worker == -1) {
+    for (const auto* known : {&joining_, &given_})
+      for (const auto& [number, given] : *known)
+        if (given.nonce == join.nonce) worker = number;
+    if (worker == -1)
+      for (worker = 0; row_.incarnations.contains(worker) || joining_.contains(worker);) ++worker;
+  }
+  if (options_.membership.mutations.restart_in_place && row_.term)
+    if (const TermWorker* place = row_.term->find(worker)) return place->identity;
+  const auto given = given_.find(worker);
+  if (given != given_.end() && given->second.nonce == join.nonce) {
+    const auto newest = row_.incarnations.find(worker);
+    if (newest != row_.incarnations.end() && newest->second == given->second.incarnation)
+      return Identity{worker, given->second.incarnation};
+  }
+  const auto asked = joining_.find(worker);
+  if (asked == joining_.end() || asked->second.nonce != join.nonce)
+    joining_.insert_or_assign(worker, Given{join.nonce, 0});
+  wants_beat_ = true;
+  return JoinPending{};
+}
+
+std::optional<Order> CoordinatorCore::pulse(TimePoint now, const Pulse& pulse) {
+  if (!leading_ || must_read_) return std::nullopt;
+  const auto newest = row_.incarnations.find(pulse.identity.worker);
+  const std::int64_t incarnation = newest == row_.incarnations.end() ? 0 : newest->second;
+  if (pulse.identity.incarnation < incarnation) {
+    Order order;
+    order.incarnation = pulse.identity.incarnation;
+    order.rejoin = true;
+    return order;
+  }
+  const std::int64_t term = row_.term ? row_.term->term : 0;
+  const bool ahead = pulse.identity.incarnation > incarnation || pulse.term > term ||
+                     pulse.told.step > row_.commit.step;
+  const auto known = view_.heard.find(pulse.identity.worker);
+  if (known != view_.heard.end()) {
+    const Pulse& old = known->second.pulse;
+    const auto age = [](const Pulse& p) { return std::pair(p.identity.incarnation, p.sequence); };
+    if (age(pulse) < age(old)) return order_for(now, pulse);  // overtaken on its way
+    if (pulse.state != old.state || pulse.ready != old.ready || pulse.told != old.told ||
+        pulse.leaving != old.leaving || pulse.suspects.size() != old.suspects.size() ||
+        pulse.identity != old.identity)
+      wants_beat_ = true;
+  } else {
+    wants_beat_ = true;
+  }
+  view_.heard.insert_or_assign(pulse.identity.worker, Heard{pulse, now});
+  if (!ahead) return order_for(now, pulse);
+  // Either another coordinator wrote and this one has to read, or the store is older than the run.
+  must_read_ = !options_.membership.recover && !writing_;
+  if (!options_.membership.recover || pulse.state != WorkerState::voting) return std::nullopt;
+  Order order;
+  order.incarnation = pulse.identity.incarnation;
+  order.term = pulse.term;
+  order.seal_at = 0;
+  return order;
+}
+
+bool CoordinatorCore::listed(const Identity& identity) const {
+  if (!row_.term) return false;
+  const TermWorker* worker = row_.term->find(identity.worker);
+  return worker != nullptr && worker->identity == identity;
+}
+
+bool CoordinatorCore::fresh(TimePoint now, const Heard& heard) const {
+  return now - std::max(heard.at, view_.started) <= options_.membership.heartbeat_timeout;
+}
+
+Order CoordinatorCore::order_for(TimePoint now, const Pulse& pulse) const {
+  Order order;
+  order.incarnation = pulse.identity.incarnation;
+  order.commit = row_.commit;
+  order.head = head();
+  const bool joining = pulse.state == WorkerState::joining;
+  if (row_.term) {
+    order.term = row_.term->term;
+    const bool knows = !joining && pulse.term >= row_.term->term;
+    if (!knows && (!joining || listed(pulse.identity))) order.record = row_.term;
+    if (pulse.state == WorkerState::voting && pulse.term == row_.term->term && view_.seal)
+      order.seal_at = view_.seal->at;
+  }
+  if (joining) order.sources = sources_for(now, pulse.identity.worker);
+  order.dismissed = pulse.leaving && dismissed(pulse);
+  return order;
+}
+
+// Workers of the term that have its start; with none of them left (C3), whoever has the commit.
+std::vector<Source> CoordinatorCore::sources_for(TimePoint now, std::int32_t worker) const {
+  std::vector<Source> members, others;
+  for (const auto& [number, heard] : view_.heard) {
+    const Pulse& pulse = heard.pulse;
+    if (number == worker || !fresh(now, heard)) continue;
+    const Source source{pulse.identity, pulse.address, pulse.held.step};
+    const bool of_term = row_.term && pulse.state != WorkerState::joining &&
+                         pulse.term == row_.term->term && listed(pulse.identity);
+    if (of_term && pulse.has_start)
+      members.push_back(source);
+    else if (pulse.has_commit && pulse.told == row_.commit)
+      others.push_back(source);
+  }
+  return members.empty() ? others : members;
+}
+
+std::int64_t CoordinatorCore::head() const {
+  if (!row_.term) return 0;
+  std::int64_t step = row_.term->start.step;
+  for (const auto& [number, heard] : view_.heard)
+    if (heard.pulse.state != WorkerState::joining && heard.pulse.term == row_.term->term &&
+        listed(heard.pulse.identity))
+      step = std::max(step, heard.pulse.held.step);
+  return step;
+}
+
+bool CoordinatorCore::dismissed(const Pulse& pulse) const {
+  if (!listed(pulse.identity)) return true;
+  if (pulse.state != WorkerState::sealed || pulse.durable != pulse.held) return false;
+  // The last to leave: nobody is left who could want anything.
+  return std::ranges::all_of(row_.term->workers, [&](const TermWorker& worker) {
+    const auto heard = view_.heard.find(worker.identity.worker);
+    return heard != view_.heard.end() && heard->second.pulse.leaving;
+  });
+}
+
+std::optional<Row> CoordinatorCore::beat(TimePoint now) {
+  if (!leading_ || must_read_ || writing_) return std::nullopt;
+  wants_beat_ = false;
+  // This process was stopped: what it has not heard says nothing about the others.
+  if (now - last_beat_ > options_.membership.heartbeat_timeout / 2) view_.started = now;
+  last_beat_ = now;
+
+  Decision decision = next(now, row_, view_, options_.membership);
+  Row row = row_;
+  bool changed = false;
+  for (auto& [worker, given] : joining_) {
+    std::int64_t& newest = row.incarnations[worker];
+    given.incarnation = ++newest;
+    changed = true;
+  }
+  if (options_.membership.recover)  // the lost row gave them
+    for (const auto& [worker, heard] : view_.heard) {
+      std::int64_t& newest = row.incarnations[worker];
+      if (newest >= heard.pulse.identity.incarnation) continue;
+      newest = heard.pulse.identity.incarnation;
+      changed = true;
+    }
+  if (decision.kind == Decision::Kind::seal)
+    view_.seal = View::Seal{decision.seal_at, now, decision.reason};
+  if (decision.kind == Decision::Kind::term) {
+    decision.record->config = options_.config;
+    row.term = decision.record;
+    changed = true;
+  }
+  if (decision.commit.step > row.commit.step) {
+    row.commit = decision.commit;
+    changed = true;
+  }
+  last_ = decision;
+  if (!changed) return std::nullopt;
+  writing_ = row;
+  writes_ = std::move(decision);
+  if (options_.membership.mutations.speak_before_write) row_ = row;
+  return row;
+}
+
+void CoordinatorCore::wrote(TimePoint now) {
+  require(writing_.has_value(), "no row was being written");
+  Row row = std::move(*writing_);
+  ++row.revision;
+  const bool suspicions = writes_->kind == Decision::Kind::term && writes_->suspicions;
+  for (auto it = joining_.begin(); it != joining_.end();) {
+    const auto newest = row.incarnations.find(it->first);
+    if (it->second.incarnation != 0 && newest->second == it->second.incarnation) {
+      view_.expelled.erase(it->first);
+      given_.insert_or_assign(it->first, it->second);
+      it = joining_.erase(it);
+    } else {
+      ++it;  // asked while the row was under way
+    }
+  }
+  if (row.term != row_.term) view_.seal.reset();
+  take(now, row);
+  if (suspicions) view_.last_pardoned = now;
+}
+
+void CoordinatorCore::refused(TimePoint now, const Row& row_as_read) {
+  require(writing_.has_value(), "no row was being written");
+  take(now, row_as_read);
+}
+
+void CoordinatorCore::unclear() {
+  require(writing_.has_value(), "no row was being written");
+  writing_.reset();
+  writes_.reset();
+  must_read_ = true;
+}
+
+void CoordinatorCore::expel(std::int32_t worker, std::string reason) {
+  view_.expelled.insert_or_assign(worker, std::move(reason));
+  wants_beat_ = true;
+}
+
+CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
+  CoordinatorStatus status;
+  status.leading = leading_;
+  status.term = row_.term ? row_.term->term : 0;
+  if (row_.term) status.start = row_.term->start;
+  status.commit = row_.commit;
+  status.head = head();
+  status.checkpoints = row_.checkpoints;
+  status.decision = to_string(last_.kind);
+  status.reason = must_read_ ? "the row has to be read" : last_.reason;
+  status.revision = row_.revision;
+  for (const auto& [number, heard] : view_.heard) {
+    const Pulse& pulse = heard.pulse;
+    WorkerStatus worker;
+    worker.identity = pulse.identity;
+    worker.address = pulse.address;
+    if (listed(pulse.identity)) worker.voter = row_.term->find(number)->voter;
+    worker.state = pulse.state;
+    worker.silent = !fresh(now, heard);
+    worker.since_pulse = now - heard.at;
+    worker.held = pulse.held;
+    worker.durable = pulse.durable;
+    worker.stage = pulse.stage;
+    worker.suspects = pulse.suspects;
+    status.workers.push_back(std::move(worker));
+  }
+  if (!row_.term) return status;
+  for (const TermWorker& listed_worker : row_.term->workers) {
+    if (view_.heard.contains(listed_worker.identity.worker)) continue;
+    WorkerStatus worker;
+    worker.identity = listed_worker.identity;
+    worker.address = listed_worker.address;
+    worker.voter = listed_worker.voter;
+    worker.silent = !is_live(now, listed_worker, view_, options_.membership);
+    worker.stage = "not heard since the coordinator started";
+    status.workers.push_back(std::move(worker));
+  }
+  return status;
+}
+
+}  // namespace ballot

@@ -1,0 +1,125 @@
+// The coordinator without its sockets, its store and its clock: joins and pulses in, orders and
+// rows to write out.
+//
+// Everything that must survive it is in the row (messages.h); the rest is rebuilt from pulses.
+// One write is under way at a time: beat() hands out a row, to be stored on condition that the
+// stored revision still is `row.revision` (the store then raises the revision by one), and the
+// outcome is told by exactly one of wrote(), refused() and unclear(). Until then orders show the
+// row before it, so that nothing is said before it is durable (C1). A coordinator that lost the
+// race, or cannot know, reads again before it speaks.
+//
+// Not for several threads at once. Nothing here throws but LogicError for calls out of turn.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/clock.h"
+#include "runtime/protocol/membership.h"
+#include "runtime/protocol/messages.h"
+
+namespace ballot {
+
+struct CoordinatorOptions {
+  std::string run;
+  Digest config;  // of the run's configuration: a worker with another is refused
+  MembershipOptions membership;
+};
+
+struct JoinPending {};  // its row is not durable yet: ask again with the same Join after a beat
+struct JoinRefused {
+  std::string reason;
+};
+using JoinAnswer = std::variant<Identity, JoinPending, JoinRefused>;
+
+struct WorkerStatus {
+  Identity identity;
+  std::string address;
+  std::int32_t voter = -1;  // -1: not in the term
+  WorkerState state = WorkerState::joining;
+  bool silent = false;
+  Duration since_pulse = {};
+  Position held, durable;
+  std::string stage;
+  std::vector<Suspicion> suspects;
+};
+
+struct CoordinatorStatus {
+  bool leading = false;
+  std::int64_t term = 0;
+  Position start, commit;
+  std::int64_t head = 0;  // the furthest step held
+  std::vector<WorkerStatus> workers;
+  std::vector<CheckpointFact> checkpoints;
+  std::string decision;  // steady, seal, wait, term
+  std::string reason;    // what it waits for, or why it changes the term
+  std::int64_t revision = 0;
+};
+
+class CoordinatorCore {
+ public:
+  // `row` as loaded: an empty one if the store has none. Does not lead before lead().
+  CoordinatorCore(CoordinatorOptions options, Row row, TimePoint now);
+
+  // Who holds the lease leads; with one coordinator it always does. Beginning to lead, it must read
+  // the row first.
+  void lead(bool leading, TimePoint now);
+  bool leading() const { return leading_; }
+
+  // Gives a worker its next incarnation. Ask again with the same Join (its nonce) while pending.
+  JoinAnswer join(TimePoint now, const Join& join);
+
+  // Nothing: it may not speak now (it does not lead, or has to read its row): the worker asks again
+  // later, or another coordinator. A pulse of a term above the row's is not answered either: the
+  // row is older than the run (C5).
+  std::optional<Order> pulse(TimePoint now, const Pulse& pulse);
+
+  // Decides. A row: store it now, on condition of row.revision. Call it a few times per heartbeat
+  // and soon after each pulse that changed something (wants_beat()).
+  std::optional<Row> beat(TimePoint now);
+  bool wants_beat() const { return wants_beat_; }
+
+  // Outcomes of the write that the last beat handed out.
+  void wrote(TimePoint now);
+  void refused(TimePoint now, const Row& row_as_read);
+  void unclear();
+  // After unclear() or lead(true): read the row and hand it in. Reading when not asked is harmless.
+  bool must_read() const { return must_read_; }
+  void loaded(TimePoint now, const Row& row_as_read);
+
+  // By an operator or an audit: the worker is not in the next term, and none until it joins anew.
+  void expel(std::int32_t worker, std::string reason);
+
+  const Row& row() const { return row_; }  // as known to be durable
+  CoordinatorStatus status(TimePoint now) const;
+
+ private:
+  void take(TimePoint now, const Row& row);
+  bool listed(const Identity& identity) const;
+  bool fresh(TimePoint now, const Heard& heard) const;
+  Order order_for(TimePoint now, const Pulse& pulse) const;
+  std::vector<Source> sources_for(TimePoint now, std::int32_t worker) const;
+  std::int64_t head() const;
+  bool dismissed(const Pulse& pulse) const;
+
+  CoordinatorOptions options_;
+  Row row_;
+  View view_;
+  bool leading_ = false, must_read_ = false, wants_beat_ = false;
+  std::optional<Row> writing_;
+  std::optional<Decision> writes_;  // what the row under way does
+  Decision last_;                   // what was decided last, for status and the log
+  TimePoint last_beat_;
+  struct Given {
+    std::uint64_t nonce = 0;
+    std::int64_t incarnation = 0;  // 0: not decided yet
+  };
+  std::map<std::int32_t, Given> joining_;  // to be written
+  std::map<std::int32_t, Given> given_;    // written
+};
+
+}  // namespace ballot

@@ -1,0 +1,127 @@
+// What workers and the coordinator say to each other, and the coordinator's row: plain values,
+// without a socket or a clock. The failure protocol is docs/protocol.md; rule numbers (R1, C2, ...)
+// are its.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/digest.h"
+#include "runtime/protocol/position.h"
+#include "runtime/protocol/sample_range.h"
+
+namespace ballot {
+
+// A worker keeps its number for the whole run; every start of its process, and every time it was
+// out of a term, makes a new incarnation, given by the coordinator at Join.
+struct Identity {
+  std::int32_t worker = 0;
+  std::int64_t incarnation = 0;
+  auto operator<=>(const Identity&) const = default;
+};
+
+struct TermWorker {
+  Identity identity;
+  std::string address;     // where its peers reach it
+  std::int32_t voter = 0;  // ascending without holes in the order of the workers
+  auto operator<=>(const TermWorker&) const = default;
+};
+
+struct TermRecord {
+  std::int64_t term = 0;
+  std::vector<TermWorker> workers;    // ascending by worker number
+  Position start;                     // every worker's history begins the term here
+  std::vector<std::int32_t> sources;  // workers that have `start`
+  std::vector<VoterRange> kept;       // R6: ranges that voters keep for the first step of the term
+  std::int32_t copies = 0;            // journal copies of each chunk; 0: all
+  std::int32_t quorum = 0;            // ballots that close a poll at the deadline; 0: all
+  Digest config;                      // of the run's configuration
+  auto operator<=>(const TermRecord&) const = default;
+  const TermWorker* find(std::int32_t worker) const;
+};
+
+struct CheckpointFact {
+  Position position;
+  Digest parameters;
+  std::vector<std::string> files;  // written and fsynced by this worker
+  auto operator<=>(const CheckpointFact&) const = default;
+};
+
+// All that a coordinator has to keep. Written only on condition of its revision (C1).
+struct Row {
+  std::optional<TermRecord> term;  // none before the first
+  Position commit;
+  std::vector<CheckpointFact> checkpoints;            // the last two committed, the older first
+  std::map<std::int32_t, std::int64_t> incarnations;  // the newest given, by worker
+  std::int64_t revision = 0;
+};
+
+struct Join {
+  std::string run;
+  std::int32_t worker = -1;  // -1: any
+  std::uint64_t nonce = 0;   // drawn for this Join: asking again with it gets the same answer
+  std::string address;
+  Digest config;
+  std::string version;
+};
+
+enum class WorkerState { joining, voting, sealed };
+const char* to_string(WorkerState state);
+
+struct Suspicion {
+  std::int32_t worker = 0;
+  std::string reason;
+  auto operator<=>(const Suspicion&) const = default;
+};
+
+struct Pulse {
+  Identity identity;
+  std::int64_t sequence = 0;  // rises within an incarnation
+  WorkerState state = WorkerState::joining;
+  std::string address;  // where its peers reach it
+  // voting, sealed: its term. joining: the term of the peer that vouched for `held`; 0: nobody has.
+  std::int64_t term = 0;
+  Position held, durable;
+  std::int64_t held_term = 0;  // of the record of `held`: what C2 compares first
+  std::int64_t applied = 0;    // steps applied to the parameters; held.step when it keeps up
+  struct Pending {
+    Position base;
+    SampleRange samples;
+    auto operator<=>(const Pending&) const = default;
+  };
+  std::optional<Pending> pending;  // the kept ballot (R4)
+  Position told;                   // the commit it was last told
+  bool has_commit = false;         // its history contains `told`
+  bool has_start = false;          // its history contains the start of `term`
+  bool ready = false;              // joining: near enough and durable (R8)
+  bool leaving = false;
+  std::vector<Suspicion> suspects;
+  std::string stage;  // for status: what it is doing
+  std::optional<CheckpointFact> checkpoint;
+};
+
+// A peer whose records may be fetched.
+struct Source {
+  Identity identity;
+  std::string address;
+  std::int64_t step = 0;  // that it holds
+  auto operator<=>(const Source&) const = default;
+};
+
+struct Order {
+  std::int64_t incarnation = 0;  // of the pulse that it answers: others are not for me
+  std::int64_t term = 0;
+  std::optional<TermRecord> record;     // when newer than the pulse's term
+  std::optional<std::int64_t> seal_at;  // in this `term`: a step, or 0: now
+  std::int64_t head = 0;                // the furthest step that a worker of the term holds
+  std::vector<Source> sources;          // to a joining worker: whom to fetch from
+  Position commit;
+  std::optional<CheckpointFact> publish;  // the named writer renames and reports
+  bool rejoin = false;                    // fenced: this incarnation is out, join again
+  bool dismissed = false;                 // to a leaving worker: nothing waits for it any more
+};
+
+}  // namespace ballot

@@ -1,0 +1,159 @@
+#include "runtime/step_update.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "optim/direction.h"
+#include "optim/replicated_update.h"
+
+namespace ballot {
+namespace {
+
+constexpr Duration kAlone = std::chrono::seconds(600);  // of a vote that nobody else takes part in
+
+}  // namespace
+
+StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
+                       std::uint64_t seed, Ties ties)
+    : state_(state),
+      layout_(layout),
+      seed_(seed),
+      factors_(arena.parameters().size()),
+      digests_(arena.parameters().size()) {
+  std::int64_t largest = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
+  for (const ParameterState& s : state.states()) {
+    if (s.group->reduce == Reduce::vote || s.group->rule == Rule::adamw) continue;
+    const Parameter& p = *s.parameter;
+    largest = std::max(largest, p.extent());
+    if (!s.group->newton_schulz) continue;
+    const std::size_t type = wire_index(s.group->newton_schulz_type);
+    smaller_side[type] = std::max(smaller_side[type], std::min(p.shape.rows, p.shape.cols));
+    largest_count[type] = std::max(largest_count[type], p.count());
+  }
+  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float));
+  for (const std::size_t i : {std::size_t{0}, std::size_t{1}})
+    if (largest_count[i] > 0)
+      newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
+                                                         i == 0 ? DType::f32 : DType::bf16);
+  if (layout.alone().segments().empty()) return;
+  // The same zeros, tally and update as any vote, with the mean as the only voter.
+  alone_ = std::move(make_loopback(1).front());
+  mean_ballot_ = std::make_unique<Ballot>(layout.alone());
+  VoteOptions options;
+  options.seed = seed;
+  options.ties = ties;
+  mean_vote_ = make_vote(*mean_ballot_, *alone_, options, Deadline::in(kAlone));
+}
+
+StepUpdate::~StepUpdate() = default;
+
+const std::vector<TensorFactors>& StepUpdate::find_factors(double rate_factor,
+                                                           const StepDecision& decision) {
+  for (const ParameterState& s : state_.states()) {
+    const Parameter& p = *s.parameter;
+    const RateFactors rate = rate_factors(*s.group, rate_factor, p.shape.rows, p.shape.cols);
+    TensorFactors& factors = factors_[static_cast<std::size_t>(p.index)];
+    factors = {rate.decay, rate.step, 0, 0};
+    if (s.group->rule != Rule::adamw || !has_mean(s, decision)) continue;
+    const AdamCorrections corrections = adam_corrections(*s.group, s.count + 1, rate.step);
+    factors.first = corrections.step;
+    factors.second = corrections.root;
+  }
+  return factors_;
+}
+
+const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const StepDecision& decision,
+                                                    std::span<const TensorFactors> factors) {
+  require(factors.size() == digests_.size(), "factors of {} tensors, expected {}", factors.size(),
+          digests_.size());
+  require(layout_.voted().segments().empty() || decision.verdict != nullptr,
+          "step {} without its verdict", step);
+  times_ = {};
+  const Verdict* mean_verdict = nullptr;
+  if (mean_vote_) {
+    for (ParameterState& s : state_.states())
+      if (s.group->reduce != Reduce::vote && is_sign_rule(s.group->rule))
+        cast_mean(s, step, decision);
+    mean_verdict = &mean_vote_->elect(step, Deadline::in(kAlone));
+  }
+  for (ParameterState& s : state_.states()) {
+    const Parameter& p = *s.parameter;
+    const TensorFactors& f = factors[static_cast<std::size_t>(p.index)];
+    if (!is_sign_rule(s.group->rule)) {
+      apply_dense(s, decision, f);
+      continue;
+    }
+    const Stopwatch watch;
+    const Verdict& verdict = s.group->reduce == Reduce::vote ? *decision.verdict : *mean_verdict;
+    digests_[static_cast<std::size_t>(p.index)] =
+        apply_verdict(verdict, layout_.segment(s), RateFactors{f.decay, f.step}, p);
+    times_.apply += watch.elapsed();
+  }
+  return digests_;
+}
+
+bool StepUpdate::has_mean(const ParameterState& state, const StepDecision& decision) const {
+  const StepLayout::Place& place = layout_.place(state);
+  const auto contributors = decision.contributors[place.wire];
+  require(place.mean_segment >= 0 &&
+              place.mean_segment < static_cast<std::int64_t>(contributors.size()),
+          "{}: tensor {} of a mean of {}", state.parameter->shape.name, place.mean_segment,
+          contributors.size());
+  return contributors[static_cast<std::size_t>(place.mean_segment)] > 0;
+}
+
+Tensor StepUpdate::mean_gradient(const ParameterState& state, const StepDecision& decision) const {
+  const Parameter& p = *state.parameter;
+  const StepLayout::Place& place = layout_.place(state);
+  const std::span<float> values = decision.means[place.wire];
+  require(place.mean_offset + p.extent() <= static_cast<std::int64_t>(values.size()),
+          "{}: elements {} to {} of a mean of {}", p.shape.name, place.mean_offset,
+          place.mean_offset + p.extent(), values.size());
+  return shaped_as(p, values.data() + place.mean_offset);
+}
+
+Tensor StepUpdate::find_mean_direction(ParameterState& state, const StepDecision& decision) {
+  const Stopwatch watch;
+  const Parameter& p = *state.parameter;
+  const Tensor direction = shaped_as(p, direction_.as<float>());
+  find_direction(*state.group, mean_gradient(state, decision), trimmed(state.momentum, p),
+                 direction, newton_schulz_[wire_index(state.group->newton_schulz_type)].get(),
+                 stream_);
+  times_.direction += watch.elapsed();
+  return direction;
+}
+
+void StepUpdate::cast_mean(ParameterState& state, std::int64_t step, const StepDecision& decision) {
+  const BallotSegment& segment = layout_.segment(state);
+  if (!has_mean(state, decision)) {
+    abstain(segment, *mean_ballot_);
+    return;
+  }
+  const Tensor direction = find_mean_direction(state, decision);
+  const Stopwatch watch;
+  cast_ballot(direction.f32(), segment, CastOptions{seed_, step, 0, 0.0}, {}, *mean_ballot_);
+  times_.pack += watch.elapsed();
+}
+
+void StepUpdate::apply_dense(ParameterState& state, const StepDecision& decision,
+                             const TensorFactors& factors) {
+  const Parameter& p = *state.parameter;
+  const RateFactors rate{factors.decay, factors.step};
+  const bool adamw = state.group->rule == Rule::adamw, usable = has_mean(state, decision);
+  const Tensor direction = usable && !adamw ? find_mean_direction(state, decision) : Tensor{};
+  const Stopwatch watch;
+  std::uint64_t& digest = digests_[static_cast<std::size_t>(p.index)];
+  if (!usable) {  // nobody had a usable gradient: no step
+    digest = apply_decay(rate, p);
+  } else if (adamw) {
+    digest = apply_adamw(*state.group, mean_gradient(state, decision),
+                         AdamCorrections{factors.first, factors.second}, factors.decay,
+                         trimmed(state.momentum, p), trimmed(state.second, p), p);
+    ++state.count;
+  } else {
+    digest = apply_direction(direction, rate, p);
+  }
+  times_.apply += watch.elapsed();
+}
+
+}  // namespace ballot

@@ -1,0 +1,75 @@
+// The one place where parameters and replicated state change: a step's verdict and means, applied.
+// The live run and `ballot replay` both go through it, so that they cannot drift apart.
+//
+//   vote:  verdict -> parameters                       (private momentum has moved before)
+//   mean:  mean gradient -> AdamW's moments, or momentum and direction -> parameters
+//   mean under a sign rule: mean gradient -> momentum -> direction -> verdict of that one voter
+//
+// All factors are numbers computed once (factors()) and then handed in: a replay on another machine
+// takes those that were recorded.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "collectives/transport/loopback_transport.h"
+#include "collectives/vote.h"
+#include "optim/newton_schulz.h"
+#include "runtime/journal/record.h"  // TensorFactors
+#include "runtime/step_layout.h"
+
+namespace ballot {
+
+// What a step decided, the same on every worker: all that changes parameters.
+struct StepDecision {
+  const Verdict* verdict = nullptr;  // null: nothing is voted on
+  // By wire type; contributors by tensor of that type, 0: nobody, no update.
+  std::array<std::span<float>, 2> means;
+  std::array<std::span<const std::int32_t>, 2> contributors;
+};
+
+class StepUpdate {
+ public:
+  // All of these must outlive it. Memory is taken here.
+  StepUpdate(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
+             std::uint64_t seed, Ties ties);
+  ~StepUpdate();
+
+  // Of the step that comes next, by tensor; `rate_factor` is the schedule's.
+  const std::vector<TensorFactors>& find_factors(double rate_factor, const StepDecision& decision);
+
+  struct Times {
+    double direction = 0, pack = 0, apply = 0;  // s
+  };
+  // `step` counts from 0. Returns one digest per parameter, in arena order.
+  const std::vector<std::uint64_t>& apply(std::int64_t step, const StepDecision& decision,
+                                          std::span<const TensorFactors> factors);
+  const std::vector<std::uint64_t>& digests() const { return digests_; }  // of the last apply()
+  const Times& times() const { return times_; }                           // of the last apply()
+
+ private:
+  bool has_mean(const ParameterState& state, const StepDecision& decision) const;
+  Tensor mean_gradient(const ParameterState& state, const StepDecision& decision) const;
+  Tensor find_mean_direction(ParameterState& state, const StepDecision& decision);
+  void cast_mean(ParameterState& state, std::int64_t step, const StepDecision& decision);
+  void apply_dense(ParameterState& state, const StepDecision& decision,
+                   const TensorFactors& factors);
+
+  OptimizerState& state_;
+  const StepLayout& layout_;
+  std::uint64_t seed_;
+  std::unique_ptr<Transport> alone_;
+  std::unique_ptr<Ballot> mean_ballot_;
+  std::unique_ptr<Vote> mean_vote_;
+  std::array<std::unique_ptr<NewtonSchulz>, 2> newton_schulz_;  // f32, bf16
+  Buffer direction_;                                            // scratch of the largest parameter
+  std::vector<TensorFactors> factors_;
+  std::vector<std::uint64_t> digests_;
+  Times times_;
+  Stream stream_;
+};
+
+}  // namespace ballot

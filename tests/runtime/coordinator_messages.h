@@ -1,0 +1,114 @@
+// Values of every message of the coordinator, full of everything they may hold.
+#pragma once
+
+#include "runtime/coordinator/convert.h"
+#include "runtime/coordinator/service_status.h"
+
+namespace ballot::test {
+
+inline TermRecord full_record() {
+  TermRecord record;
+  record.term = 7;
+  record.workers = {{{0, 3}, "127.0.0.1:20000", 0}, {{2, 1}, "[::1]:20002", 0}, {{5, 9}, "a:1", 1}};
+  record.start = {41, {1, 2}};
+  record.sources = {0, 5};
+  record.kept = {{0, {128, 160}}, {1, {160, 192}}};
+  record.copies = 2;
+  record.quorum = 1;
+  record.config = {0xffffffffffffffff, 5};
+  return record;
+}
+
+inline CheckpointFact full_checkpoint() {
+  return {{40, {3, 4}}, {5, 6}, {"model.safetensors", "trainer/state-0.safetensors"}};
+}
+
+inline Join full_join() {
+  Join join;
+  join.run = "a run";
+  join.worker = 4;
+  join.nonce = 0xfedcba9876543210;
+  join.address = "10.0.0.1:29500";
+  join.config = {7, 8};
+  join.version = "0.1.0";
+  return join;
+}
+
+inline Pulse full_pulse() {
+  Pulse pulse;
+  pulse.identity = {4, 2};
+  pulse.sequence = 1000;
+  pulse.state = WorkerState::sealed;
+  pulse.address = "10.0.0.1:29500";
+  pulse.term = 7;
+  pulse.held = {42, {9, 10}};
+  pulse.durable = {41, {1, 2}};
+  pulse.held_term = 6;
+  pulse.applied = 41;
+  pulse.pending = Pulse::Pending{{42, {9, 10}}, {192, 224}};
+  pulse.told = {40, {3, 4}};
+  pulse.has_commit = pulse.has_start = pulse.ready = pulse.leaving = true;
+  pulse.suspects = {{5, "no ballot within 600 s"}, {2, ""}};
+  pulse.stage = "waits for the verdict";
+  pulse.checkpoint = full_checkpoint();
+  return pulse;
+}
+
+inline Order full_order() {
+  Order order;
+  order.incarnation = 2;
+  order.term = 7;
+  order.record = full_record();
+  order.seal_at = 0;
+  order.head = 42;
+  order.sources = {{{0, 3}, "127.0.0.1:20000", 42}};
+  order.commit = {41, {1, 2}};
+  order.publish = full_checkpoint();
+  order.rejoin = order.dismissed = true;
+  return order;
+}
+
+inline Row full_row() {
+  Row row;
+  row.term = full_record();
+  row.commit = {41, {1, 2}};
+  row.checkpoints = {full_checkpoint(), full_checkpoint()};
+  row.incarnations = {{0, 3}, {2, 1}, {5, 9}};
+  return row;
+}
+
+inline ServiceStatus full_status() {
+  ServiceStatus status;
+  CoordinatorStatus& to = status.coordinator;
+  to.leading = true;
+  to.term = 7;
+  to.start = {41, {1, 2}};
+  to.commit = {41, {1, 2}};
+  to.head = 42;
+  WorkerStatus worker;
+  worker.identity = {4, 2};
+  worker.address = "10.0.0.1:29500";
+  worker.state = WorkerState::voting;
+  worker.silent = true;
+  worker.since_pulse = std::chrono::milliseconds(1500);
+  worker.held = {42, {9, 10}};
+  worker.durable = {41, {1, 2}};
+  worker.stage = "votes";
+  worker.suspects = {{5, "late"}};
+  to.workers = {worker};
+  to.checkpoints = {full_checkpoint()};
+  to.decision = "wait";
+  to.reason = "1 of 2 workers have joined";
+  to.revision = 12;
+  status.run = "a run";
+  status.version = "0.1.0";
+  status.store = "run/coordinator.db";
+  status.seconds_up = 12.5;
+  status.commit_rate = 0.5;
+  status.rates = {{4, 2.0}};
+  status.changes = {{7, "worker 3 fell silent or restarted", 3.5}};
+  status.refusals = {{"token", 3}};
+  return status;
+}
+
+}  // namespace ballot::test

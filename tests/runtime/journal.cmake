@@ -1,0 +1,8 @@
+foreach(name record journal writer shards)
+  set(file journal_${name}_test)
+  if(name STREQUAL journal)
+    set(file journal_test)
+  endif()
+  ballot_test(${file} ${file}.cpp LINK ballot_journal)
+endforeach()
+ballot_test(journal_replay_test journal_replay_test.cpp LINK ballot_trainer nlohmann_json::nlohmann_json)

@@ -1,0 +1,257 @@
+#include "runtime/protocol/coordinator_core.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+
+namespace ballot {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::HasSubstr;
+
+struct Coordinator : testing::Test {
+  Coordinator() {
+    options.run = "run";
+    options.config = {1, 2};
+    options.membership.start_workers = 2;
+    options.membership.min_workers = 2;
+    core.emplace(options, Row{}, now);
+    core->lead(true, now);
+    core->loaded(now, stored);
+  }
+  // One beat with a store that works; whether a row was written.
+  bool beat() {
+    const auto row = core->beat(now);
+    if (!row) return false;
+    EXPECT_EQ(row->revision, stored.revision);
+    stored = *row;
+    ++stored.revision;
+    core->wrote(now);
+    return true;
+  }
+  Join ask(std::int32_t worker, std::uint64_t nonce) {
+    Join join;
+    join.run = "run";
+    join.worker = worker;
+    join.nonce = nonce;
+    join.config = {1, 2};
+    return join;
+  }
+  Identity join(std::int32_t worker, std::uint64_t nonce) {
+    EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(worker, nonce))));
+    beat();
+    const JoinAnswer answer = core->join(now, ask(worker, nonce));
+    return std::get<Identity>(answer);
+  }
+  Pulse pulse(const Identity& identity, WorkerState state = WorkerState::joining,
+              std::int64_t term = 0) {
+    Pulse p;
+    p.identity = identity;
+    p.sequence = ++sequence;
+    p.state = state;
+    p.term = term;
+    p.told = stored.commit;
+    p.has_commit = true;
+    p.has_start = state != WorkerState::joining;
+    p.held = p.durable = {0, {5, 5}};
+    return p;
+  }
+  void first_term() {
+    for (const std::int32_t w : {0, 1}) core->pulse(now, pulse(join(w, 10 + w)));
+    ASSERT_TRUE(beat());
+    ASSERT_TRUE(stored.term);
+  }
+
+  TimePoint now{seconds(100)};
+  CoordinatorOptions options;
+  Row stored;
+  std::optional<CoordinatorCore> core;
+  std::int64_t sequence = 0;
+};
+
+TEST_F(Coordinator, AnIncarnationIsGivenOnlyWhenItIsDurable) {
+  EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(3, 7))));
+  const auto row = core->beat(now);
+  ASSERT_TRUE(row);
+  EXPECT_EQ(row->incarnations.at(3), 1);
+  EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(3, 7))));
+  core->wrote(now);
+  EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 7))), (Identity{3, 1}));
+  EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 7))), (Identity{3, 1}));  // asked again
+}
+
+TEST_F(Coordinator, EveryNewStartIsANewIncarnationAndFencesTheOld) {
+  const Identity old = join(3, 7), young = join(3, 8);
+  EXPECT_EQ(young.incarnation, old.incarnation + 1);
+  const auto order = core->pulse(now, pulse(old));
+  ASSERT_TRUE(order);
+  EXPECT_TRUE(order->rejoin);
+  EXPECT_EQ(order->incarnation, old.incarnation);
+}
+
+TEST_F(Coordinator, WorkersWithoutANumberGetTheFirstFreeOne) {
+  EXPECT_EQ(join(0, 1).worker, 0);
+  EXPECT_EQ(join(-1, 2).worker, 1);
+  EXPECT_EQ(join(-1, 3).worker, 2);
+}
+
+TEST_F(Coordinator, AnotherRunOrConfigurationIsRefusedWithBoth) {
+  Join wrong = ask(0, 1);
+  wrong.run = "other";
+  EXPECT_THAT(std::get<JoinRefused>(core->join(now, wrong)).reason,
+              HasSubstr("run \"other\", this coordinator serves \"run\""));
+  wrong = ask(0, 1);
+  wrong.config = {3, 4};
+  EXPECT_THAT(std::get<JoinRefused>(core->join(now, wrong)).reason,
+              HasSubstr("digest 00000000000000030000000000000004, the run's has "
+                        "00000000000000010000000000000002"));
+}
+
+TEST_F(Coordinator, ATermIsNotShownBeforeItsRowIsDurable) {
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse(join(w, 10 + w)));
+  ASSERT_TRUE(core->beat(now));
+  EXPECT_FALSE(core->pulse(now, pulse({0, 1}))->record);
+  core->wrote(now);
+  const auto order = core->pulse(now, pulse({0, 1}));
+  ASSERT_TRUE(order->record);
+  EXPECT_EQ(order->record->term, 1);
+  EXPECT_EQ(order->record->config, (Digest{1, 2}));
+}
+
+TEST_F(Coordinator, AnUnclearWriteIsReadBeforeItSpeaksAgain) {
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse(join(w, 10 + w)));
+  const auto row = core->beat(now);
+  ASSERT_TRUE(row);
+  core->unclear();
+  EXPECT_TRUE(core->must_read());
+  EXPECT_FALSE(core->pulse(now, pulse({0, 1})));
+  EXPECT_FALSE(core->beat(now));
+  Row read = *row;  // it had been written after all
+  ++read.revision;
+  core->loaded(now, read);
+  EXPECT_TRUE(core->pulse(now, pulse({0, 1}))->record);
+}
+
+TEST_F(Coordinator, ARefusedWriteGivesWayToWhatIsStored) {
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse(join(w, 10 + w)));
+  ASSERT_TRUE(core->beat(now));
+  Row other = stored;
+  other.revision += 5;
+  other.incarnations[9] = 4;
+  core->refused(now, other);
+  EXPECT_EQ(core->row().revision, other.revision);
+  const auto again = core->beat(now);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->revision, other.revision);
+  EXPECT_EQ(again->incarnations.at(9), 4);
+}
+
+TEST_F(Coordinator, SealIsOrderedToVotersOfTheTermAndEndsWithIt) {
+  first_term();
+  core->pulse(now, pulse({0, 1}, WorkerState::voting, 1));
+  Pulse suspicious = pulse({1, 1}, WorkerState::sealed, 1);
+  suspicious.suspects = {{0, "no verdict of step 1"}};
+  core->pulse(now, suspicious);
+  EXPECT_FALSE(beat());
+  const auto order = core->pulse(now, pulse({0, 1}, WorkerState::voting, 1));
+  ASSERT_TRUE(order->seal_at);
+  EXPECT_EQ(*order->seal_at, 0);
+  EXPECT_EQ(order->term, 1);
+  EXPECT_THAT(core->status(now).reason, HasSubstr("worker 1 suspects worker 0"));
+  core->pulse(now, pulse({0, 1}, WorkerState::sealed, 1));
+  EXPECT_TRUE(beat());
+  EXPECT_EQ(stored.term->term, 2);
+  EXPECT_FALSE(core->pulse(now, pulse({0, 1}, WorkerState::voting, 2))->seal_at);
+}
+
+TEST_F(Coordinator, CommitIsWrittenWhenItIsDurableEverywhere) {
+  first_term();
+  for (const std::int32_t w : {0, 1}) {
+    Pulse p = pulse({w, 1}, WorkerState::voting, 1);
+    p.held = p.durable = {3 + w, {5, static_cast<std::uint64_t>(8 + w)}};
+    core->pulse(now, p);
+  }
+  EXPECT_TRUE(beat());
+  EXPECT_EQ(stored.commit, (Position{3, {5, 8}}));
+  EXPECT_EQ(core->pulse(now, pulse({0, 1}, WorkerState::voting, 1))->commit, stored.commit);
+}
+
+TEST_F(Coordinator, OneThatWasStoppedCallsNobodyLate) {
+  first_term();
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse({w, 1}, WorkerState::voting, 1));
+  beat();
+  now += seconds(60);
+  EXPECT_FALSE(beat());
+  EXPECT_EQ(core->status(now).decision, "steady");
+  for (int i = 0; i < 12; ++i) {
+    now += seconds(1);
+    beat();
+  }
+  EXPECT_EQ(core->status(now).decision, "wait");
+  EXPECT_THAT(core->status(now).reason, HasSubstr("workers 0, 1 fell silent"));
+}
+
+// Found by the simulation: a leader that only waits would never notice that another one wrote.
+TEST_F(Coordinator, APulseThatKnowsOfALaterRowMakesItRead) {
+  first_term();
+  Pulse p = pulse({0, 1}, WorkerState::voting, 1);
+  p.told = {4, {5, 9}};
+  EXPECT_FALSE(core->pulse(now, p));
+  EXPECT_TRUE(core->must_read());
+  Row later = stored;
+  ++later.revision;
+  later.commit = p.told;
+  core->loaded(now, later);
+  EXPECT_EQ(core->pulse(now, p)->commit, later.commit);
+}
+
+TEST_F(Coordinator, WhoDoesNotLeadDoesNotAnswer) {
+  first_term();
+  core->lead(false, now);
+  EXPECT_FALSE(core->pulse(now, pulse({0, 1}, WorkerState::voting, 1)));
+  EXPECT_FALSE(core->beat(now));
+  EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(5, 1))));
+}
+
+TEST_F(Coordinator, AnOvertakenPulseChangesNothing) {
+  first_term();
+  const Pulse late = pulse({0, 1}, WorkerState::voting, 1);
+  core->pulse(now, pulse({0, 1}, WorkerState::sealed, 1));
+  core->pulse(now, late);
+  EXPECT_EQ(core->status(now).workers[0].state, WorkerState::sealed);
+}
+
+TEST_F(Coordinator, TheLastToLeaveIsDismissedOnceAllOfItIsDurable) {
+  first_term();
+  Pulse first = pulse({0, 1}, WorkerState::sealed, 1), last = pulse({1, 1}, WorkerState::sealed, 1);
+  first.leaving = last.leaving = true;
+  last.held = {1, {5, 6}};
+  core->pulse(now, first);
+  EXPECT_FALSE(core->pulse(now, last)->dismissed);
+  last.durable = last.held;
+  last.sequence = ++sequence;
+  EXPECT_TRUE(core->pulse(now, last)->dismissed);
+}
+
+TEST_F(Coordinator, StatusNamesThoseNotHeardYet) {
+  first_term();
+  core.emplace(options, stored, now);
+  core->lead(true, now);
+  core->loaded(now, stored);
+  const CoordinatorStatus status = core->status(now);
+  ASSERT_EQ(status.workers.size(), 2u);
+  EXPECT_THAT(status.workers[1].stage, HasSubstr("not heard"));
+  EXPECT_FALSE(status.workers[1].silent);
+  EXPECT_EQ(status.term, 1);
+}
+
+TEST_F(Coordinator, OutcomesWithoutAWriteAreOurMistake) {
+  EXPECT_THROW(core->wrote(now), LogicError);
+  EXPECT_THROW(core->unclear(), LogicError);
+}
+
+}  // namespace
+}  // namespace ballot

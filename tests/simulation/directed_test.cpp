@@ -1,0 +1,386 @@
+// The schedules of section "Schedules" of docs/protocol.md, each over a grid of times and places: a
+// random run would meet them seldom, or never at that instant.
+#include "tests/simulation/told.h"
+
+namespace ballot::sim {
+namespace {
+
+using Kind = Fault::Kind;
+
+struct Schedule {
+  explicit Schedule(int workers, std::uint64_t seed = 1) {
+    s.workers = workers;
+    s.seed = seed;
+  }
+  Fault& add(Kind kind, int who, Milliseconds at, Milliseconds lasts) {
+    Fault f;
+    f.kind = kind;
+    f.who = who;
+    f.at = at;
+    f.lasts = lasts;
+    s.faults.push_back(f);
+    return s.faults.back();
+  }
+  void crash(int who, Milliseconds at, Milliseconds back) { add(Kind::crash, who, at, back); }
+  void crash_at(int who, Milliseconds at, Point point, int count, Milliseconds back) {
+    Fault& f = add(Kind::crash_at, who, at, back);
+    f.point = point;
+    f.count = count;
+  }
+  void coordinator_crash_at(Milliseconds at, Point point, int count, Milliseconds back) {
+    Fault& f = add(Kind::coordinator_crash_at, 0, at, back);
+    f.point = point;
+    f.count = count;
+  }
+  void partition(std::uint32_t mask, Milliseconds at, Milliseconds lasts) {
+    add(Kind::partition, 0, at, lasts).mask = mask;
+  }
+  void cut(int from, int to, Milliseconds at, Milliseconds lasts) {
+    add(Kind::cut_link, from, at, lasts).other = to;
+  }
+  void late(double rate, int most, Milliseconds at, Milliseconds lasts) {
+    Fault& f = add(Kind::delays, 0, at, lasts);
+    f.rate = rate;
+    f.count = most;
+  }
+  Outcome holds() const { return expect_holds(s); }
+  Scenario s;
+};
+
+constexpr std::uint32_t kCoordinator = 1u << 30;
+constexpr Point kHoldersPoints[] = {Point::before_sealed_pulse,
+                                    Point::after_sealed_pulse,
+                                    Point::before_append,
+                                    Point::before_apply,
+                                    Point::before_sync,
+                                    Point::after_sync,
+                                    Point::entered};
+
+// 1: H2, H18.
+TEST(Directed, OwnerDiesAfterItsVerdictReachedSomeThenTheSoleHolderDies) {
+  for (const int workers : {2, 3, 4})
+    for (int reached = 0; reached < workers; ++reached)
+      for (const Point point : kHoldersPoints)
+        for (const Milliseconds back : {300, 2500, 7000}) {
+          Schedule d(workers);
+          d.crash_at(0, 1500, Point::send_verdict, reached + 1, 4000);
+          d.crash_at(1, 1550, point, 1, back);
+          if (d.holds().invariant) return;
+        }
+}
+
+// 1, with the source dying while it hands over, and what it hands over being fetched.
+TEST(Directed, TheSoleHolderDiesAroundHandingOver) {
+  for (const int reached : {1, 2})
+    for (const Point point : {Point::entered, Point::fetched})
+      for (const int second : {1, 2})
+        for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+          Schedule d(3, seed);
+          d.crash_at(0, 1500, Point::send_verdict, reached + 1, 5000);
+          d.crash_at(second, 2000, point, 1, 3000);
+          if (d.holds().invariant) return;
+        }
+}
+
+// 2: warm and cold, at each point of the later steps.
+TEST(Directed, TheSoleHolderIsCutOffAndReturnsWarmAndCold) {
+  for (Milliseconds away = 1200; away <= 8000; away += 400)
+    for (const bool cold : {false, true}) {
+      Schedule d(4);
+      d.crash_at(0, 1500, Point::send_verdict, 2, 1000);
+      d.partition(0b0010, 1720, away);
+      if (cold) d.crash(1, 1720 + away / 2, away / 2);
+      if (d.holds().invariant) return;
+    }
+}
+
+// 3: H1, H5.
+TEST(Directed, LateFramesMeetSealsAndNewTerms) {
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    Schedule d(3, seed);
+    d.add(Kind::join, 3, 700, 0);
+    d.late(0.4, 900, 1000, 6000);
+    d.crash(1, 2000 + 30 * static_cast<Milliseconds>(seed), 10);
+    d.crash(2, 4000, 10);
+    if (d.holds().invariant) return;
+  }
+}
+
+// 4.
+TEST(Directed, SeveralTermsBeginBeforeOneStepEnds) {
+  for (const Milliseconds gap : {10, 100, 300, 800, 1500})
+    for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+      Schedule d(4, seed);
+      for (int w = 0; w < 4; ++w) d.add(Kind::slow, w, 1000, 9000).count = 12;
+      d.crash(1, 2000, 2500);
+      d.crash(2, 2000 + gap, 2500);
+      d.crash(3, 2000 + 2 * gap, 2500);
+      d.cut(30, 0, 2100, 1500);  // hears nothing of the terms between
+      if (d.holds().invariant) return;
+    }
+}
+
+// 5.
+TEST(Directed, AStoppedOwnerGoesOnAfterTheTimeouts) {
+  for (Milliseconds at = 1500; at < 1900; at += 20)
+    for (const Milliseconds stopped : {700, 1500, 4000}) {
+      Schedule d(3);
+      d.add(Kind::pause, 1, at, stopped);
+      if (d.holds().invariant) return;
+    }
+}
+
+// 6.
+TEST(Directed, TheCoordinatorDiesAroundEachRowAndOrder) {
+  for (const Point point : {Point::before_put, Point::after_put, Point::after_order})
+    for (int count = 1; count <= 12; ++count)
+      for (const Milliseconds away : {100, 1500}) {
+        Schedule d(3);
+        d.crash(1, 1500, 900);
+        d.coordinator_crash_at(1400, point, count, away);
+        if (d.holds().invariant) return;
+      }
+}
+
+TEST(Directed, ALeaderThatWasStoppedOverItsLeaseWritesNothing) {
+  for (const Milliseconds noticed : {10, 1000, 5000})
+    for (const std::uint32_t side : {0b0001u, 0b0011u, 0b0111u})
+      for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+        Schedule d(4, seed);
+        d.s.coordinators = 2;
+        d.s.min_workers = 1;
+        // Each hears other workers: one side goes with coordinator 0, the other with coordinator 1.
+        d.partition(side | kCoordinator, 2000, 4000);
+        d.add(Kind::lease, 1, 2500, noticed);
+        d.add(Kind::coordinator_pause, 0, 2600, 1200);
+        d.crash(0, 2700, 1500);
+        if (d.holds().invariant) return;
+      }
+}
+
+TEST(Directed, TheStoreAnswersBadlyOrLate) {
+  for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+    Schedule d(3, seed);
+    d.s.coordinators = 2;
+    d.add(Kind::store_trouble, 0, 300, 9000).rate = 0.4;
+    d.add(Kind::lease, 1, 3000, 800);
+    d.crash(2, 2000, 700);
+    d.crash(1, 5000, 700);
+    if (d.holds().invariant) return;
+  }
+}
+
+TEST(Directed, StepsGoOnWithoutACoordinator) {
+  Schedule d(3);
+  d.add(Kind::coordinator_crash, 0, 1500, 8000);
+  const Outcome outcome = d.holds();
+  EXPECT_GT(outcome.steps, 30);  // 12 s of steps of about 0.25 s
+  EXPECT_EQ(outcome.terms, 1);
+}
+
+// C5: emptied, or restored from a copy; the steps made meanwhile stay.
+TEST(Directed, TheRowIsLostAndRecovered) {
+  for (const int terms : {0, 1, 100})
+    for (const Milliseconds second : {0, 300, 2500})
+      for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+        Schedule d(3, seed);
+        d.crash(1, 1500, 200);
+        d.add(Kind::row_lost, 0, 4000, 0).count = terms;
+        if (second > 0) d.crash(2, 4000 + second, 300);
+        if (d.holds().invariant) return;
+      }
+}
+
+// 7.
+TEST(Directed, PartitionsWithTheCoordinatorOnEitherSideOrNone) {
+  for (const std::uint32_t mask : {0b0011u | kCoordinator, 0b0011u, 0b1100u | kCoordinator})
+    for (const Milliseconds lasts : {500, 2000, 6000})
+      for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+        Schedule d(4, seed);
+        d.partition(mask, 2000, lasts);
+        if (d.holds().invariant) return;
+        Schedule neither(4, seed);
+        neither.partition(0b0011, 2000, lasts);
+        neither.partition(kCoordinator, 2000, lasts);
+        if (neither.holds().invariant) return;
+      }
+}
+
+TEST(Directed, OneLinkOfAPairOrOneDirectionIsLost) {
+  for (const int workers : {2, 3, 4})
+    for (const bool both : {false, true})
+      for (const Milliseconds lasts : {400, 3000, 9000}) {
+        Schedule d(workers);
+        d.cut(0, 1, 2000, lasts);
+        if (both) d.cut(1, 0, 2000, lasts);
+        if (d.holds().invariant) return;
+      }
+}
+
+// H15: two healthy workers without a link between them: the run goes on, with one of them.
+TEST(Directed, ALinkThatIsGoneForLongCostsOneWorkerNotTheRun) {
+  Schedule d(3);
+  d.s.fault_time = 40'000;
+  d.cut(0, 1, 2000, 38'000);
+  d.cut(1, 0, 2000, 38'000);
+  EXPECT_GT(d.holds().steps, 40);
+}
+
+// 8: H3, H23.
+TEST(Directed, AllDieAtOnceAndComeBackInEveryOrder) {
+  const int orders[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+  for (const auto& order : orders)
+    for (const int slow : {-1, 0, 1, 2})
+      for (const Milliseconds apart : {200, 1500, 5000}) {
+        Schedule d(3);
+        if (slow >= 0) d.add(Kind::slow_sync, slow, 1000, 3000);  // furthest behind
+        for (int i = 0; i < 3; ++i) d.crash(order[i], 2500, 300 + i * apart);
+        if (d.holds().invariant) return;
+      }
+}
+
+TEST(Directed, AllDieAndOneDiskNeverReturns) {
+  for (const int gone : {0, 1, 2})
+    for (const int slow : {-1, 0, 1, 2}) {
+      Schedule d(3);
+      d.s.revived = false;
+      if (slow >= 0 && slow != gone) d.add(Kind::slow_sync, slow, 1000, 3000);
+      for (int w = 0; w < 3; ++w) d.crash(w, 2500, w == gone ? 0 : 500);
+      if (d.holds().invariant) return;
+    }
+}
+
+TEST(Directed, AllDiskButOneAreLostOneAfterTheOther) {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    Schedule d(3, seed);
+    d.add(Kind::lose_disk, 0, 2000, 500);
+    d.add(Kind::lose_disk, 1, 5000, 500);
+    d.add(Kind::lose_disk, 2, 8000, 500);
+    if (d.holds().invariant) return;
+  }
+}
+
+// 9: H8, H20.
+TEST(Directed, LateVotersOfAQuorumAndADyingOwner) {
+  for (const int owner : {0, 1, 2})
+    for (int reached = 1; reached <= 4; ++reached)
+      for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+        Schedule d(4, seed);
+        d.s.quorum = 3;
+        d.add(Kind::slow, 3, 1000, 6000).count = 3;
+        d.late(0.2, 300, 1500, 5000);  // late for some chunks
+        d.crash_at(owner, 2500, Point::send_verdict, reached, 1500);
+        if (d.holds().invariant) return;
+      }
+}
+
+// 10.
+TEST(Directed, JoinsDuringStepsChangesAndOtherJoins) {
+  for (Milliseconds at = 1500; at < 4500; at += 250)
+    for (const Milliseconds second : {0, 40, 300}) {
+      Schedule d(2);
+      d.crash(1, 2200, 1200);
+      d.add(Kind::join, 2, at, 0);
+      d.add(Kind::join, 3, at + second, 0);
+      if (d.holds().invariant) return;
+    }
+}
+
+TEST(Directed, SourceOrJoinerDieInMidTransfer) {
+  for (int count = 1; count <= 6; ++count)
+    for (const bool source : {false, true}) {
+      Schedule d(2);
+      d.add(Kind::join, 2, 3000, 0);
+      if (source)
+        d.crash(0, 3100 + 10 * count, 900);
+      else
+        d.crash_at(2, 3000, Point::fetched, count, 400);
+      if (d.holds().invariant) return;
+    }
+}
+
+TEST(Directed, JoinersDieWhileTheyGoBack) {
+  for (const Point point : {Point::before_cut, Point::after_cut})
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+      Schedule d(4, seed);
+      d.crash_at(0, 1500, Point::send_verdict, 2, 6000);
+      d.crash_at(1, 1500, Point::before_sealed_pulse, 1, 3000);
+      d.crash_at(1, 3000, point, 1, 500);
+      if (d.holds().invariant) return;
+    }
+}
+
+TEST(Directed, ALeaveRacesACrashAndTheLastWorkerLeaves) {
+  for (Milliseconds after = 0; after < 900; after += 60) {
+    Schedule d(3);
+    d.add(Kind::leave, 0, 2000, 0);
+    d.crash(1, 2000 + after, 800);
+    if (d.holds().invariant) return;
+    Schedule last(2);
+    last.add(Kind::leave, 0, 2000, 0);
+    last.add(Kind::leave, 1, 2000 + after, 0);
+    if (last.holds().invariant) return;
+  }
+}
+
+// R8: the journals no longer reach back to what it has.
+TEST(Directed, ANewcomerLoadsACheckpointAndFetchesTheRest) {
+  for (const Milliseconds at : {4000, 5000, 6000})
+    for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+      Schedule d(2, seed);
+      d.s.checkpoint_every = 4;
+      d.add(Kind::join, 2, at, 0);
+      d.crash(0, at + 200 * static_cast<Milliseconds>(seed), 500);
+      const Outcome outcome = d.holds();
+      if (outcome.invariant) return;
+      EXPECT_GE(outcome.loaded_checkpoints, 1);
+    }
+}
+
+// 11: what a crash does to the tail of a journal is a die in every crash; here the other two.
+TEST(Directed, AProcessWhoseDiskFailsEndsAndItsWorkerComesBack) {
+  for (int bytes = 0; bytes < 2000; bytes += 97) {
+    Schedule d(3);
+    d.add(Kind::disk_full, 1, 2000, 0).count = bytes;
+    d.add(Kind::sync_error, 2, 2500 + bytes, 0);
+    const Outcome outcome = d.holds();
+    if (outcome.invariant) return;
+    EXPECT_GE(outcome.crashes, 2);
+  }
+}
+
+TEST(Directed, ARecordTornAtAnyByteIsCutBack) {
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    Schedule d(2, seed);
+    for (const int w : {0, 1}) {
+      d.add(Kind::slow_sync, w, 1000, 900);
+      d.crash(w, 1800, 300);
+    }
+    if (d.holds().invariant) return;
+  }
+}
+
+// 12: I9 is checked with every step.
+TEST(Directed, FourWorkersOneWorkerFourWorkers) {
+  for (const Milliseconds gap : {0, 150, 400})
+    for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+      Schedule d(4, seed);
+      for (const int w : {1, 2, 3}) d.crash(w, 2000 + gap * w, 5000);
+      if (d.holds().invariant) return;
+    }
+}
+
+// 13: as under MPI, the job ends and starts again with those that are left.
+TEST(Directed, AJobRestartsWithFewerWorkers) {
+  for (const int gone : {0, 1, 2})
+    for (Milliseconds at = 2000; at < 2300; at += 30) {
+      Schedule d(3);
+      d.s.revived = false;
+      d.add(Kind::coordinator_crash, 0, at, 300);
+      for (int w = 0; w < 3; ++w) d.crash(w, at, w == gone ? 0 : 300);
+      if (d.holds().invariant) return;
+    }
+}
+
+}  // namespace
+}  // namespace ballot::sim

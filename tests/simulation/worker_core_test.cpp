@@ -1,0 +1,347 @@
+#include "runtime/protocol/worker_core.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+
+namespace ballot {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+template <class T>
+std::vector<T> only(const std::vector<Action>& actions) {
+  std::vector<T> some;
+  for (const Action& a : actions)
+    if (const T* one = std::get_if<T>(&a)) some.push_back(*one);
+  return some;
+}
+
+// Worker 1 of workers 0 and 1 (and 2): the others are what the test says.
+struct Worker : testing::Test {
+  Worker() {
+    options.run = "run";
+    options.per_voter = 2;
+    options.exchange_timeout = seconds(10);
+    core.emplace(options, Recovered{History(genesis), {}});
+    core->take();
+    core->joined(now, {1, 5});
+    core->take();
+  }
+  static Identity id(std::int32_t worker) { return {worker, 5}; }
+  TermRecord record(std::int64_t term, const Position& start,
+                    std::initializer_list<std::int32_t> workers) {
+    TermRecord r;
+    r.term = term;
+    r.start = start;
+    for (const std::int32_t w : workers)
+      r.workers.push_back({id(w), "", static_cast<std::int32_t>(r.workers.size())});
+    r.sources = {0};
+    return r;
+  }
+  void order(const TermRecord& r) {
+    Order o;
+    o.incarnation = 5;
+    o.term = r.term;
+    o.record = r;
+    core->ordered(now, o);
+  }
+  void order_seal(std::int64_t at, std::int64_t term = 1) {
+    Order o;
+    o.incarnation = 5;
+    o.term = term;
+    o.seal_at = at;
+    core->ordered(now, o);
+  }
+  Hello hello(std::int32_t worker, std::int64_t term = 1) { return {"run", term, id(worker)}; }
+  ChunkVerdict chunk(int number) {
+    ChunkVerdict v;
+    v.verdict.begin = 512 * number;
+    v.verdict.end = 512 * (number + 1);
+    v.verdict.bits.assign(8, 7);
+    v.verdict.digest = v.verdict.body_digest();
+    return v;
+  }
+  // The other's chunk of the next step.
+  void other_verdict(std::int64_t term = 1) {
+    ChunkVerdict v = chunk(0);
+    v.verdict.counted = {3};
+    core->verdict(now, hello(0, term), {core->held().step + 1, 0, core->held(), std::move(v)});
+  }
+  void own_ballot() {
+    const auto compute = only<ComputeBallot>(core->take());
+    ASSERT_EQ(compute.size(), 1u);
+    core->ballot_ready(now, compute[0].step, compute[0].base, compute[0].samples);
+  }
+  void other_ballot(std::int64_t term = 1) {
+    core->ballot(now, hello(0, term),
+                 {core->held().step + 1, 1, 0, core->held(),
+                  SampleRange{4 * core->held().step, 4 * core->held().step + 2},
+                  std::make_shared<BallotData>()});
+  }
+  void decide(std::int64_t term = 1) { core->decided(now, term, core->held().step + 1, chunk(1)); }
+  void whole_step() {
+    own_ballot();
+    other_ballot();
+    decide();
+    other_verdict();
+  }
+
+  Position genesis{0, {7, 7}};
+  TimePoint now{seconds(50)};
+  WorkerOptions options;
+  std::optional<WorkerCore> core;
+};
+
+TEST_F(Worker, AStepIsDecidedSentHeldAndFollowedByTheNext) {
+  order(record(1, genesis, {0, 1}));
+  core->link_opened(now, id(0));
+  own_ballot();
+  auto actions = core->take();
+  ASSERT_EQ(only<SendBallot>(actions).size(), 1u);
+  EXPECT_EQ(only<SendBallot>(actions)[0].frame.samples, (SampleRange{2, 4}));
+  EXPECT_TRUE(only<DecideChunk>(actions).empty());
+  other_ballot();
+  actions = core->take();
+  ASSERT_EQ(only<DecideChunk>(actions).size(), 1u);
+  EXPECT_EQ(only<DecideChunk>(actions)[0].ballots.size(), 2u);
+  decide();
+  EXPECT_EQ(only<SendVerdict>(core->take()).size(), 1u);
+  EXPECT_EQ(core->held().step, 0);
+  other_verdict();
+  actions = core->take();
+  ASSERT_EQ(only<HoldRecord>(actions).size(), 1u);
+  const Record& held = *only<HoldRecord>(actions)[0].record;
+  EXPECT_EQ(held.position(), core->held());
+  EXPECT_THAT(held.chunks[1].counted, ElementsAre(3));
+  EXPECT_EQ(core->ledger(), (Ledger{4, {}}));
+  ASSERT_EQ(only<ComputeBallot>(actions).size(), 1u);
+  EXPECT_EQ(only<ComputeBallot>(actions)[0].samples, (SampleRange{6, 8}));
+}
+
+TEST_F(Worker, AfterASealedPulseNothingIsHeld) {
+  order(record(1, genesis, {0, 1}));
+  own_ballot();
+  other_ballot();
+  decide();
+  order_seal(0);
+  const Pulse pulse = core->pulse(now);
+  EXPECT_EQ(pulse.state, WorkerState::sealed);
+  EXPECT_EQ(pulse.pending, (Pulse::Pending{genesis, {2, 4}}));
+  other_verdict();
+  decide();
+  EXPECT_EQ(core->held(), genesis);
+  EXPECT_EQ(core->answer(hello(0)), LinkAnswer::refuse);
+}
+
+TEST_F(Worker, ASealAheadWaitsForItsStep) {
+  order(record(1, genesis, {0, 1}));
+  order_seal(1);
+  EXPECT_EQ(core->state(), WorkerState::voting);
+  whole_step();
+  EXPECT_EQ(core->state(), WorkerState::sealed);
+  EXPECT_EQ(core->held().step, 1);
+}
+
+TEST_F(Worker, ASealOfAnotherTermOrIncarnationIsNotItsOwn) {
+  order(record(2, genesis, {0, 1}));
+  order_seal(0, 1);
+  EXPECT_EQ(core->state(), WorkerState::voting);
+  Order other;
+  other.incarnation = 4;
+  other.term = 2;
+  other.seal_at = 0;
+  core->ordered(now, other);
+  EXPECT_EQ(core->state(), WorkerState::voting);
+}
+
+TEST_F(Worker, TheNextTermTakesTheBallotThatWasKept) {
+  order(record(1, genesis, {0, 1}));
+  own_ballot();
+  order_seal(0);
+  core->take();
+  TermRecord next = record(2, genesis, {0, 1});
+  next.kept = {{1, {2, 4}}};
+  order(next);
+  EXPECT_TRUE(only<ComputeBallot>(core->take()).empty());
+  core->link_opened(now, id(0));
+  ASSERT_EQ(only<SendBallot>(core->take()).size(), 1u);
+}
+
+TEST_F(Worker, ABallotOfOtherSamplesIsNotCast) {
+  order(record(1, genesis, {0, 1}));
+  own_ballot();
+  order_seal(0);
+  core->take();
+  TermRecord next = record(2, genesis, {0, 1});
+  next.kept = {{0, {2, 4}}};  // another's now
+  order(next);
+  const auto compute = only<ComputeBallot>(core->take());
+  ASSERT_EQ(compute.size(), 1u);
+  EXPECT_EQ(compute[0].samples, (SampleRange{0, 2}));
+}
+
+TEST_F(Worker, ChunksOfATermDieWithIt) {
+  order(record(1, genesis, {0, 1}));
+  own_ballot();
+  other_verdict();
+  order_seal(0);
+  order(record(2, genesis, {0, 1}));
+  core->take();
+  core->ballot(now, hello(0, 2), {1, 1, 0, genesis, {0, 2}, std::make_shared<BallotData>()});
+  core->ballot_ready(now, 1, genesis, {2, 4});
+  decide(2);
+  EXPECT_EQ(core->held(), genesis);
+  other_verdict(2);
+  EXPECT_EQ(core->held().step, 1);
+}
+
+TEST_F(Worker, HellosOfLaterTermsWaitAndOfEarlierOnesAreRefused) {
+  EXPECT_EQ(core->answer(hello(0)), LinkAnswer::not_yet);
+  order(record(2, genesis, {0, 1}));
+  EXPECT_EQ(core->answer(hello(0, 1)), LinkAnswer::refuse);
+  EXPECT_EQ(core->answer(hello(0, 2)), LinkAnswer::accept);
+  EXPECT_EQ(core->answer(hello(0, 3)), LinkAnswer::not_yet);
+  EXPECT_EQ(core->answer({"run", 2, {0, 4}}), LinkAnswer::refuse);  // an old incarnation
+  EXPECT_EQ(core->answer({"run", 2, {7, 5}}), LinkAnswer::refuse);
+  EXPECT_EQ(core->answer({"other", 2, id(0)}), LinkAnswer::refuse);
+}
+
+TEST_F(Worker, AQuorumClosesThePollAfterTheGraceAndTheLateRangeStays) {
+  TermRecord r = record(1, genesis, {0, 1});
+  r.quorum = 1;
+  order(r);
+  core->take();  // computes for long
+  other_ballot();
+  EXPECT_TRUE(only<DecideChunk>(core->take()).empty());
+  ASSERT_TRUE(core->next_deadline());
+  now = *core->next_deadline();
+  core->tick(now);
+  ASSERT_EQ(only<DecideChunk>(core->take()).size(), 1u);
+  core->ballot_ready(now, 1, genesis, {2, 4});  // after the close
+  decide();
+  ChunkVerdict v = chunk(0);
+  v.verdict.counted = {1};
+  core->verdict(now, hello(0), {1, 0, genesis, std::move(v)});
+  ASSERT_EQ(core->held().step, 1);
+  EXPECT_EQ(core->ledger(), (Ledger{2, {}}));
+}
+
+TEST_F(Worker, BlamesTheVotersThatItsOwnPollLacksElseTheOwners) {
+  order(record(1, genesis, {0, 1}));
+  own_ballot();
+  now += seconds(10);
+  core->tick(now);
+  Pulse pulse = core->pulse(now);
+  EXPECT_EQ(pulse.state, WorkerState::sealed);
+  EXPECT_THAT(pulse.suspects, ElementsAre(Suspicion{0, "no ballot of step 1"}));
+  order(record(2, genesis, {0, 1}));
+  core->ballot(now, hello(0, 2), {1, 1, 0, genesis, {0, 2}, std::make_shared<BallotData>()});
+  decide(2);
+  now += seconds(10);
+  core->tick(now);
+  EXPECT_THAT(core->pulse(now).suspects, ElementsAre(Suspicion{0, "no verdict of step 1"}));
+}
+
+TEST_F(Worker, AReopenedLinkGetsTheBallotAndTheLastVerdictsAgain) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  own_ballot();
+  core->take();
+  core->link_opened(now, id(0));
+  const auto actions = core->take();
+  EXPECT_EQ(only<SendBallot>(actions).size(), 1u);
+  ASSERT_EQ(only<SendVerdict>(actions).size(), 1u);
+  EXPECT_EQ(only<SendVerdict>(actions)[0].frame->step, 1);
+}
+
+TEST_F(Worker, ServesNoStepThatMayBeVotedAgain) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  EXPECT_EQ(core->serve({genesis, 0, {}}).reply.vouched, genesis);
+  EXPECT_EQ(core->serve({genesis, 0, {}}).to_step, -1);
+  whole_step();
+  const Serving serving = core->serve({genesis, 0, {}});
+  EXPECT_EQ(serving.to_step, 1);
+  EXPECT_EQ(serving.reply.term, 1);
+  // To a worker of the next term, that term's start.
+  EXPECT_EQ(core->serve({genesis, 2, core->held()}).to_step, 2);
+  // Of another history: where they part.
+  const Serving conflict = core->serve({{1, {9, 9}}, 0, {}});
+  EXPECT_EQ(conflict.to_step, -1);
+  EXPECT_EQ(conflict.reply.landmarks.front().step, 1);
+  EXPECT_EQ(conflict.reply.landmarks.back(), genesis);
+}
+
+TEST_F(Worker, AJoinerThatIsAheadOfItsTermsStartGoesBackAndJoinsAnew) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  order_seal(0);
+  core->take();
+  order(record(2, core->held(), {0}));  // without it
+  EXPECT_EQ(only<AskToJoin>(core->take()).size(), 1u);
+  core->joined(now, {1, 6});
+  TermRecord cold = record(3, genesis, {0, 1});
+  cold.workers[1].identity = {1, 6};
+  Order o;
+  o.incarnation = 6;
+  o.term = 3;
+  o.record = cold;
+  core->ordered(now, o);
+  const auto actions = core->take();
+  ASSERT_EQ(only<Rewind>(actions).size(), 1u);
+  EXPECT_EQ(only<Rewind>(actions)[0].to, genesis);
+  EXPECT_FALSE(core->identity());
+  core->rewound(now, {History(genesis), {}});
+  EXPECT_EQ(only<AskToJoin>(core->take()).size(), 1u);
+}
+
+TEST_F(Worker, CommitIsReportedByWhatItsHistoryContains) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.commit = core->held();
+  core->ordered(now, o);
+  EXPECT_TRUE(core->pulse(now).has_commit);
+  o.commit = {2, {3, 3}};
+  core->ordered(now, o);
+  EXPECT_FALSE(core->pulse(now).has_commit);
+  EXPECT_EQ(core->pulse(now).told, o.commit);
+  o.commit = {1, {}};  // of an earlier coordinator
+  core->ordered(now, o);
+  EXPECT_EQ(core->pulse(now).told.step, 2);
+}
+
+TEST_F(Worker, DurableMovesWithTheSyncOfItsOwnHistory) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  EXPECT_EQ(core->durable(), genesis);
+  core->synced({1, {3, 3}});
+  EXPECT_EQ(core->durable(), genesis);
+  core->synced(core->held());
+  EXPECT_EQ(core->pulse(now).durable, core->held());
+}
+
+TEST(WorkerHistory, LandmarksAreDenseThenSparseAndEndAtTheBase) {
+  History history({10, {1, 10}}, 3);
+  for (std::uint64_t s = 11; s <= 60; ++s)
+    history.append({static_cast<std::int64_t>(s), {1, s}}, 3);
+  std::vector<std::int64_t> steps;
+  for (const Position& p : history.landmarks(50)) steps.push_back(p.step);
+  EXPECT_THAT(steps, ElementsAre(50, 49, 48, 47, 46, 45, 44, 43, 42, 34, 18, 10));
+  history.cut_after(20);
+  EXPECT_EQ(history.last(), (Position{20, {1, 20}}));
+  history.forget_before(15);
+  EXPECT_FALSE(history.contains({12, {1, 12}}));
+  EXPECT_TRUE(history.contains({15, {1, 15}}));
+  EXPECT_THROW(history.append({30, {}}, 3), LogicError);
+}
+
+}  // namespace
+}  // namespace ballot
