@@ -324,9 +324,14 @@ inline void wrong_size_names_the_rank(Transport& transport, std::size_t sent,
   const std::size_t ranks = static_cast<std::size_t>(transport.size());
   std::vector<std::byte> out(std::max(sent, expected)), in(ranks * expected);
   const bool wrong = transport.rank() == 0;
-  std::vector<ConstBytes> to(ranks, ConstBytes(out).first(wrong ? sent : expected));
-  std::vector<Bytes> from;
-  for (std::size_t r = 0; r < ranks; ++r) from.push_back(Bytes(in).subspan(r * expected, expected));
+  // With rank 0 only: one that has named it and gone must not be missed by another.
+  std::vector<SendParts> to(ranks);
+  std::vector<ReceiveParts> from(ranks);
+  for (std::size_t r = 0; r < ranks; ++r) {
+    if (!wrong && r != 0) continue;
+    to[r] = {ConstBytes(out).first(wrong ? sent : expected)};
+    from[r] = {Bytes(in).subspan(r * expected, expected)};
+  }
   auto transfer = transport.start_exchange(Purpose::vote, to, from);
   if (wrong) {
     transfer->wait(soon());  // what it expects of the others is right

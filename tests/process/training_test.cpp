@@ -102,7 +102,7 @@ TEST_F(Training, TheResolvedRunFileRepeatsTheRun) {
 TEST_F(Training, MoreWorkersThanVotersOfTheOldJobCanGoOn) {
   train(2, "out", {"train.steps=4"});
   const std::string output = train(3, "out", {"train.steps=8", "--resume"});
-  EXPECT_THAT(output, HasSubstr("it was saved by 2 workers, these are 3"));
+  EXPECT_THAT(output, HasSubstr("it was saved by 2 voters, these are 3"));
   const auto steps = metrics("out", "step");
   ASSERT_EQ(steps.size(), 8u);
   EXPECT_EQ(steps[3]["tokens_total"], 4 * 2 * 2 * 32);
