@@ -15,6 +15,7 @@
 #include "runtime/replica_audit.h"
 #include "runtime/trainer.h"
 #include "tests/support/tiny_run.h"
+#include "tests/support/trained.h"
 
 namespace ballot {
 namespace {
@@ -383,9 +384,9 @@ TEST(JournalReplay, ARunThatGoesOnCanBeReplayed) {
 // Everybody's gradient of a norm gain is bad in one step: no mean, no update, and AdamW's own count
 // does not advance. The journal says so.
 TEST(JournalReplay, AStepWithoutContributorsIsReplayedAsSuch) {
-  class Poisoned final : public Model {
+  class Poisoned final : public ModelAround {
    public:
-    explicit Poisoned(std::unique_ptr<Model> model) : model_(std::move(model)) {}
+    using ModelAround::ModelAround;
     Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
       struct Sink final : GradientSink {
         void loss_known(double loss) override { next->loss_known(loss); }
@@ -401,16 +402,8 @@ TEST(JournalReplay, AStepWithoutContributorsIsReplayedAsSuch) {
       poison.bad = step_++ == 2;
       return model_->differentiate(batches, poison);
     }
-    Loss evaluate(const TokenBatch& batch) override { return model_->evaluate(batch); }
-    Tensor logits(const TokenBatch& batch) override { return model_->logits(batch); }
-    Times times() const override { return model_->times(); }
-    std::int64_t vocabulary() const override { return model_->vocabulary(); }
-    double flops_per_token(std::int64_t length) const override {
-      return model_->flops_per_token(length);
-    }
 
    private:
-    std::unique_ptr<Model> model_;
     int step_ = 0;
   };
   const TinyRun tiny;
