@@ -73,7 +73,7 @@ void count_ballots(const BallotLayout& layout, const BallotChunk& chunk,
     for (std::int64_t number = first; number < last; ++number) {
       const Tile tile = tile_of(layout, chunk, number);
       const bool silent =
-          counter.count(tile, out.planes + tile.first, chunk.word_count(), digits, voting);
+          counter.count(tile, out.planes + tile.first, chunk.word_count(), digits, voting, nullptr);
       std::uint16_t* const own = out.voting + tile.first_block;
       if (silent)
         std::copy_n(voting.begin(), tile.blocks, own);

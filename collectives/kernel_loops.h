@@ -60,6 +60,16 @@ inline Vector carry_of(Vector a, Vector b, Vector c) {
 inline Vector popcount(Vector x) {
 #if defined(__AVX512VPOPCNTDQ__)
   return reinterpret_cast<Vector>(_mm512_popcnt_epi64(reinterpret_cast<__m512i>(x)));
+#elif defined(__AVX2__)
+  // Four bits at a time from a table, then the bytes of each word together.
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i four = _mm256_set1_epi8(15), all = reinterpret_cast<__m256i>(x);
+  const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(all, four));
+  const __m256i high =
+      _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(all, 4), four));
+  return reinterpret_cast<Vector>(
+      _mm256_sad_epu8(_mm256_add_epi8(low, high), _mm256_setzero_si256()));
 #else
   x -= (x >> 1) & 0x5555555555555555ull;
   x = (x & 0x3333333333333333ull) + ((x >> 2) & 0x3333333333333333ull);
@@ -319,10 +329,23 @@ ElectionSums elect_digits(const Election& election) {
     Vector more{}, equal = ~Vector{}, any{}, all = ~Vector{};
     for (int k = D - 1; k >= 0; --k) {
       const Vector digit = load(e.planes + k * e.stride + w);
-      more |= equal & digit & ~half[k];
-      equal &= ~(digit ^ half[k]);
       any |= digit;
-      all &= ~(digit ^ full[k]);
+      if constexpr (kUniform) {  // the branches are the same for every word
+        if ((e.voting >> (k + 1)) & 1) {
+          equal &= digit;
+        } else {
+          more |= equal & digit;
+          equal &= ~digit;
+        }
+        if ((e.voting >> k) & 1)
+          all &= digit;
+        else
+          all &= ~digit;
+      } else {
+        more |= equal & digit & ~half[k];
+        equal &= ~(digit ^ half[k]);
+        all &= ~(digit ^ full[k]);
+      }
     }
     const Vector ties = equal & even & real;
     Vector negative = more & real;
@@ -351,14 +374,13 @@ ElectionSums elect(const Election& e) {
 
 // ---- agreement ----
 
-void compare_sample(const uint64_t* const* ballots, int voters, const int64_t (&places)[8],
-                    const SampleMasks& masks, const uint8_t* votes, int64_t* agreed,
-                    int64_t* compared) {
-  for (int v = 0; v < voters; ++v) {
+void compare_sample(const uint64_t* sample, int voters, const SampleMasks& masks,
+                    const uint8_t* votes, int64_t* agreed, int64_t* compared) {
+  for (int v = 0; v < voters; ++v, sample += 8) {
     Vector agreements{}, comparisons{};
     for (int i = 0; i < 8; i += kLanes) {
-      Vector x, voting = ~Vector{};
-      for (int lane = 0; lane < kLanes; ++lane) x[lane] = ballots[v][places[i + lane]];
+      const Vector x = load(sample + i);
+      Vector voting = ~Vector{};
       if (votes != nullptr)
         for (int lane = 0; lane < kLanes; ++lane)
           voting[lane] = 0 - static_cast<uint64_t>((votes[v] >> (i + lane)) & 1);

@@ -55,10 +55,9 @@ struct Kernels {
                      std::int64_t words, bool add, std::uint64_t* planes, std::int64_t stride,
                      int digits);
   ElectionSums (*elect)(const Election& election);
-  // Adds each voter's popcounts over eight words, at these places of its ballot; `votes` (null =
-  // all) has a bit for each of the eight.
-  void (*compare_sample)(const std::uint64_t* const* ballots, int voters,
-                         const std::int64_t (&places)[8], const SampleMasks& masks,
+  // Adds each voter's popcounts over its eight words of the sample, which lie one voter after
+  // another; `votes` (null = all) has a bit for each of the eight.
+  void (*compare_sample)(const std::uint64_t* sample, int voters, const SampleMasks& masks,
                          const std::uint8_t* votes, std::int64_t* agreed, std::int64_t* compared);
 };
 

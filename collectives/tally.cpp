@@ -3,6 +3,7 @@
 
 #include "collectives/tally.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <mutex>
@@ -29,38 +30,42 @@ class VoterComparison {
   VoterComparison(const BallotLayout& layout, const BallotChunk& chunk,
                   std::span<const BallotPart> ballots)
       : layout_(layout), chunk_(chunk), ballots_(ballots) {
-    for (std::size_t v = 0; v < ballots.size(); ++v) {
-      bits_[v] = ballots[v].bits;
-      agreed_[v] = compared_[v] = 0;
-    }
+    std::fill_n(agreed_.begin(), ballots.size(), 0);
+    std::fill_n(compared_.begin(), ballots.size(), 0);
+  }
+
+  // What of this tile's ballots compare() will need; to be filled while they are counted.
+  TileSample& sample_of(const Tile& tile) {
+    sample_.count = 0;
+    for_each_sample(layout_, chunk_, tile,
+                    [&](std::int64_t w, const Stretch& s, std::int64_t inside, std::int64_t) {
+                      const std::size_t i = at(sample_.count++);
+                      sample_.places[i] = w;
+                      blocks_[i] = s.first_block + inside / s.block_words();
+                      real_[i] = s.real(inside);
+                    });
+    std::fill(sample_.places + sample_.count, sample_.places + 8, 0);  // their masks are 0
+    return sample_;
   }
 
   // `voting` null = nobody abstains.
   void compare(const Tile& tile, const TileElection& election, const TileVoting* voting) {
     SampleMasks masks{};
-    std::int64_t places[8], blocks[8];
-    std::size_t count = 0;
-    for_each_sample(layout_, chunk_, tile,
-                    [&](std::int64_t w, const Stretch& s, std::int64_t inside, std::int64_t) {
-                      const std::int64_t block = s.first_block + inside / s.block_words();
-                      const unsigned voters = voting == nullptr
-                                                  ? static_cast<unsigned>(ballots_.size())
-                                                  : (*voting)[at(block - tile.first_block)];
-                      if (voters == 0) return;
-                      mask(election, w, voters, s.real(inside), masks, count);
-                      places[count] = tile.first + w;
-                      blocks[count++] = block;
-                    });
+    const std::size_t count = at(sample_.count);
     if (count == 0) return;
-    for (std::size_t i = count; i < 8; ++i) places[i] = places[0];  // their masks are 0
+    for (std::size_t i = 0; i < count; ++i) {
+      const unsigned voters = voting == nullptr ? static_cast<unsigned>(ballots_.size())
+                                                : (*voting)[at(blocks_[i] - tile.first_block)];
+      if (voters > 0) mask(election, sample_.places[i], voters, real_[i], masks, i);
+    }
     if (voting != nullptr)
       for (std::size_t v = 0; v < ballots_.size(); ++v) {
         unsigned votes = 0;
         for (std::size_t i = 0; i < count; ++i)
-          votes |= static_cast<unsigned>(!get_bit(ballots_[v].abstentions, blocks[i])) << i;
+          votes |= static_cast<unsigned>(!get_bit(ballots_[v].abstentions, blocks_[i])) << i;
         votes_[v] = static_cast<std::uint8_t>(votes);
       }
-    kernels().compare_sample(bits_.data(), static_cast<int>(ballots_.size()), places, masks,
+    kernels().compare_sample(sample_.words.data(), static_cast<int>(ballots_.size()), masks,
                              voting == nullptr ? nullptr : votes_.data(), agreed_.data(),
                              compared_.data());
   }
@@ -91,7 +96,9 @@ class VoterComparison {
   const BallotLayout& layout_;
   const BallotChunk& chunk_;
   std::span<const BallotPart> ballots_;
-  std::array<const std::uint64_t*, kMaxVoters> bits_;
+  TileSample sample_;
+  std::array<std::int64_t, 8> blocks_;
+  std::array<std::uint64_t, 8> real_;
   std::array<std::uint8_t, kMaxVoters> votes_;
   std::array<std::int64_t, kMaxVoters> agreed_, compared_;
 };
@@ -135,8 +142,8 @@ void tally(const BallotLayout& layout, const BallotChunk& chunk,
         copy_tile(layout, chunk, tile, ballots[0], verdict, copied);
         continue;
       }
-      const bool silent =
-          counter.count(tile, election.planes(), kPlaneStride, election.digits(), voting);
+      const bool silent = counter.count(tile, election.planes(), kPlaneStride, election.digits(),
+                                        voting, &comparison.sample_of(tile));
       election.elect(tile, silent ? &voting : nullptr);
       comparison.compare(tile, election, silent ? &voting : nullptr);
     }

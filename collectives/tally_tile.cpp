@@ -85,17 +85,23 @@ bool TileCounter::has_silent_blocks(const Tile& tile, const BallotPart& ballot) 
 }
 
 bool TileCounter::count(const Tile& tile, std::uint64_t* planes, std::int64_t stride, int digits,
-                        TileVoting& voting) {
+                        TileVoting& voting, TileSample* sample) {
   const Kernels& kernel = kernels();
   std::array<const std::uint64_t*, kBatch> batch;
   int waiting = 0;
+  std::size_t sampled = 0;
   bool counted = false, silent = false;
   const auto count_batch = [&] {
     kernel.count_ballots(batch.data(), waiting, tile.words, counted, planes, stride, digits);
     counted = true;
     waiting = 0;
   };
-  for (const BallotPart& ballot : ballots_) {
+  const auto take_sample = [&](std::size_t voters) {
+    for (; sample != nullptr && sampled < voters; ++sampled)
+      sample->take(tile, sampled, ballots_[sampled]);
+  };
+  for (std::size_t voter = 0; voter < ballots_.size(); ++voter) {
+    const BallotPart& ballot = ballots_[voter];
     const std::int64_t abstained = count_set(ballot.abstentions, tile.first_block, tile.blocks);
     if (abstained > 0 && !silent) {
       silent = true;
@@ -110,9 +116,13 @@ bool TileCounter::count(const Tile& tile, std::uint64_t* planes, std::int64_t st
         abstained == 0
             ? ballot.bits + tile.first
             : without_silent_blocks(tile, ballot, copies_.data() + waiting * kTileWords, voting);
-    if (++waiting == kBatch) count_batch();
+    if (++waiting == kBatch) {
+      count_batch();
+      take_sample(voter + 1);
+    }
   }
   if (waiting > 0) count_batch();
+  take_sample(ballots_.size());
   if (!counted)
     for (int k = 0; k < digits; ++k) std::memset(planes + k * stride, 0, at(tile.words) * 8);
   return silent;

@@ -45,6 +45,19 @@ void require_countable(const BallotLayout& layout, const BallotChunk& chunk, std
 // Voters by block of a tile.
 using TileVoting = std::array<std::uint16_t, kTileWords>;
 
+// The sampled words of a tile, of every voter: copied while a ballot is being counted. With many
+// voters a tile's ballots do not stay in a core's cache until their agreement can be told. 64 KiB.
+struct TileSample {
+  std::int64_t count = 0;       // of places, at most eight
+  std::int64_t places[8] = {};  // words of the tile; the first 0 after the last
+  alignas(64) std::array<std::uint64_t, kMaxVoters * 8> words;  // eight a voter
+
+  void take(const Tile& tile, std::size_t voter, const BallotPart& ballot) {
+    const std::uint64_t* const bits = ballot.bits + tile.first;
+    for (std::size_t i = 0; i < 8; ++i) words[voter * 8 + i] = bits[places[i]];
+  }
+};
+
 // Counts the ballots of a tile; about 70 KiB, to be made once a thread.
 class TileCounter {
  public:
@@ -52,9 +65,10 @@ class TileCounter {
               std::span<const BallotPart> ballots)
       : layout_(layout), chunk_(chunk), ballots_(ballots) {}
 
-  // Writes `digits` planes. True if somebody abstains; then `voting` has been written.
+  // Writes `digits` planes. True if somebody abstains; then `voting` has been written. `sample` may
+  // be null.
   bool count(const Tile& tile, std::uint64_t* planes, std::int64_t stride, int digits,
-             TileVoting& voting);
+             TileVoting& voting, TileSample* sample);
 
   static bool has_silent_blocks(const Tile& tile, const BallotPart& ballot);
 

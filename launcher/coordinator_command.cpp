@@ -1,11 +1,14 @@
 // `ballot coordinator RUN-FOLDER --listen ADDRESS`: leads the terms of a run whose workers come and
 // go.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -14,16 +17,17 @@
 #include "launcher/environment.h"
 #include "launcher/units.h"
 #include "runtime/coordinator/coordinator_server.h"
+#include "runtime/coordinator/etcd_row_store.h"
 
 namespace ballot {
 namespace {
 
 struct CoordinatorFlags {
-  std::string folder, listen = "127.0.0.1:29500", run;
+  std::string folder, listen = "127.0.0.1:29500", run, store;
   CoordinatorAccess access;
   MembershipOptions membership;
   std::string heartbeat_timeout = "10s", seal_timeout = "10s", planned_timeout = "600s",
-              cold_wait = "120s", suspicion_window = "600s";
+              cold_wait = "120s", suspicion_window = "600s", lease = "5s";
 };
 
 Duration read_duration(const std::string& flag, const std::string& text) {
@@ -57,6 +61,43 @@ class StopSignals {
   sigset_t signals_{}, before_{};
 };
 
+// As others are told of it: "10.0.0.1:29500 (process 4711 on node3)".
+std::string own_name(const CoordinatorFlags& flags) {
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  return fmt::format("{} (process {} on {})", flags.listen, getpid(), host);
+}
+
+std::shared_ptr<EtcdLeadership> stand_for_leadership(const CoordinatorFlags& flags,
+                                                     const std::string& run) {
+  EtcdLeadershipOptions options;
+  options.cluster = parse_etcd_address(flags.store);
+  options.tls = flags.access.tls;
+  options.run = run;
+  options.name = own_name(flags);
+  options.lease = read_duration("--lease", flags.lease);
+  // Another member of etcd can be asked before the lease ends.
+  options.call =
+      std::clamp<Duration>(options.lease / 3, std::chrono::milliseconds(500), options.call);
+  return std::make_shared<EtcdLeadership>(options);
+}
+
+// A cluster that is about to choose its leader, or is started together with this, is waited for a
+// little.
+std::unique_ptr<RowStore> open_reachable(std::shared_ptr<EtcdLeadership> leadership) {
+  constexpr auto kPatience = std::chrono::seconds(5);
+  std::unique_ptr<RowStore> store = open_etcd_store(std::move(leadership));
+  for (const Deadline deadline = Deadline::in(kPatience);;) {
+    try {
+      store->load();
+      return store;
+    } catch (const TransportError&) {
+      if (deadline.passed()) throw;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
 int coordinate(const CoordinatorFlags& flags) {
   set_log_name("coordinator");
   CoordinatorServerOptions options;
@@ -78,8 +119,16 @@ int coordinate(const CoordinatorFlags& flags) {
   const std::filesystem::path folder = std::filesystem::canonical(flags.folder);
   options.desk.coordinator.run = flags.run.empty() ? folder.filename().string() : flags.run;
   StopSignals signals;
-  CoordinatorServer server(options, open_sqlite_store((folder / "coordinator.db").string(),
-                                                      options.desk.coordinator.run));
+  const std::string& run = options.desk.coordinator.run;
+  std::unique_ptr<RowStore> store;
+  if (flags.store.empty()) {
+    store = open_sqlite_store((folder / "coordinator.db").string(), run);
+  } else {
+    const auto leadership = stand_for_leadership(flags, run);
+    options.desk.leadership = leadership;  // given up once the server has ended
+    store = open_reachable(leadership);
+  }
+  CoordinatorServer server(options, std::move(store));
   int signal = 0;
   while (signal == 0 && !server.wait(Deadline::in(Duration(0))))
     signal = signals.wait(std::chrono::milliseconds(200));
@@ -106,6 +155,17 @@ void add_coordinator(CLI::App& app, Action& action) {
       ->type_name("RUN-FOLDER");
   command->add_option("--listen", flags->listen, "where workers and `ballot status` reach it")
       ->type_name("HOST:PORT")
+      ->capture_default_str();
+  command
+      ->add_option("--store", flags->store,
+                   "etcd://HOST:PORT[,HOST:PORT...]: keep the state there instead, so that several "
+                   "coordinators of one run stand by for each other; etcds:// with the TLS of "
+                   "--tls-ca, --tls-certificate and --tls-key")
+      ->type_name("ETCD");
+  command
+      ->add_option("--lease", flags->lease,
+                   "with --store: another coordinator leads after so long without a sign of life")
+      ->type_name("TIME")
       ->capture_default_str();
   command->add_option("--run", flags->run,
                       "name of the run, the same for its workers (default: that of the folder)");

@@ -1,5 +1,5 @@
-// `ballot launch RUN.toml --workers N`: a job of N workers on this machine, checked before any of
-// them starts.
+// `ballot launch RUN.toml --workers N [--elastic]`: a job of N workers on this machine, checked
+// before any of them starts.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +15,7 @@
 #include "core/log.h"
 #include "core/parallel.h"
 #include "launcher/commands.h"
+#include "launcher/elastic_job.h"
 #include "launcher/environment.h"
 #include "launcher/free_port.h"
 #include "launcher/local_job.h"
@@ -38,8 +39,19 @@ struct LaunchFlags {
   int workers = 1;
   std::string resume;  // "journal", "checkpoint"; empty: a new run
   int restarts = 0;
+  bool elastic = false;
+  int min_workers = 1;
   TransportChoice transport;
 };
+
+// A secret that only this job's processes know, unless somebody gave one.
+void ensure_token() {
+  if (process_environment("BALLOT_TOKEN")) return;
+  std::random_device random;
+  setenv("BALLOT_TOKEN",
+         fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random()).c_str(),
+         1);
+}
 
 // Workers over gRPC meet at a port of this machine's loopback; mpirun only starts them.
 void prepare_grpc(LocalJob& job, const TransportChoice& transport) {
@@ -54,12 +66,7 @@ void prepare_grpc(LocalJob& job, const TransportChoice& transport) {
   if (!process_environment("MASTER_ADDR")) setenv("MASTER_ADDR", "127.0.0.1", 1);
   if (!process_environment("MASTER_PORT"))
     setenv("MASTER_PORT", std::to_string(find_free_port()).c_str(), 1);
-  if (!process_environment("BALLOT_TOKEN")) {
-    std::random_device random;
-    setenv("BALLOT_TOKEN",
-           fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random()).c_str(),
-           1);
-  }
+  ensure_token();
 }
 
 // What a job can be resumed from.
@@ -69,16 +76,18 @@ bool has_state(const RunConfig& config, const std::string& resume_from) {
           !shard_workers(system_disk(), config.output_folder).empty());
 }
 
-// What would fail on every worker fails here once, with one message.
-void check_before_start(const RunConfig& config, const std::string& resume_from) {
-  const bool resume = !resume_from.empty();
-  if (!resume)
+void check_folder(const RunConfig& config, const std::string& resume_from) {
+  if (resume_from.empty())
     require_unused_folder(config.output_folder);
   else if (!has_state(config, resume_from))
     throw ConfigError("--resume: {} holds no whole checkpoint",
                       config.output_folder + "/checkpoints");
   else
     require_same_run(config);
+}
+
+// What would fail on every worker fails here once, with one message.
+void check_inputs(const RunConfig& config, bool resume) {
   const LlamaConfig llama = read_model_config(config.model_folder);
   if (!resume)
     load_parameters(config.model_folder, ParameterArena(llama_parameter_shapes(llama), DType::f32));
@@ -124,10 +133,54 @@ bool may_succeed_again(const JobResult& result) {
          (result.lost || result.exit_code == static_cast<int>(ExitCode::retry));
 }
 
+// A coordinator beside them, and whoever dies is started again where it was.
+int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
+  if (!flags.resume.empty())
+    throw ConfigError(
+        "--resume: an elastic run always goes on where its journals end; leave the flag out");
+  if (flags.transport.name != "auto" || flags.transport.tls.given())
+    throw ConfigError(
+        "--elastic: its workers reach each other over gRPC on this machine's loopback; expected "
+        "neither --transport nor --tls-...");
+  if (flags.min_workers > flags.workers)
+    throw ConfigError("--min-workers {}: expected at most --workers, {}", flags.min_workers,
+                      flags.workers);
+  if (std::filesystem::exists(config.output_folder + "/run.toml")) require_same_run(config);
+  check_inputs(config, false);
+  ensure_token();
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe").string(),
+                    address = fmt::format("127.0.0.1:{}", find_free_port());
+  const int threads =
+      config.threads > 0 ? static_cast<int>(config.threads) : default_threads(flags.workers);
+  setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 1);
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  ElasticJob job;
+  job.coordinator = {program,
+                     "coordinator",
+                     config.output_folder,
+                     "--listen",
+                     address,
+                     "--start-workers",
+                     std::to_string(flags.workers),
+                     "--min-workers",
+                     std::to_string(flags.min_workers)};
+  for (int worker = 0; worker < flags.workers; ++worker) {
+    job.workers.push_back({program, "train", flags.run_file, "--coordinator", address, "--worker",
+                           std::to_string(worker)});
+    for (const std::string& setting : flags.settings)
+      job.workers.back().insert(job.workers.back().end(), {"--set", setting});
+  }
+  job.log_folder = config.output_folder + "/logs";
+  job.restarts = flags.restarts;
+  return run_elastic_job(job);
+}
+
 int launch(const LaunchFlags& flags) {
   const RunConfig config = read_run_config(flags.run_file, flags.settings);
   set_thread_count(1);  // run_local_job takes signals, which a second thread would get in its stead
-  check_before_start(config, flags.resume);
+  if (flags.elastic) return launch_elastic(config, flags);
+  check_folder(config, flags.resume);
+  check_inputs(config, !flags.resume.empty());
   const bool port_is_given = process_environment("MASTER_PORT").has_value();
   LocalJob job = make_job(config, flags, flags.resume);
   std::filesystem::create_directories(job.log_folder);
@@ -178,8 +231,18 @@ void add_launch(CLI::App& app, Action& action) {
       ->add_option(
           "--restarts", flags->restarts,
           "start the job again from its newest state, so many times at most, when a worker "
-          "is lost or a retry can help")
+          "is lost or a retry can help; with --elastic: the worker alone")
       ->check(CLI::Range(0, 1000000));
+  CLI::Option* elastic = command->add_flag(
+      "--elastic", flags->elastic,
+      "with a coordinator: a worker that dies ends nobody's step, and is started again where it "
+      "was (--restarts); a run that was begun goes on");
+  command
+      ->add_option("--min-workers", flags->min_workers,
+                   "elastic: with fewer the run waits for the others")
+      ->needs(elastic)
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });
 }
 

@@ -3,7 +3,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,55 +22,12 @@
 #include "core/log.h"                // log_error, log_warning
 #include "launcher/child_process.h"  // ChildProcess
 #include "launcher/line_output.h"    // LineOutput
+#include "launcher/signals.h"        // Signals
 
 namespace ballot {
 namespace {
 
 constexpr std::chrono::seconds kSecondInterrupt{10};
-
-// SIGINT, SIGTERM and SIGCHLD as something to read, until it is destroyed.
-class Signals {
- public:
-  Signals() {
-    sigset_t set;
-    ::sigemptyset(&set);
-    for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&set, signal);
-    // Blocked only after the old mask is kept; an ignored SIGINT (nohup, a shell's `&`) stays
-    // ignored.
-    if (::pthread_sigmask(SIG_BLOCK, &set, &before_) != 0) throw_file_error("block", "signals");
-    // A disposition of "ignore" for SIGCHLD would reap mpirun behind our back.
-    struct sigaction standard {};
-    standard.sa_handler = SIG_DFL;
-    ::sigaction(SIGCHLD, &standard, &child_before_);
-    source_ = Descriptor(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
-    if (!source_.is_open()) {
-      restore();
-      throw_file_error("open", "signalfd");
-    }
-  }
-  Signals(const Signals&) = delete;
-  Signals& operator=(const Signals&) = delete;
-  ~Signals() {
-    while (next()) {  // what arrived at the very end must not strike when unblocked
-    }
-    restore();
-  }
-  int descriptor() const { return source_.number(); }
-  int next() {  // 0: none
-    signalfd_siginfo info;
-    if (::read(source_.number(), &info, sizeof info) != sizeof info) return 0;
-    return static_cast<int>(info.ssi_signo);
-  }
-
- private:
-  void restore() {
-    ::sigaction(SIGCHLD, &child_before_, nullptr);
-    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-  sigset_t before_;
-  struct sigaction child_before_ {};
-  Descriptor source_;
-};
 
 std::vector<std::string> mpirun_command(const LocalJob& job, const std::string& mpirun,
                                         const std::vector<Pipe>& outputs, const Pipe& roll) {

@@ -1,9 +1,11 @@
 // `ballot train RUN.toml`: one worker. Alone it trains alone; under mpirun, or with RANK,
-// WORLD_SIZE and MASTER_ADDR set, it is one of many.
+// WORLD_SIZE and MASTER_ADDR set, it is one of many; with --coordinator one of many that come and
+// go.
 #include <csignal>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "launcher/commands.h"
 #include "launcher/environment.h"
 #include "launcher/worker_transport.h"
+#include "runtime/elastic/elastic_trainer.h"
 #include "runtime/run_config.h"
 #include "runtime/trainer.h"
 
@@ -23,6 +26,7 @@ struct TrainFlags {
   std::vector<std::string> settings;
   std::string resume;  // "journal", "checkpoint"; empty: a new run
   TransportChoice transport;
+  ElasticOptions elastic;
 };
 
 std::atomic<bool> stop_asked{false};
@@ -32,6 +36,24 @@ void ask_to_stop(int signal) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
+}
+
+int run_elastic(const RunConfig& config, const TrainFlags& flags, const TrainingHooks& hooks) {
+  if (flags.transport.name != "auto")
+    throw ConfigError("--transport {}: with --coordinator workers reach each other over gRPC links",
+                      flags.transport.name);
+  if (!flags.resume.empty())
+    throw ConfigError(
+        "--resume: a worker with --coordinator always goes on where its journal ends; the flag is "
+        "for jobs without one");
+  ElasticOptions options = flags.elastic;
+  options.access.secret = process_environment("BALLOT_TOKEN").value_or("");
+  options.access.tls = flags.transport.tls;
+  options.access.insecure = flags.transport.insecure;
+  if (options.run.empty())
+    options.run = std::filesystem::weakly_canonical(config.output_folder).filename().string();
+  const TrainingResult result = train_elastic(config, options, hooks);
+  return static_cast<int>(result.stopped ? ExitCode::retry : ExitCode::done);
 }
 
 int run_worker(const TrainFlags& flags) {
@@ -45,6 +67,7 @@ int run_worker(const TrainFlags& flags) {
   hooks.resume = !flags.resume.empty();
   hooks.resume_from = flags.resume == "checkpoint" ? ResumeFrom::checkpoint : ResumeFrom::journal;
   hooks.should_stop = [] { return stop_asked.load(); };
+  if (!flags.elastic.coordinator.empty()) return run_elastic(config, flags, hooks);
   return run_on_transport(flags.transport, [&](Transport& transport) {
     const TrainingResult result = train(config, transport, hooks);
     return static_cast<int>(result.stopped ? ExitCode::retry : ExitCode::done);
@@ -71,6 +94,28 @@ void add_train(CLI::App& app, Action& action) {
   flags->transport.default_workers = 1;
   add_transport_flags(*command, flags->transport);
   add_resume_flag(*command, flags->resume);
+  ElasticOptions& elastic = flags->elastic;
+  CLI::Option* coordinator =
+      command
+          ->add_option("--coordinator", elastic.coordinator,
+                       "elastic: workers may die and join at any time; this is where `ballot "
+                       "coordinator` listens. A worker started again goes on where it was")
+          ->type_name("HOST:PORT");
+  command
+      ->add_option("--worker", elastic.worker,
+                   "elastic: this worker's number, its own for the whole run")
+      ->needs(coordinator)
+      ->check(CLI::Range(0, 1023));
+  command
+      ->add_option("--listen", elastic.listen,
+                   "elastic: where its peers reach this worker; port 0: any")
+      ->needs(coordinator)
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  command
+      ->add_option("--run", elastic.run,
+                   "elastic: the run's name at the coordinator (default: that of output.folder)")
+      ->needs(coordinator);
   command->footer("Keys of the run file, with their defaults:\n\n" + run_config_reference());
   command->callback([&action, flags] { action = [flags] { return run_worker(*flags); }; });
 }

@@ -5,11 +5,13 @@
 #include <bit>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/parallel.h"
+#include "models/strict_json.h"
 
 namespace ballot {
 namespace {
@@ -17,7 +19,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{16} << 20;
+constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{64} << 20;
+constexpr std::size_t kMaxShards = 10'000;
 constexpr const char* kWeights = "model.safetensors";
+constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kHead = "lm_head.weight";
 constexpr std::array kSideFiles = {
     "config.json",     "generation_config.json",  "tokenizer.json",    "tokenizer_config.json",
@@ -83,13 +88,70 @@ bool is_rotary_table(const std::string& name) {
   return name.ends_with("rotary_emb.inv_freq");
 }
 
-void check_tensors(const SafetensorsReader& file, const ParameterArena& arena) {
+// The weights of a folder: one file, or those that an index names.
+class Weights {
+ public:
+  explicit Weights(const std::string& folder) {
+    const fs::path single = fs::path(folder) / kWeights, index = fs::path(folder) / kIndex;
+    path_ = single.string();
+    if (fs::exists(single) || !fs::exists(index)) {
+      files_.emplace_back(single.string());
+      return;
+    }
+    path_ = index.string();
+    read_index(folder);
+  }
+
+  // What messages name: the file, or the index.
+  const std::string& path() const { return path_; }
+  const std::vector<SafetensorsReader>& files() const { return files_; }
+  const StoredTensor* find(const std::string& name) const {
+    if (places_.empty()) return files_.front().find(name);
+    const auto place = places_.find(name);
+    return place == places_.end() ? nullptr : files_[place->second].find(name);
+  }
+
+ private:
+  void read_index(const std::string& folder) {
+    const nlohmann::json root = parse_strict_json(read_file(path_, kMaxIndexBytes), path_);
+    const auto map = root.is_object() ? root.find("weight_map") : root.end();
+    if (map == root.end() || !map->is_object() || map->empty())
+      throw CorruptFile("{} has no \"weight_map\" of tensors to files", path_);
+    std::map<std::string, std::size_t> numbers;
+    for (const auto& [tensor, file] : map->items()) {
+      if (!file.is_string() || !is_plain_name(file.get<std::string>()))
+        throw CorruptFile("{}: tensor {} is in {}, expected the name of a file beside it", path_,
+                          shown(tensor), shown(file));
+      const auto [number, is_new] = numbers.try_emplace(file.get<std::string>(), numbers.size());
+      if (is_new && numbers.size() > kMaxShards)
+        throw CorruptFile("{} names more than {} files", path_, kMaxShards);
+      places_.emplace(tensor, number->second);
+    }
+    std::vector<std::string> names(numbers.size());
+    for (const auto& [name, number] : numbers) names[number] = name;
+    for (const std::string& name : names) files_.emplace_back((fs::path(folder) / name).string());
+    for (const auto& [tensor, number] : places_)
+      if (files_[number].find(tensor) == nullptr)
+        throw CorruptFile("{}: tensor {} is not in {}", path_, shown(tensor),
+                          files_[number].path());
+  }
+  static bool is_plain_name(const std::string& name) {
+    return !name.empty() && name != "." && name != ".." &&
+           name.find_first_of(std::string_view("/\0", 2)) == std::string::npos;
+  }
+
+  std::string path_;
+  std::vector<SafetensorsReader> files_;
+  std::map<std::string, std::size_t> places_;  // tensor -> number of its file; empty: one file
+};
+
+void check_tensors(const Weights& weights, const ParameterArena& arena) {
   std::vector<std::string> problems;
   bool tied = false;
   for (const Parameter& parameter : arena.parameters()) {
     tied = tied || parameter.shape.tied;
     const std::vector<std::int64_t> expected = stored_shape(parameter.shape);
-    const StoredTensor* stored = file.find(parameter.shape.name);
+    const StoredTensor* stored = weights.find(parameter.shape.name);
     if (stored == nullptr) {
       problems.push_back(fmt::format("{} is missing, expected ({})", parameter.shape.name,
                                      fmt::join(expected, ", ")));
@@ -102,21 +164,23 @@ void check_tensors(const SafetensorsReader& file, const ParameterArena& arena) {
       problems.push_back(fmt::format("{} has type {}, expected F32, F16 or BF16",
                                      parameter.shape.name, to_string(stored->type)));
   }
+  const std::string& path = weights.path();
   if (!problems.empty())
-    throw DataError("{}: {}", file.path(), fmt::join(problems, fmt::format("\n{}: ", file.path())));
+    throw DataError("{}: {}", path, fmt::join(problems, fmt::format("\n{}: ", path)));
 
   std::vector<std::string> extra;
-  for (const StoredTensor& stored : file.tensors())
-    if (arena.find_or_null(stored.name) == nullptr && !is_rotary_table(stored.name) &&
-        !(tied && stored.name == kHead))
-      extra.push_back(stored.name);
+  for (const SafetensorsReader& file : weights.files())
+    for (const StoredTensor& stored : file.tensors())
+      if (arena.find_or_null(stored.name) == nullptr && !is_rotary_table(stored.name) &&
+          !(tied && stored.name == kHead))
+        extra.push_back(stored.name);
   if (extra.empty()) return;
   const std::size_t count = extra.size();
   if (count > 5) {
     extra.resize(5);
     extra.push_back("...");
   }
-  log_warning("{}: {} tensors that this model does not have are ignored: {}", file.path(), count,
+  log_warning("{}: {} tensors that this model does not have are ignored: {}", path, count,
               fmt::join(extra, ", "));
 }
 
@@ -128,16 +192,10 @@ LlamaConfig read_model_config(const std::string& folder) {
 }
 
 void load_parameters(const std::string& folder, const ParameterArena& arena) {
-  const fs::path path = fs::path(folder) / kWeights;
-  const fs::path sharded = fs::path(folder) / "model.safetensors.index.json";
-  if (!fs::exists(path) && fs::exists(sharded))
-    throw DataError("{}: sharded checkpoints are not supported, expected one {}", sharded.string(),
-                    kWeights);
-
-  const SafetensorsReader file(path.string());
-  check_tensors(file, arena);
+  const Weights weights(folder);
+  check_tensors(weights, arena);
   for (const Parameter& parameter : arena.parameters()) {
-    const StoredTensor& stored = file.get(parameter.shape.name);
+    const StoredTensor& stored = *weights.find(parameter.shape.name);
     const std::int64_t cols = parameter.shape.cols;
     const std::int64_t stored_stride = cols * static_cast<std::int64_t>(size_bytes(stored.type));
     float* target = parameter.value.f32();
@@ -190,17 +248,21 @@ void save_parameters(const std::string& folder, const ParameterArena& arena, Sto
   writer.finish();
 }
 
+std::vector<std::string> side_files(const std::string& source) {
+  std::vector<std::string> names;
+  for (const char* name : kSideFiles)
+    if (std::string_view(name) == "config.json" || fs::exists(fs::path(source) / name))
+      names.emplace_back(name);
+  return names;
+}
+
 void copy_side_files(const std::string& source, const std::string& target) {
   std::error_code ignored;
   if (fs::equivalent(source, target, ignored))
     return;  // writing would empty the file before it is read
-  for (const char* name : kSideFiles) {
-    const fs::path from = fs::path(source) / name;
-    const bool required = std::string_view(name) == "config.json";
-    if (!required && !fs::exists(from)) continue;
+  for (const std::string& name : side_files(source))
     write_file_synced((fs::path(target) / name).string(),
-                      std::string_view(read_file(from.string())));
-  }
+                      std::string_view(read_file((fs::path(source) / name).string())));
 }
 
 }  // namespace ballot

@@ -390,9 +390,18 @@ const StoredTensor& SafetensorsReader::get(const std::string& name) const {
   return *found;
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, std::span<const TensorLayout> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path) {
+namespace {
+
+std::uint64_t stored_bytes(const TensorLayout& tensor) {
+  const std::optional<std::uint64_t> size = checked_bytes(tensor.shape, tensor.type);
+  require(size.has_value(), "the shape of tensor {} overflows", tensor.name);
+  return *size;
+}
+
+}  // namespace
+
+std::string safetensors_header(std::span<const TensorLayout> tensors,
+                               const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   std::set<std::string> names;  // ordered_json finds keys one by one
@@ -402,21 +411,27 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::span<const Te
             "tensor name {} used twice", tensor.name);
     for (const std::int64_t extent : tensor.shape)
       require(extent >= 0, "tensor {} has an extent of {}", tensor.name, extent);
-    const std::optional<std::uint64_t> size = checked_bytes(tensor.shape, tensor.type);
-    require(size.has_value(), "the shape of tensor {} overflows", tensor.name);
+    const std::uint64_t size = stored_bytes(tensor);
     header.get_ref<nlohmann::ordered_json::object_t&>().emplace_back(
         tensor.name, nlohmann::ordered_json{{"dtype", to_string(tensor.type)},
                                             {"shape", tensor.shape},
-                                            {"data_offsets", {offset, offset + *size}}});
-    offset += *size;
+                                            {"data_offsets", {offset, offset + size}}});
+    offset += size;
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   require(text.size() <= kMaxHeaderBytes, "a header of {} bytes", text.size());
   const std::uint64_t length = text.size();
-  file_.write(std::as_bytes(std::span(&length, 1)));
-  file_.write(text);
-  end_ = 8 + length + offset;
+  return std::string(reinterpret_cast<const char*>(&length), 8) + text;
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::span<const TensorLayout> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : file_(path) {
+  const std::string header = safetensors_header(tensors, metadata);
+  file_.write(header);
+  end_ = header.size();
+  for (const TensorLayout& tensor : tensors) end_ += stored_bytes(tensor);
 }
 
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {

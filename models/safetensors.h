@@ -70,6 +70,11 @@ struct TensorLayout {
   StoredType type;
   std::vector<std::int64_t> shape;
 };
+// What stands before the tensors' bytes: the header's length and the header, padded to 8 bytes with
+// spaces. Tensors in the order given.
+std::string safetensors_header(std::span<const TensorLayout> tensors,
+                               const std::map<std::string, std::string>& metadata);
+
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::string& path, std::span<const TensorLayout> tensors,

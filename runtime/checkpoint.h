@@ -1,19 +1,21 @@
 // A checkpoint: a Hugging Face folder anyone can load, plus trainer/ with what a resumed run needs.
 //
-//   RUN/checkpoints/step-00000150/  config.json model.safetensors tokenizer files        (fp32
-//   masters)
-//                                   trainer/state.json           step, counters, digest
-//                                   trainer/voter-<i>.safetensors   private momentum of voter i
+//   RUN/checkpoints/step-00000150/  config.json, tokenizer files
+//                                   model.safetensors              fp32 masters; of large models
+//                                   (model-<i>-of-<n>.safetensors, model.safetensors.index.json)
+//                                   trainer/state.json             step, counters, digest
+//                                   trainer/voter-<i>.safetensors  private momentum of voter i
 //                                   (voter-<i>-member-<m>: of what its member m works on)
-//                                   trainer/replicated.safetensors  momentum and AdamW state of
-//                                   averaged groups trainer/manifest.json        size and XXH3
-//                                   digest of every file
+//                                   trainer/replicated.safetensors momentum and AdamW state of
+//                                   (replicated-<i>-of-<n>)        averaged groups
+//                                   trainer/part-<i>-of-<n>.json   what share i has written
+//                                   trainer/manifest.json          size and XXH3 digest of every
+//                                                                  file
 //   RUN/checkpoints/latest -> step-00000150
 //
-// Written to a temporary folder, every file fsynced, then the manifest, then renamed, and `latest`
-// moves last: a kill at any instant leaves the previous checkpoint whole. Verified against its
-// manifest before anything is read from it. All workers see the same folder (one machine or a
-// shared file system).
+// Written share by share (checkpoint_writer.h) into a folder with a temporary name, published when
+// all shares are durable (checkpoint_publish.h). Verified against its manifest before anything is
+// read from it. All workers see the same folder (one machine or a shared file system).
 #pragma once
 
 #include <cstdint>
@@ -21,66 +23,32 @@
 #include <string>
 #include <vector>
 
-#include "collectives/transport/transport.h"
-#include "core/digest.h"
+#include "core/parameter_arena.h"
+#include "runtime/checkpoint_manifest.h"
+#include "runtime/checkpoint_state.h"
 #include "runtime/optimizer_state.h"
 
 namespace ballot {
-
-// Where a state stands in its run's journal: the history that it belongs to, and the chain so far.
-struct JournalPlace {
-  Digest run, chain;
-};
-
-struct TrainingState {
-  std::int64_t step = 0;            // steps done
-  std::int64_t sample_counter = 0;  // next sample id
-  std::int64_t tokens_total = 0;
-  // For the record, and to say when bits may differ after a resume:
-  std::int64_t workers = 1;
-  std::int64_t members = 1;  // of a voter
-  std::int64_t threads = 1;
-  std::string processor;
-  std::string compute;
-  std::uint64_t digest = 0;             // of all parameters
-  std::optional<JournalPlace> journal;  // none: the run keeps no journal
-};
-
-// `patience` is how long a worker waits for the others each time it does, from when its own part is
-// done.
-//
-// Collective. Returns the checkpoint's path. Checkpoints of later steps (of a run that was resumed
-// from before them) go; of the others the newest `keep` stay, always this one. Every worker throws
-// when one of them fails, naming it.
-std::string save_checkpoint(const std::string& run_folder, const std::string& side_files_from,
-                            const TrainingState& training, const ParameterArena& arena,
-                            const OptimizerState& state, std::int64_t keep, Transport& transport,
-                            Duration patience);
-
-// Collective. The newest checkpoint that its manifest proves whole (worker 0 looks; a damaged one
-// is named in a warning and the one before is taken); none: empty.
-std::optional<std::string> find_checkpoint(const std::string& run_folder, Transport& transport,
-                                           Duration patience);
-
-// Whether the run folder holds any checkpoint, whole or not.
-bool has_checkpoints(const std::string& run_folder);
 
 // The run's checkpoints, whole or not, the newest first.
 struct CheckpointName {
   std::int64_t step = 0;
   std::string path;
 };
-std::vector<CheckpointName> checkpoint_names(const std::string& run_folder);
+std::vector<CheckpointName> checkpoint_names(const std::string& run_folder,
+                                             Disk& disk = system_disk());
+bool has_checkpoints(const std::string& run_folder);
 
-// Its trainer/state.json alone.
-TrainingState read_training_state(const std::string& path);
+// The newest that its manifest proves whole, at or before `most_step`; a damaged one is named in a
+// warning and the one before is taken. None: empty.
+std::optional<CheckpointName> find_newest_checkpoint(
+    const std::string& run_folder, std::optional<std::int64_t> most_step = std::nullopt,
+    Disk& disk = system_disk());
 
 // Reads parameters, this worker's momentum (voter i of W takes that of i mod the old W; none where
-// `state` keeps no private momentum) and the replicated state.
+// `state` keeps no private momentum; zero where the checkpoint has none of that voter) and the
+// replicated state. CorruptFile, DataError.
 TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena,
                               OptimizerState& state, int voter);
-
-// Throws CorruptFile naming the first file that is missing or is not what the manifest says.
-void verify_checkpoint(const std::string& path);
 
 }  // namespace ballot

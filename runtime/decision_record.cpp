@@ -81,7 +81,7 @@ RecordedDecision::RecordedDecision(const StepLayout& layout, Ties ties)
   if (ties == Ties::hold) verdict_.held_elements = BitVector(layout.voted().extent());
 }
 
-const StepDecision& RecordedDecision::read(Record& record) {
+const StepDecision& RecordedDecision::read(const Record& record) {
   require(record.whole(), "the record of step {} is not whole", record.step);
   const auto wrong = [&record](auto format, auto&&... args) {
     return DataError("the record of step {} is of another model: {}", record.step,
@@ -109,9 +109,10 @@ const StepDecision& RecordedDecision::read(Record& record) {
   }
   if (end != layout.extent()) throw wrong("{} elements, expected {}", end, layout.extent());
   if (!layout.segments().empty()) decision_.verdict = &verdict_;
-  for (MeanRecord& mean : record.means) {
+  for (const MeanRecord& mean : record.means) {
     const std::size_t wire = wire_index(mean.wire);
-    decision_.means[wire] = mean.values;
+    means_[wire] = mean.values;
+    decision_.means[wire] = means_[wire];
     decision_.contributors[wire] = mean.contributors;
   }
   for (std::size_t wire = 0; wire < decision_.means.size(); ++wire)

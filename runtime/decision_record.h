@@ -1,6 +1,7 @@
 // A step's decision as the journal writes it down, and back.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,18 +22,20 @@ ChunkVerdictRecord to_record(const Verdict& verdict, const BallotLayout& layout,
 void write_decision(const StepLayout& layout, const StepDecision& decision,
                     std::span<const TensorFactors> factors, int chunks, int voters, Record& record);
 
-// The other way: owns the verdict that it makes of a record's chunks, however they are cut.
+// The other way: owns the verdict that it makes of a record's chunks, however they are cut, and a
+// copy of its means.
 class RecordedDecision {
  public:
   RecordedDecision(const StepLayout& layout, Ties ties);
   // The record must be whole and must outlive the decision's use. DataError where it is of other
   // tensors than the layout.
-  const StepDecision& read(Record& record);
+  const StepDecision& read(const Record& record);
 
  private:
   const StepLayout& layout_;
   Ties ties_;
   Verdict verdict_;
+  std::array<std::vector<float>, 2> means_;  // by wire type
   StepDecision decision_;
 };
 

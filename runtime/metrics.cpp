@@ -147,6 +147,8 @@ void MetricsLog::step(const StepMetrics& r) {
     line[metric::kJournalWaitSeconds] = r.journal->wait_seconds;
     line[metric::kJournalLag] = r.journal->lag_steps;
   }
+  if (r.checkpoint_wait_seconds > 0)
+    line[metric::kCheckpointWaitSeconds] = r.checkpoint_wait_seconds;
   line[metric::kSlowestVoter] = r.slowest_voter;
   line[metric::kSlowestSeconds] = r.slowest_seconds;
   for (const StepMetrics::SlowStage& slow : r.slow_stages) {
@@ -171,9 +173,15 @@ void MetricsLog::notice(const char* type, std::int64_t step, int worker, const s
   write(Json{{"type", type}, {"step", step}, {"worker", worker}, {"text", text}}.dump());
 }
 
-void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double seconds) {
-  write(Json{{"type", "checkpoint"}, {"step", step}, {"path", path}, {"seconds", seconds}}.dump(
-      -1, ' ', false, Json::error_handler_t::replace));
+void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double seconds,
+                            double write_seconds, std::uint64_t bytes) {
+  write(Json{{"type", "checkpoint"},
+             {"step", step},
+             {"path", path},
+             {"seconds", seconds},
+             {metric::kCheckpointWriteSeconds, write_seconds},
+             {metric::kCheckpointBytes, bytes}}
+            .dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void MetricsLog::end(std::int64_t step, bool replicas_identical, double seconds) {

@@ -54,6 +54,7 @@ struct StepMetrics {
     std::int64_t lag_steps = 0;
   };
   std::optional<Journal> journal;  // none: the run keeps none
+  double checkpoint_wait_seconds = 0;
 };
 
 class MetricsLog {
@@ -68,7 +69,8 @@ class MetricsLog {
   void evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds);
   // What somebody should look at: "repair", "alarm".
   void notice(const char* type, std::int64_t step, int worker, const std::string& text);
-  void checkpoint(std::int64_t step, const std::string& path, double seconds);
+  void checkpoint(std::int64_t step, const std::string& path, double seconds, double write_seconds,
+                  std::uint64_t bytes);
   void end(std::int64_t step, bool replicas_identical, double seconds);
 
  private:

@@ -6,7 +6,9 @@
 //   {"type": "step", ...}        one per step, the keys below
 //   {"type": "evaluation", "step", "loss", "tokens", "seconds"}   on held-out data; loss in nats
 //   per predicted token
-//   {"type": "checkpoint", "step", "path", "seconds"}
+//   {"type": "checkpoint", "step", "path", "seconds", "checkpoint/write(s)", "checkpoint/bytes"}
+//   when it is published, "seconds" after its beginning: lines of later steps may stand before it
+//   {"type": "checkpoint_failed", "step", "worker", "text"}
 //   {"type": "end", "step", "replicas_identical", "seconds"}
 #pragma once
 
@@ -58,6 +60,13 @@ inline constexpr const char* kJournalSeconds = "time/journal(s)";
 inline constexpr const char* kJournalBytes = "journal/bytes";
 inline constexpr const char* kJournalWaitSeconds = "journal/wait(s)";
 inline constexpr const char* kJournalLag = "journal/lag";
+// Of worker 0 in a step while a checkpoint is under way: the step's time for it, which is copying
+// tensors that it was about to change and waiting for room to do so.
+inline constexpr const char* kCheckpointWaitSeconds = "checkpoint/wait(s)";
+// In a line of type "checkpoint": from its beginning until worker 0's share was durable, and the
+// bytes of all shares.
+inline constexpr const char* kCheckpointWriteSeconds = "checkpoint/write(s)";
+inline constexpr const char* kCheckpointBytes = "checkpoint/bytes";
 inline constexpr const char* kSlowestVoter = "slowest_voter";  // longest computing this step
 inline constexpr const char* kSlowestSeconds = "slowest_voter(s)";
 // By stage (replica_audit.h): "slowest/fwd" the worker, "slowest/fwd(s)" its seconds,

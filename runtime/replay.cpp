@@ -42,7 +42,7 @@ Replay::Replay(const ParameterArena& arena, OptimizerState& state, const StepLay
                std::uint64_t seed, Ties ties)
     : decision_(layout, ties), update_(arena, state, layout, seed, ties) {}
 
-const std::vector<std::uint64_t>& Replay::apply(Record& record) {
+const std::vector<std::uint64_t>& Replay::apply(const Record& record) {
   const StepDecision& decision = decision_.read(record);
   if (record.factors.size() != update_.digests().size())
     throw DataError("the record of step {} is of another model: factors of {} tensors, expected {}",

@@ -27,8 +27,9 @@ class Replay {
   // All of these must outlive it; `state` as the position to go on from has it.
   Replay(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
          std::uint64_t seed, Ties ties);
+  void before_change(BeforeChange call) { update_.before_change(std::move(call)); }
   // Applies the next record; one digest per parameter.
-  const std::vector<std::uint64_t>& apply(Record& record);
+  const std::vector<std::uint64_t>& apply(const Record& record);
 
  private:
   RecordedDecision decision_;

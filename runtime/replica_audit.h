@@ -31,10 +31,15 @@ struct WorkerReport {
   std::uint64_t digest = 0;  // of all parameters, after the step
   std::int32_t gradient_faults = 0;
   std::int32_t loss_fault = 0;
-  std::int32_t stop = 0;  // this worker was asked to leave: all stop after this step
-  std::int32_t unused = 0;
-  double compute_seconds = 0;  // from the step's start to the ballot being ready
+  std::int32_t stop = 0;                // this worker was asked to leave: all stop after this step
+  std::int32_t checkpoint_written = 0;  // else it is given up: `checkpoint_step`
+  double compute_seconds = 0;           // from the step's start to the ballot being ready
   std::array<float, kOwnStages.size()> stage_seconds{};  // as kOwnStages
+  std::int64_t checkpoint_step =
+      -1;  // what has become of this worker's share of it; -1: nothing new
+  std::uint64_t checkpoint_bytes = 0;
+  std::int64_t checkpoint_published = -1;  // worker 0: the newest that this run has published
+  std::int64_t journal_durable = 0;        // step up to which this worker's journal is
 };
 
 // One tensor that was not the same everywhere.

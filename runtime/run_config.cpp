@@ -232,6 +232,18 @@ void add_run(ConfigTable& table, RunConfig& config) {
             "elements that travel as one piece; 0: chosen by size", 0);
   table.add("vote.overlap", config.overlap, "ballots and means leave while backward goes on");
   table.add("vote.deadline_seconds", config.deadline_seconds, "of any wait for peers", 0.001, 1e6);
+  table.add("checkpoint.overlap", config.checkpoint.overlap,
+            "steps go on while one is written; false: they wait until it is published");
+  table.add("checkpoint.staging_mib", config.checkpoint.staging_mib,
+            "of memory for tensors that a step is about to change and the disk has not taken yet; "
+            "when it is full a step waits",
+            1, 1 << 20);
+  table.add("checkpoint.shard_mib", config.checkpoint.shard_mib,
+            "parameters are written to as many files as have this much, one a worker at most; 0: "
+            "one a worker",
+            0, 1 << 30);
+  table.add("checkpoint.keep_every", config.checkpoint.keep_every,
+            "checkpoints of steps that are multiples of it stay for ever; 0: none", 0);
   table.add_choice(
       "journal.enabled", {"auto", "on", "off"},
       "verdicts of every step on disk, to rebuild any step from; auto: where the run can be "

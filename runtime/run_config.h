@@ -41,6 +41,14 @@ struct AuditConfig {
   std::int64_t agreement_window = 50;   // steps
 };
 
+// How checkpoints are written; when, and how many are kept, is [train]'s.
+struct CheckpointConfig {
+  bool overlap = true;             // steps go on meanwhile; false: they wait until it is published
+  std::int64_t staging_mib = 256;  // of memory, between step and disk
+  std::int64_t shard_mib = 64;     // parameters that are worth a file of their own; 0: any
+  std::int64_t keep_every = 0;     // steps whose checkpoints stay for ever; 0: none
+};
+
 struct RunConfig {
   std::string model_folder;
   TokenSource train_data;
@@ -71,6 +79,7 @@ struct RunConfig {
   bool overlap = true;              // ballots leave while backward goes on
   double deadline_seconds = 600;    // of any wait for peers
 
+  CheckpointConfig checkpoint;
   JournalConfig journal;
   AuditConfig audit;
 

@@ -29,6 +29,8 @@ constexpr std::array kFree = {"model.folder",           "data.train",
                               "journal.enabled",        "journal.sync_every_ms",
                               "journal.copies",         "journal.segment_mib",
                               "journal.queue_mib",      "journal.mean_limit_bytes",
+                              "checkpoint.overlap",     "checkpoint.staging_mib",
+                              "checkpoint.shard_mib",   "checkpoint.keep_every",
                               "vote.members",           "audit.repairs",
                               "audit.bad_voter",        "audit.agreement_window"};
 

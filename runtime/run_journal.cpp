@@ -136,7 +136,6 @@ void RunJournal::applied(const TrainingState& training, std::span<const std::uin
 }
 
 void RunJournal::checkpointed(const std::string& run_folder, std::int64_t keep) {
-  writer_->start_segment();
   const std::vector<CheckpointName> checkpoints = checkpoint_names(run_folder);
   const std::size_t older = keep > 1 ? 1 : 0;  // the run's model is what is before the first
   if (checkpoints.size() <= older) return;

@@ -39,9 +39,13 @@ class RunJournal {
   // When all workers have said that their parameters have this digest.
   void applied(const TrainingState& training, std::span<const std::uint64_t> tensors);
 
-  // Before a checkpoint is made: none is ever ahead of the journal's durable end.
   void flush() { writer_->flush(); }
-  // After it was: forgets what is before the older of the last two, as far as whole segments are.
+  // No checkpoint is published that is ahead of the journal's durable end.
+  std::int64_t durable_step() const { return writer_->durable().step; }
+  // Where a checkpoint begins: what is before it is in other files than what follows.
+  void start_segment() { writer_->start_segment(); }
+  // After it was published: forgets what is before the older of the last two, as far as whole
+  // segments are.
   void checkpointed(const std::string& run_folder, std::int64_t keep);
 
   JournalPlace place() const { return {run_, position_.digest}; }

@@ -1,23 +1,12 @@
 #include "runtime/step_pipeline.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
-#include "core/parallel.h"
 #include "optim/direction.h"
 #include "runtime/schedule_choice.h"
 
 namespace ballot {
-namespace {
-
-BALLOT_VECTORIZED void copy_scaled(const float* __restrict x, float* __restrict y, float scale,
-                                   std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) y[i] = scale * x[i];
-}
-
-}  // namespace
 
 StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, Transport& transport,
                            StepOptions options)
@@ -25,20 +14,8 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
       transport_(transport),
       options_(options),
       layout_(state),
-      update_(arena, state, layout_, options.vote.seed, options.vote.ties) {
-  std::int64_t largest = 0, most_rows = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
-  for (const ParameterState& s : state.states()) {
-    if (s.group->reduce != Reduce::vote) continue;
-    const Parameter& p = *s.parameter;
-    if (s.momentum.view().data == nullptr) continue;  // another member works on it
-    largest = std::max(largest, p.extent());
-    most_rows = std::max(most_rows, p.shape.rows);
-    if (!s.group->newton_schulz) continue;
-    const std::size_t type = wire_index(s.group->newton_schulz_type);
-    smaller_side[type] = std::max(smaller_side[type], std::min(p.shape.rows, p.shape.cols));
-    largest_count[type] = std::max(largest_count[type], p.count());
-  }
-
+      update_(arena, state, layout_, options.vote.seed, options.vote.ties),
+      caster_(state, layout_, options.vote.seed) {
   std::size_t in_flight = kPiecesInFlight;
   if (!layout_.voted().segments().empty()) {
     ballot_ = std::make_unique<Ballot>(layout_.voted());
@@ -56,9 +33,6 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
     if (!layout_.mean_lengths(i).empty())
       means_[i] = std::make_unique<Mean>(layout_.mean_lengths(i), i == 0 ? DType::f32 : DType::bf16,
                                          transport);
-    if (largest_count[i] > 0)
-      newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
-                                                         i == 0 ? DType::f32 : DType::bf16);
   }
   std::vector<Collective*> collectives;
   if (vote_) collectives.push_back(vote_.get());
@@ -72,8 +46,6 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
         *options.plan, state, layout_, *ballot_, transport,
         [this](ParameterState& s, bool usable) { outcome_.gradient_faults += !cast(s, usable); },
         [this](std::size_t segment) { vote_->release(segment); }, Deadline::in(options.deadline));
-  direction_ = Buffer(largest * sizeof(float));
-  silent_rows_.assign(most_rows, 0);
 }
 
 StepPipeline::~StepPipeline() = default;
@@ -95,6 +67,7 @@ void StepPipeline::begin(std::int64_t step, double rate_factor) {
   rate_factor_ = rate_factor;
   outcome_ = StepOutcome{};
   ready_count_ = 0;
+  caster_.begin(step, transport_.rank() / options_.vote.members);
   communication_->begin(step);
   if (members_) members_->begin();
 }
@@ -124,61 +97,21 @@ void StepPipeline::ready(const Parameter& parameter) {
 void StepPipeline::offer(ParameterState& state) {
   const bool finite = !outcome_.loss_fault && scan_gradient(state.parameter->gradient, {}).finite;
   outcome_.gradient_faults += !finite;
-  members_->offer(state, finite && !abstains_);
+  members_->offer(state, finite && !caster_.abstains());
   members_->advance();
 }
 
 bool StepPipeline::cast(ParameterState& state, bool usable) {
-  const Parameter& p = *state.parameter;
-  const ParameterGroup& group = *state.group;
-  const BallotSegment& segment = layout_.segment(state);
-  Stopwatch watch;
-  // In an untied embedding a row without a gradient is a row without a token in this voter's batch.
-  // It says nothing, or its stale momentum would push it at full step size for thousands of steps.
-  const bool rows_matter = p.shape.kind == ParameterKind::embedding && !p.shape.tied &&
-                           group.embedding_rows == EmbeddingRows::seen;
-  const std::span<std::uint8_t> silent_rows =
-      rows_matter ? std::span(silent_rows_).first(p.shape.rows) : std::span<std::uint8_t>{};
-  const bool finite = usable && scan_gradient(p.gradient, silent_rows).finite;
-  if (!finite || abstains_) {
-    abstain(segment, *ballot_);
-    return finite || members_ != nullptr;  // members count their own
-  }
-  const Tensor direction = shaped_as(p, direction_.as<float>());
-  find_direction(group, p.gradient, trimmed(state.momentum, p), direction,
-                 newton_schulz_[wire_index(group.newton_schulz_type)].get(), stream_);
-  outcome_.direction_seconds += watch.lap();
-  const int voter = transport_.rank() / options_.vote.members;
-  const CastOptions options{options_.vote.seed, step_, voter, group.abstain_below};
-  cast_ballot(direction.f32(), segment, options, silent_rows, *ballot_);
-  outcome_.pack_seconds += watch.lap();
-  return true;
+  // Members count their own.
+  return caster_.cast(state, usable, *ballot_) || members_ != nullptr;
 }
 
 void StepPipeline::contribute(ParameterState& state) {
-  const Parameter& p = *state.parameter;
-  const ParameterGroup& group = *state.group;
-  Stopwatch watch;
   Mean& mean = mean_of(state);
-  const StepLayout::Place& place = layout_.place(state);
-  const GradientScan scan = scan_gradient(p.gradient, {});
-  const bool finite = !outcome_.loss_fault && scan.finite;
-  mean.contributes()[static_cast<std::size_t>(place.mean_segment)] = finite && !abstains_;
-  if (!finite || abstains_) {
-    outcome_.gradient_faults += !finite;
-    return;
-  }
-  // One voter's influence on a mean is bounded by its norm: the vote bounds it by its one bit.
-  const double norm = std::sqrt(scan.square_sum);
-  const float scale = group.clip_norm > 0 && norm > group.clip_norm
-                          ? static_cast<float>(group.clip_norm / norm)
-                          : 1.0f;
-  const float* source = p.gradient.f32();
-  float* target = mean.values().data() + place.mean_offset;
-  parallel_for(p.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {
-    copy_scaled(source + begin, target + begin, scale, end - begin);
-  });
-  outcome_.pack_seconds += watch.lap();
+  const BallotCaster::Contribution made =
+      caster_.contribute(state, !outcome_.loss_fault, mean.values());
+  mean.contributes()[static_cast<std::size_t>(layout_.place(state).mean_segment)] = made.counts;
+  outcome_.gradient_faults += !made.finite;
 }
 
 StepOutcome StepPipeline::finish() {
@@ -187,11 +120,11 @@ StepOutcome StepPipeline::finish() {
           step_, ready_count_, state_.states().size());
   const Deadline deadline = Deadline::in(options_.deadline);
   Stopwatch members_watch;
-  const double made_before = outcome_.direction_seconds + outcome_.pack_seconds;
+  const auto made = [this] { return caster_.times().direction + caster_.times().pack; };
+  const double made_before = made();
   if (members_) members_->finish(deadline);
   // What this member computed meanwhile was no waiting.
-  const double members_seconds =
-      members_watch.elapsed() - (outcome_.direction_seconds + outcome_.pack_seconds - made_before);
+  const double members_seconds = members_watch.elapsed() - (made() - made_before);
   const Communication::Times times = communication_->finish(deadline);
   outcome_.exposed_seconds = times.exposed + (members_ ? members_seconds : 0);
   outcome_.hidden_seconds = times.hidden;
@@ -210,9 +143,9 @@ StepOutcome StepPipeline::finish() {
   const std::vector<TensorFactors>& factors = update_.find_factors(rate_factor_, decision);
   if (on_held_) on_held_(decision, factors);
   update_.apply(step_, decision, factors);
-  outcome_.direction_seconds += update_.times().direction;
-  outcome_.pack_seconds += update_.times().pack;
-  outcome_.apply_seconds += update_.times().apply;
+  outcome_.direction_seconds = caster_.times().direction + update_.times().direction;
+  outcome_.pack_seconds = caster_.times().pack + update_.times().pack;
+  outcome_.apply_seconds = update_.times().apply;
   return outcome_;
 }
 

@@ -1,18 +1,16 @@
 // The step behind the gradient: momentum, direction and ballot per tensor as each gradient becomes
 // final, then the vote, the mean, and the update.
 //
-//   ready(p):  gradient -> finite? -> momentum -> direction (scratch of one matrix) -> ballot
-//   [voted groups]
-//              gradient -> finite? -> clipped contribution [averaged groups]
+//   ready(p):  gradient -> ballot [voted groups], or contribution [averaged groups]
+//              (ballot_caster.h)
 //   finish():  ballot -> verdict -> parameters;  contributions -> mean -> (momentum, direction) ->
 //   parameters
 //
 // A tensor's ballot or contribution is released for sending as soon as it is made. With overlap a
 // thread of its own sends and counts meanwhile; without, finish() does: the same calls, the same
 // bits.
-// Only bits are kept for the whole model, never a whole direction. A tensor whose gradient holds a
-// NaN or infinity is not absorbed: it abstains, or is left out of the mean, and is counted. If the
-// loss is not finite, every tensor is.
+// Only bits are kept for the whole model, never a whole direction. A tensor whose gradient is not
+// finite is left out and counted. If the loss is not finite, every tensor is.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +24,7 @@
 #include "collectives/transport/transport.h"
 #include "collectives/vote.h"
 #include "core/gradient_sink.h"
-#include "optim/newton_schulz.h"
+#include "runtime/ballot_caster.h"
 #include "runtime/communication.h"
 #include "runtime/optimizer_state.h"
 #include "runtime/step_layout.h"
@@ -64,7 +62,12 @@ class StepPipeline : public GradientSink {
   ~StepPipeline() override;
 
   // Abstains from every vote and mean until told otherwise; its momentum stands still.
-  void abstain_from_now(bool abstains) { abstains_ = abstains; }
+  void abstain_from_now(bool abstains) { caster_.abstain_from_now(abstains); }
+  // Called on the step's thread before each change of a parameter or of what its rule remembers.
+  void before_change(const BeforeChange& call) {
+    caster_.before_change(call);
+    update_.before_change(call);
+  }
   void begin(std::int64_t step, double rate_factor);
   void loss_known(double mean_loss) override;
   void ready(const Parameter& parameter) override;
@@ -101,21 +104,17 @@ class StepPipeline : public GradientSink {
 
   StepLayout layout_;
   StepUpdate update_;
+  BallotCaster caster_;
   OnHeld on_held_;
   std::unique_ptr<Ballot> ballot_;
   std::unique_ptr<Vote> vote_;
-  std::unique_ptr<Mean> means_[2];                  // f32, bf16
-  std::unique_ptr<Communication> communication_;    // of vote_ and means_: dies before them
-  std::unique_ptr<VoterMembers> members_;           // null: this worker is a voter
-  std::unique_ptr<NewtonSchulz> newton_schulz_[2];  // f32, bf16
-  Buffer direction_;                                // scratch of the largest voted parameter
-  std::vector<std::uint8_t> silent_rows_;
-  Stream stream_;
+  std::unique_ptr<Mean> means_[2];                // f32, bf16
+  std::unique_ptr<Communication> communication_;  // of vote_ and means_: dies before them
+  std::unique_ptr<VoterMembers> members_;         // null: this worker is a voter
 
   std::int64_t step_ = 0;
   double rate_factor_ = 1;
   std::size_t ready_count_ = 0;
-  bool abstains_ = false;
   StepOutcome outcome_;
 };
 

@@ -11,6 +11,16 @@ namespace {
 
 constexpr Duration kAlone = std::chrono::seconds(600);  // of a vote that nobody else takes part in
 
+// Whether anybody gave a gradient of an averaged tensor.
+bool has_contributors(const StepLayout::Place& place,
+                      const std::array<std::span<const std::int32_t>, 2>& all) {
+  const auto contributors = all[place.wire];
+  require(place.mean_segment >= 0 &&
+              place.mean_segment < static_cast<std::int64_t>(contributors.size()),
+          "tensor {} of a mean of {}", place.mean_segment, contributors.size());
+  return contributors[static_cast<std::size_t>(place.mean_segment)] > 0;
+}
+
 }  // namespace
 
 StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
@@ -19,6 +29,7 @@ StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const
       layout_(layout),
       seed_(seed),
       factors_(arena.parameters().size()),
+      counts_(arena.parameters().size()),
       digests_(arena.parameters().size()) {
   std::int64_t largest = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
   for (const ParameterState& s : state.states()) {
@@ -47,18 +58,30 @@ StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const
 
 StepUpdate::~StepUpdate() = default;
 
+void find_factors(const OptimizerState& state, const StepLayout& layout,
+                  std::span<const std::int64_t> counts, double rate_factor,
+                  const std::array<std::span<const std::int32_t>, 2>& contributors,
+                  std::span<TensorFactors> factors) {
+  require(counts.size() == state.states().size() && factors.size() == counts.size(),
+          "factors of {} tensors and {} counts, expected {}", factors.size(), counts.size(),
+          state.states().size());
+  for (const ParameterState& s : state.states()) {
+    const Parameter& p = *s.parameter;
+    const auto index = static_cast<std::size_t>(p.index);
+    const RateFactors rate = rate_factors(*s.group, rate_factor, p.shape.rows, p.shape.cols);
+    factors[index] = {rate.decay, rate.step, 0, 0};
+    if (s.group->rule != Rule::adamw || !has_contributors(layout.place(s), contributors)) continue;
+    const AdamCorrections corrections = adam_corrections(*s.group, counts[index] + 1, rate.step);
+    factors[index].first = corrections.step;
+    factors[index].second = corrections.root;
+  }
+}
+
 const std::vector<TensorFactors>& StepUpdate::find_factors(double rate_factor,
                                                            const StepDecision& decision) {
-  for (const ParameterState& s : state_.states()) {
-    const Parameter& p = *s.parameter;
-    const RateFactors rate = rate_factors(*s.group, rate_factor, p.shape.rows, p.shape.cols);
-    TensorFactors& factors = factors_[static_cast<std::size_t>(p.index)];
-    factors = {rate.decay, rate.step, 0, 0};
-    if (s.group->rule != Rule::adamw || !has_mean(s, decision)) continue;
-    const AdamCorrections corrections = adam_corrections(*s.group, s.count + 1, rate.step);
-    factors.first = corrections.step;
-    factors.second = corrections.root;
-  }
+  for (const ParameterState& s : state_.states())
+    counts_[static_cast<std::size_t>(s.parameter->index)] = s.count;
+  ballot::find_factors(state_, layout_, counts_, rate_factor, decision.contributors, factors_);
   return factors_;
 }
 
@@ -79,6 +102,7 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
   for (ParameterState& s : state_.states()) {
     const Parameter& p = *s.parameter;
     const TensorFactors& f = factors[static_cast<std::size_t>(p.index)];
+    will_change(p, Changing::value);
     if (!is_sign_rule(s.group->rule)) {
       apply_dense(s, decision, f);
       continue;
@@ -93,13 +117,7 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
 }
 
 bool StepUpdate::has_mean(const ParameterState& state, const StepDecision& decision) const {
-  const StepLayout::Place& place = layout_.place(state);
-  const auto contributors = decision.contributors[place.wire];
-  require(place.mean_segment >= 0 &&
-              place.mean_segment < static_cast<std::int64_t>(contributors.size()),
-          "{}: tensor {} of a mean of {}", state.parameter->shape.name, place.mean_segment,
-          contributors.size());
-  return contributors[static_cast<std::size_t>(place.mean_segment)] > 0;
+  return has_contributors(layout_.place(state), decision.contributors);
 }
 
 Tensor StepUpdate::mean_gradient(const ParameterState& state, const StepDecision& decision) const {
@@ -115,6 +133,7 @@ Tensor StepUpdate::mean_gradient(const ParameterState& state, const StepDecision
 Tensor StepUpdate::find_mean_direction(ParameterState& state, const StepDecision& decision) {
   const Stopwatch watch;
   const Parameter& p = *state.parameter;
+  will_change(p, Changing::state);
   const Tensor direction = shaped_as(p, direction_.as<float>());
   find_direction(*state.group, mean_gradient(state, decision), trimmed(state.momentum, p),
                  direction, newton_schulz_[wire_index(state.group->newton_schulz_type)].get(),
@@ -146,6 +165,7 @@ void StepUpdate::apply_dense(ParameterState& state, const StepDecision& decision
   if (!usable) {  // nobody had a usable gradient: no step
     digest = apply_decay(rate, p);
   } else if (adamw) {
+    will_change(p, Changing::state);
     digest = apply_adamw(*state.group, mean_gradient(state, decision),
                          AdamCorrections{factors.first, factors.second}, factors.decay,
                          trimmed(state.momentum, p), trimmed(state.second, p), p);

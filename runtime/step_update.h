@@ -13,11 +13,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "collectives/transport/loopback_transport.h"
 #include "collectives/vote.h"
 #include "optim/newton_schulz.h"
+#include "runtime/before_change.h"
 #include "runtime/journal/record.h"  // TensorFactors
 #include "runtime/step_layout.h"
 
@@ -31,12 +33,22 @@ struct StepDecision {
   std::array<std::span<const std::int32_t>, 2> contributors;
 };
 
+// Of the step that comes next, by tensor: `rate_factor` is the schedule's, `counts` are AdamW's
+// updates so far, by tensor, `contributors` as in the decision.
+void find_factors(const OptimizerState& state, const StepLayout& layout,
+                  std::span<const std::int64_t> counts, double rate_factor,
+                  const std::array<std::span<const std::int32_t>, 2>& contributors,
+                  std::span<TensorFactors> factors);
+
 class StepUpdate {
  public:
   // All of these must outlive it. Memory is taken here.
   StepUpdate(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
              std::uint64_t seed, Ties ties);
   ~StepUpdate();
+
+  // Called before each change of a parameter or of what is replicated beside it.
+  void before_change(BeforeChange call) { before_change_ = std::move(call); }
 
   // Of the step that comes next, by tensor; `rate_factor` is the schedule's.
   const std::vector<TensorFactors>& find_factors(double rate_factor, const StepDecision& decision);
@@ -51,6 +63,9 @@ class StepUpdate {
   const Times& times() const { return times_; }                           // of the last apply()
 
  private:
+  void will_change(const Parameter& parameter, Changing what) const {
+    if (before_change_) before_change_(parameter, what);
+  }
   bool has_mean(const ParameterState& state, const StepDecision& decision) const;
   Tensor mean_gradient(const ParameterState& state, const StepDecision& decision) const;
   Tensor find_mean_direction(ParameterState& state, const StepDecision& decision);
@@ -61,12 +76,14 @@ class StepUpdate {
   OptimizerState& state_;
   const StepLayout& layout_;
   std::uint64_t seed_;
+  BeforeChange before_change_;
   std::unique_ptr<Transport> alone_;
   std::unique_ptr<Ballot> mean_ballot_;
   std::unique_ptr<Vote> mean_vote_;
   std::array<std::unique_ptr<NewtonSchulz>, 2> newton_schulz_;  // f32, bf16
   Buffer direction_;                                            // scratch of the largest parameter
   std::vector<TensorFactors> factors_;
+  std::vector<std::int64_t> counts_;  // scratch of find_factors()
   std::vector<std::uint64_t> digests_;
   Times times_;
   Stream stream_;

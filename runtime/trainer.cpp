@@ -21,6 +21,7 @@
 #include "runtime/metrics.h"
 #include "runtime/replay.h"
 #include "runtime/replica_audit.h"
+#include "runtime/run_checkpoints.h"
 #include "runtime/run_folder.h"
 #include "runtime/run_journal.h"
 #include "runtime/sampler.h"
@@ -40,6 +41,8 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
     else
       require_unused_folder(config.output_folder);
     replace_file_atomically(config.output_folder + "/run.toml", to_toml(config));
+    // What a run left that was killed while it saved.
+    remove_partial_checkpoints(config.output_folder, std::numeric_limits<std::int64_t>::max());
   }
   transport.barrier(deadline);
 }
@@ -150,6 +153,7 @@ class Trainer {
     if (replayed_ > 0 && training_.step >= config_.steps) {  // what is left is to save it
       if (windows_) result.last_loss = evaluate_now();
       save();
+      finish_saving();
     }
     ProgressLine progress(config_.steps);
     while (training_.step < config_.steps && !result.stopped) {
@@ -166,6 +170,7 @@ class Trainer {
       };
       if (windows_ && (last || due(config_.evaluate_every))) result.last_loss = evaluate_now();
       if (last || result.stopped || due(config_.checkpoint_every)) save();
+      if (last || result.stopped) finish_saving();
     }
     if (journal_) journal_->flush();
     if (leads()) {
@@ -231,6 +236,10 @@ class Trainer {
             journal_->held(training_.step + 1, decision, factors);
           });
     }
+    checkpoints_ =
+        std::make_unique<RunCheckpoints>(config_, arena_, state_, journal_.get(), transport_,
+                                         deadline_, hooks_.disk ? *hooks_.disk : system_disk());
+    pipeline_.before_change(checkpoints_->hook());
   }
 
   // The steps after the checkpoint that all shards together hold.
@@ -380,9 +389,12 @@ class Trainer {
                           static_cast<float>(outcome.pack_seconds),
                           static_cast<float>(outcome.apply_seconds)};
     digests_ = pipeline_.digests();
+    checkpoints_->report(mine);
     const std::vector<WorkerReport>& reports = audit_.exchange(mine, digests_, deadline());
     training_.digest = reports[0].digest;
+    checkpoints_->heard(reports);
     note_repairs();
+    note_checkpoints();
     if (outcome.votes != nullptr) watch_voters(*outcome.votes);
 
     StepMetrics record;
@@ -406,12 +418,15 @@ class Trainer {
     }
     // One worker's fault passes; everybody's is the model's own, and would only overwrite the good
     // checkpoints.
-    if (record.loss_faults == transport_.size())
+    if (record.loss_faults == transport_.size()) {
+      keep_what_is_saved();
       throw DataError(
           "step {}: no worker has a finite loss: the parameters or the data are bad; the "
           "checkpoints from "
           "before are kept",
           training_.step);
+    }
+    const double checkpoint_seconds = checkpoints_->take_wait_seconds();
     if (!leads()) return stop;
 
     const double share = 2.0 * (transport_.size() - 1) / transport_.size();
@@ -438,6 +453,7 @@ class Trainer {
       const RunJournal::Cost cost = journal_->take_cost();
       record.journal = {cost.written_bytes, cost.seconds, cost.waited_seconds, cost.behind_steps};
     }
+    record.checkpoint_wait_seconds = checkpoint_seconds;
     record.slow_stages = slow_stages(reports);
     record.step_seconds = whole.elapsed();
     metrics_->step(record);
@@ -508,13 +524,36 @@ class Trainer {
     return loss.mean();
   }
 
+  // Goes on while the steps do.
   void save() {
-    Stopwatch watch;
-    if (journal_) journal_->flush();
-    checkpoint_ = save_checkpoint(config_.output_folder, config_.model_folder, training_, arena_,
-                                  state_, config_.keep_checkpoints, transport_, deadline_);
-    if (journal_) journal_->checkpointed(config_.output_folder, config_.keep_checkpoints);
-    if (leads()) metrics_->checkpoint(training_.step, checkpoint_, watch.elapsed());
+    checkpoints_->begin(training_);
+    if (!config_.checkpoint.overlap) checkpoints_->finish(false);
+  }
+
+  void finish_saving() {
+    checkpoints_->finish(true);
+    checkpoint_ = checkpoints_->newest_path();
+    note_checkpoints();
+  }
+
+  // The run ends for another reason, which is the one to be told.
+  void keep_what_is_saved() {
+    try {
+      checkpoints_->finish(false);
+    } catch (const WorldError& error) {
+      log_error("{}", error.what());
+    }
+    note_checkpoints();
+  }
+
+  void note_checkpoints() {
+    for (const RunCheckpoints::Event& event : checkpoints_->take_events()) {
+      if (event.error.empty())
+        metrics_->checkpoint(event.step, event.path, event.seconds, event.write_seconds,
+                             event.bytes);
+      else
+        metrics_->notice("checkpoint_failed", event.step, event.worker, event.error);
+    }
   }
 
   const RunConfig& config_;
@@ -538,7 +577,8 @@ class Trainer {
   std::vector<std::uint64_t> digests_;  // of the last step, by parameter
   bool journaled_;
   std::unique_ptr<RunJournal> journal_;
-  std::int64_t replayed_ = 0;  // steps, when it was resumed
+  std::unique_ptr<RunCheckpoints> checkpoints_;  // reads what is above
+  std::int64_t replayed_ = 0;                    // steps, when it was resumed
   std::unique_ptr<Model> model_;
   std::unique_ptr<MetricsLog> metrics_;
   std::vector<TokenBatch> micro_batches_;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "collectives/transport/transport.h"
+#include "core/disk.h"
 #include "models/model.h"
 #include "runtime/run_config.h"
 
@@ -33,6 +34,8 @@ struct TrainingHooks {
   std::function<bool()> should_stop;
   // Wraps the model (tests put faults here).
   std::function<std::unique_ptr<Model>(std::unique_ptr<Model>, const ParameterArena&)> wrap_model;
+  // Where shares of checkpoints are written; null: the machine's (tests break it).
+  Disk* disk = nullptr;
   // After each step, with its number (tests look, kill and wait here).
   std::function<void(std::int64_t step, const ParameterArena&)> after_step;
 };

@@ -1,8 +1,24 @@
 #include "runtime/coordinator/convert.h"
 
 #include "runtime/coordinator/wire_values.h"
+#include "runtime/protocol/publication.h"  // kMostPublishedFiles
 
 namespace ballot {
+namespace {
+
+// The newest shares that fit, the oldest of them first.
+std::size_t first_share(const Pulse& pulse) {
+  std::size_t bytes = 0, first = pulse.checkpoints.size();
+  while (first > 0 && pulse.checkpoints.size() - first < kMostCheckpoints) {
+    bytes += 100;
+    for (const std::string& file : pulse.checkpoints[first - 1].files) bytes += file.size() + 5;
+    if (bytes > kMostRequestBytes / 2 && first < pulse.checkpoints.size()) break;
+    --first;
+  }
+  return first;
+}
+
+}  // namespace
 
 std::string encode(const Join& join) {
   wire::JoinRequest message;
@@ -69,7 +85,14 @@ std::string encode(const Pulse& pulse) {
     one.set_reason(printable(suspicion.reason));
   }
   message.set_stage(printable(pulse.stage));
-  if (pulse.checkpoint) write(*pulse.checkpoint, *message.mutable_checkpoint());
+  for (std::size_t i = first_share(pulse); i < pulse.checkpoints.size(); ++i)
+    write(pulse.checkpoints[i], *message.add_checkpoints());
+  write(pulse.published, *message.mutable_published());
+  for (const ParametersAt& at : pulse.parameters) {
+    wire::ParametersAt& one = *message.add_parameters();
+    write(at.position, *one.mutable_position());
+    write(at.digest, *one.mutable_digest());
+  }
   return serialize(message, kMostRequestBytes);
 }
 
@@ -107,8 +130,20 @@ Pulse decode_pulse(ConstBytes bytes) {
          read_text(message.suspects(i).reason(), 0, kMostTextBytes, {&at, "reason"})});
   }
   pulse.stage = read_text(message.stage(), 0, kMostTextBytes, {&field, "stage"});
-  if (message.has_checkpoint())
-    pulse.checkpoint = read(message.checkpoint(), {&field, "checkpoint"});
+  const int checkpoints =
+      read_size(message.checkpoints_size(), kMostCheckpoints, {&field, "checkpoints"});
+  for (int i = 0; i < checkpoints; ++i)
+    pulse.checkpoints.push_back(
+        read(message.checkpoints(i), {&field, "checkpoints", i}, kMostFiles));
+  pulse.published = read(message.published(), {&field, "published"});
+  const int parameters =
+      read_size(message.parameters_size(), kMostParameters, {&field, "parameters"});
+  for (int i = 0; i < parameters; ++i) {
+    const Field at{&field, "parameters", i}, position{&at, "position"};
+    const wire::ParametersAt& one = message.parameters(i);
+    pulse.parameters.push_back(
+        {read(given(one.has_position(), one.position(), position), position), read(one.digest())});
+  }
   return pulse;
 }
 
@@ -129,6 +164,9 @@ std::string encode(const Order& order) {
     one.set_step(source.step);
   }
   message.set_dismissed(order.dismissed);
+  for (const Position& checkpoint : order.checkpoints)
+    write(checkpoint, *message.add_checkpoints());
+  message.set_rewind(order.rewind);
   return serialize(message, kMostAnswerBytes);
 }
 
@@ -141,7 +179,8 @@ Order decode_order(ConstBytes bytes) {
   if (message.has_seal_at()) order.seal_at = read_count(message.seal_at(), {&field, "seal_at"});
   const Field commit{&field, "commit"};
   order.commit = read(given(message.has_commit(), message.commit(), commit), commit);
-  if (message.has_publish()) order.publish = read(message.publish(), {&field, "publish"});
+  if (message.has_publish())
+    order.publish = read(message.publish(), {&field, "publish"}, kMostPublishedFiles);
   order.rejoin = message.rejoin();
   order.incarnation = read_count(message.incarnation(), {&field, "incarnation"});
   order.head = read_count(message.head(), {&field, "head"});
@@ -154,6 +193,11 @@ Order decode_order(ConstBytes bytes) {
          read_address(one.address(), {&at, "address"}), read_count(one.step(), {&at, "step"})});
   }
   order.dismissed = message.dismissed();
+  const int checkpoints =
+      read_size(message.checkpoints_size(), kMostCheckpoints, {&field, "checkpoints"});
+  for (int i = 0; i < checkpoints; ++i)
+    order.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}));
+  order.rewind = message.rewind();
   return order;
 }
 

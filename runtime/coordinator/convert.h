@@ -4,7 +4,9 @@
 // decode_...() takes bytes that nobody has looked at: whatever they are, the outcome is a value
 // within the limits or a TransportError that names the field, its value and what was expected.
 // encode() is its inverse; what it is given is our own and within the limits (LogicError), but for
-// free text (a reason, a stage), which is cut and made printable. Everything is a pure function.
+// free text (a reason, a stage), which is cut and made printable, and for a pulse's shares of
+// checkpoints, of which the oldest stay away where they take half of a message. Everything is a pure
+// function.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +28,7 @@ inline constexpr std::size_t kMostSuspects = 256;   // of one worker
 inline constexpr std::size_t kMostFiles = 1024;     // of one worker's part of a checkpoint
 inline constexpr std::size_t kMostFileNameBytes = 500;
 inline constexpr std::size_t kMostCheckpoints = 16;
+inline constexpr std::size_t kMostParameters = 32;  // digests of them, in one pulse
 
 // What a worker may send in one message, and what the coordinator may answer. gRPC's own limit is
 // above them (kMostGrpcBytes), so that most of what is too large is refused by name.

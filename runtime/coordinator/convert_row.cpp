@@ -26,7 +26,7 @@ Row decode_row(ConstBytes bytes) {
   const int checkpoints =
       read_size(message.checkpoints_size(), kMostCheckpoints, {&field, "checkpoints"});
   for (int i = 0; i < checkpoints; ++i)
-    row.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}));
+    row.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}, kMostFiles));
   const int incarnations =
       read_size(message.incarnations_size(), kMostWorkers, {&field, "incarnations"});
   for (int i = 0; i < incarnations; ++i) {

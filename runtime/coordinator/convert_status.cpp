@@ -119,7 +119,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
   const int checkpoints =
       read_size(message.checkpoints_size(), kMostCheckpoints, {&field, "checkpoints"});
   for (int i = 0; i < checkpoints; ++i)
-    to.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}));
+    to.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}, kMostFiles));
   to.decision = read_text(message.decision(), 0, kMostTextBytes, {&field, "decision"});
   to.reason = read_text(message.reason(), 0, kMostReasonBytes, {&field, "reason"});
   to.revision = read_count(message.revision(), {&field, "revision"});

@@ -114,7 +114,12 @@ class CoordinatorClient::Stream final
 
 CoordinatorClient::CoordinatorClient(CoordinatorClientOptions options)
     : options_(std::move(options)) {
-  parse_host_port(options_.address, "the coordinator's address");
+  for (std::size_t at = 0; at <= options_.address.size();) {
+    const std::size_t end = std::min(options_.address.find(',', at), options_.address.size());
+    addresses_.push_back(options_.address.substr(at, end - at));
+    parse_host_port(addresses_.back(), "the coordinator's address");
+    at = end + 1;
+  }
   prepare_grpc_process();
   make_server_credentials(options_.access);  // reads the TLS files
   thread_ = std::thread([this] { run(); });
@@ -135,19 +140,25 @@ Identity CoordinatorClient::join(Join join, Deadline deadline) {
   const std::string request = encode(join);
   const std::string token = member_token(options_.access.secret, options_.run);
   std::string last = "not asked yet";
+  std::size_t turn = [this] {
+    const std::lock_guard lock(mutex_);
+    return turn_;
+  }();
   for (Duration pause = options_.first_pause;; pause = std::min(2 * pause, options_.last_pause)) {
+    const std::string& asked = addresses_[turn % addresses_.size()];
     try {
       const Deadline one{std::min(deadline.at, Deadline::in(kOneCall).at)};
-      const UnaryAnswer answer = call_unary(make_channel(options_.address, options_.access),
+      const UnaryAnswer answer = call_unary(make_channel(asked, options_.access),
                                             "/ballot.wire.Coordinator/Join", token, request, one);
       if (answer.status.ok()) return decode_join_answer(std::as_bytes(std::span(answer.bytes)));
-      throw_unless_worth_trying(answer.status, options_.address);
+      throw_unless_worth_trying(answer.status, asked);
       last = describe(answer.status);
     } catch (const TransportError& error) {
       if (std::string_view(error.what()).find("TLS") != std::string_view::npos) throw;
       last = error.what();  // a name that does not resolve (yet)
     }
     std::unique_lock lock(mutex_);
+    turn_ = ++turn;  // for the stream as well
     const TimePoint again = std::chrono::steady_clock::now() + scatter(pause);
     if (again >= deadline.at)
       throw Timeout("worker {} waited for the coordinator at {} past its deadline: {}", join.worker,
@@ -187,17 +198,19 @@ void CoordinatorClient::take(const Order& order) {
   const std::lock_guard lock(mutex_);
   if (!told_ || order.incarnation != told_->identity.incarnation) return;
   heard_ = Heard{order, ++orders_, std::chrono::steady_clock::now()};
-  if (!trouble_.empty()) log_info("the coordinator at {} answers again", options_.address);
+  if (!trouble_.empty()) log_info("the coordinator at {} answers again", address());
   trouble_.clear();
+  said_.clear();
   changed_.notify_all();
 }
 
-// Said once, until it changes or is over.
-void CoordinatorClient::set_trouble(std::string why) {
-  if (why == trouble_) return;
+// Said once of an address, until it changes or is over.
+void CoordinatorClient::set_trouble(const std::string& asked, std::string why) {
   trouble_ = std::move(why);
-  log_warning("no orders from the coordinator at {}: {}; going on without", options_.address,
-              trouble_);
+  std::string& said = said_[asked];
+  if (said == trouble_) return;
+  said = trouble_;
+  log_warning("no orders from the coordinator at {}: {}; going on without", asked, trouble_);
 }
 
 Duration CoordinatorClient::interval() const {
@@ -217,9 +230,12 @@ void CoordinatorClient::run() {
       serve_stream(lock);
     } catch (const std::exception& error) {
       if (!lock.owns_lock()) lock.lock();
-      set_trouble(describe_failure(error).message);
+      set_trouble(address(), describe_failure(error).message);
     }
-    if (orders_ != orders || told_->identity != identity) pause = options_.first_pause;
+    if (orders_ != orders || told_->identity != identity)
+      pause = options_.first_pause;
+    else
+      ++turn_;
     if (told_->identity != identity) continue;  // the new one gets a stream of its own at once
     changed_.wait_for(lock, scatter(pause), [&] { return ending_ || told_->identity != identity; });
     pause = std::min(2 * pause, options_.last_pause);
@@ -229,8 +245,9 @@ void CoordinatorClient::run() {
 // Until the stream ends, is given up, or another incarnation is told of.
 void CoordinatorClient::serve_stream(std::unique_lock<std::mutex>& lock) {
   const Identity identity = told_->identity;
+  const std::string asked = address();
   lock.unlock();
-  const auto channel = make_channel(options_.address, options_.access);
+  const auto channel = make_channel(asked, options_.access);
   Stream stream(*this, channel, member_token(options_.access.secret, options_.run));
   lock.lock();
   news_ = true;
@@ -262,7 +279,7 @@ void CoordinatorClient::serve_stream(std::unique_lock<std::mutex>& lock) {
     std::abort();
   }
   if (ending_ || told_->identity != identity) return;
-  set_trouble(why.empty() ? describe(stream.status()) : why);
+  set_trouble(asked, why.empty() ? describe(stream.status()) : why);
 }
 
 ServiceStatus fetch_status(const std::string& address, const CoordinatorAccess& access,

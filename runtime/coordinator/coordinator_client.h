@@ -8,11 +8,13 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "core/clock.h"
 #include "runtime/coordinator/coordinator_access.h"
@@ -22,7 +24,9 @@
 namespace ballot {
 
 struct CoordinatorClientOptions {
-  std::string address;  // "host:port"
+  // "host:port", or several with commas between: a leader and those that stand by (docs/
+  // coordinator.md). Each is tried in turn, until one answers.
+  std::string address;
   std::string run;
   CoordinatorAccess access;
   // A pulse leaves when there is something new to tell and at least so often; while the worker
@@ -68,12 +72,16 @@ class CoordinatorClient {
   class Stream;
   void run();
   void serve_stream(std::unique_lock<std::mutex>& lock);
-  void take(const Order& order);      // from gRPC's threads
-  void set_trouble(std::string why);  // with the mutex held
+  void take(const Order& order);  // from gRPC's threads
+  // With the mutex held.
+  void set_trouble(const std::string& asked, std::string why);
   Duration interval() const;
+  const std::string& address() const { return addresses_[turn_ % addresses_.size()]; }
 
   const CoordinatorClientOptions options_;
+  std::vector<std::string> addresses_;
   mutable std::mutex mutex_;
+  std::size_t turn_ = 0;
   mutable std::condition_variable changed_;
   bool ending_ = false;
   std::optional<Pulse> told_;
@@ -82,6 +90,7 @@ class CoordinatorClient {
   std::optional<Heard> heard_;
   std::int64_t orders_ = 0;
   std::string trouble_;
+  std::map<std::string, std::string> said_;  // of the trouble, by address
   std::thread thread_;
 };
 

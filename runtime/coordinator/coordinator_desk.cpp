@@ -16,7 +16,6 @@ namespace {
 // A store that fails again and again is asked no more often.
 constexpr Duration kRetry = std::chrono::seconds(1);
 constexpr int kFailuresInARow = 2;
-constexpr Duration kLongestWrite = std::chrono::seconds(30);  // waited for at the end
 // A stream on which nothing has come for so many heartbeat timeouts is ended.
 constexpr int kSilentTimeouts = 3;
 constexpr std::size_t kMostChanges = 8;  // shown
@@ -46,9 +45,12 @@ CoordinatorDesk::CoordinatorDesk(DeskOptions options, std::unique_ptr<RowStore> 
   else
     log_info("{}: no term yet", store->name());
   said_term_ = row.term ? row.term->term : 0;
-  rows_ = std::make_unique<RowThread>(std::move(store), [this](RowOutcome outcome) {
-    post([this, outcome = std::move(outcome)] { finish_request(outcome); });
-  });
+  rows_ = std::make_unique<RowThread>(
+      std::move(store),
+      [this](RowOutcome outcome) {
+        post([this, outcome = std::move(outcome)] { finish_request(outcome); });
+      },
+      options_.longest_write);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -63,7 +65,36 @@ void CoordinatorDesk::make_core(const Row& row) {
   options.config = config_.value_or(Digest{});
   const TimePoint now = clock_.now();
   core_ = std::make_unique<CoordinatorCore>(std::move(options), row, now);
-  core_->lead(true, now);  // there is no other one that is meant to
+  core_->lead(may_lead(), now);
+  pushed_ = 0;
+}
+
+bool CoordinatorDesk::may_lead() const {
+  return options_.leadership == nullptr || options_.leadership->leads();
+}
+
+CallEnd CoordinatorDesk::not_leading() const {
+  return {CallEnd::Kind::unavailable,
+          fmt::format("this coordinator {}", options_.leadership->standing())};
+}
+
+void CoordinatorDesk::follow_leadership() {
+  const bool leads = may_lead();
+  if (leads == core_->leading()) return;
+  core_->lead(leads, clock_.now());
+  if (!leads) end_all(not_leading());
+}
+
+// Another coordinator may have begun the run, with the configuration of its own first worker. True:
+// the core has been made anew.
+bool CoordinatorDesk::follow_config(const Row& row) {
+  if (!row.term || row.term->config == config_) return false;
+  if (options_.config)
+    throw ConfigError("{}: the run's configuration has digest {}, this one {}", rows_->store_name(),
+                      to_string(row.term->config), to_string(*options_.config));
+  config_ = row.term->config;
+  make_core(row);
+  return true;
 }
 
 bool CoordinatorDesk::post(Task task) {
@@ -117,6 +148,7 @@ void CoordinatorDesk::work() {
       if (stopping_) break;
       tasks.swap(tasks_);
     }
+    follow_leadership();
     for (const Task& task : tasks) task();
     const auto real = std::chrono::steady_clock::now();
     if (real >= next_beat || (core_->wants_beat() && may_ask(clock_.now()))) {
@@ -126,22 +158,17 @@ void CoordinatorDesk::work() {
     const std::lock_guard lock(mutex_);
     serving_ = core_->leading() && !core_->must_read();
   }
-  if (request_ != Request::none && !rows_->wait_idle(Deadline::in(kLongestWrite)))
-    log_error(
-        "{}: the write under way has not ended after {} s; whether it was done, the next "
-        "coordinator will find out",
-        rows_->store_name(), seconds(kLongestWrite));
 }
 
 // Whether the row may be read or written now.
 bool CoordinatorDesk::may_ask(TimePoint now) const {
-  return request_ == Request::none && now >= retry_at_;
+  return request_ == Request::none && now >= retry_at_ && core_->leading();
 }
 
 void CoordinatorDesk::beat() {
   const TimePoint now = clock_.now();
   if (may_ask(now)) {
-    if (core_->must_read() || read_again_) {
+    if (core_->wants_read()) {
       request_ = Request::read;
       rows_->read();
     } else if (std::optional<Row> row = core_->beat(now)) {
@@ -152,7 +179,21 @@ void CoordinatorDesk::beat() {
   }
   end_late_joins();
   end_silent_streams(now);
+  push_orders(now);
   say_what_changed(now);
+}
+
+// What should not wait for a worker's next pulse.
+void CoordinatorDesk::push_orders(TimePoint now) {
+  if (pushed_ == core_->news() || core_->must_read()) return;
+  pushed_ = core_->news();
+  for (auto& [key, stream] : streams_) {
+    if (!stream.identity) continue;
+    const std::optional<Order> order = core_->order_again(now, *stream.identity);
+    if (!order || !is_urgent(*order, stream.told, stream.state)) continue;
+    stream.told = *order;
+    stream.call->answer(*order);
+  }
 }
 
 void CoordinatorDesk::finish_request(const RowOutcome& outcome) {
@@ -169,7 +210,9 @@ void CoordinatorDesk::finish_request(const RowOutcome& outcome) {
                                             outcome.row->revision == core_->row().revision));
   failures_ = outcome.written ? 0 : failures_ + (failed ? 1 : 0);
   if (failed && failures_ > kFailuresInARow) retry_at_ = now + kRetry;
-  if (request == Request::write) {
+  if (outcome.row && follow_config(*outcome.row)) {
+    // It reads the row once more.
+  } else if (request == Request::write) {
     if (!outcome.written) change_reason_ = "another coordinator wrote it";
     if (outcome.written)
       core_->wrote(now);
@@ -179,8 +222,6 @@ void CoordinatorDesk::finish_request(const RowOutcome& outcome) {
       core_->unclear();
   } else if (outcome.row) {
     core_->loaded(now, *outcome.row);
-    read_again_ = false;
-    ++reads_;
   }
   commit_rate_.add(now, core_->row().commit.step);
   retry_joins();
@@ -203,8 +244,8 @@ void CoordinatorDesk::join(Join join, std::string who, Deadline deadline, Reply 
 
 bool CoordinatorDesk::try_join(ParkedJoin& parked) {
   const TimePoint now = clock_.now();
-  if (ended()) {
-    parked.reply(CallEnd{CallEnd::Kind::unavailable, why_ended()});
+  if (ended() || !core_->leading()) {
+    parked.reply(ended() ? CallEnd{CallEnd::Kind::unavailable, why_ended()} : not_leading());
     return true;
   }
   if (!config_ && request_ != Request::write && parked.join.run == options_.coordinator.run) {
@@ -289,6 +330,11 @@ void CoordinatorDesk::hear(const std::shared_ptr<PulseCall>& call, const Pulse& 
   Stream* const mine = find_stream(call, who);
   if (mine == nullptr) return;
   Stream& stream = *mine;
+  if (!core_->leading()) {
+    call->end(not_leading());
+    streams_.erase(call.get());
+    return;
+  }
   if (!stream.identity) {
     // A worker that dials again has lost its old stream, whether we know it or not.
     for (auto& [key, other] : streams_)
@@ -312,8 +358,7 @@ void CoordinatorDesk::hear(const std::shared_ptr<PulseCall>& call, const Pulse& 
   stream.heard = now;
   const std::int64_t term = core_->row().term ? core_->row().term->term : 0;
   const bool speaks = core_->leading() && !core_->must_read();
-  const std::optional<Order> order =
-      speaks && never_joined(pulse) ? refuse_unknown(pulse) : core_->pulse(now, pulse);
+  const std::optional<Order> order = core_->pulse(now, pulse);
   if (order) {
     if (order->rejoin)
       refusals_.add(Refusal::fenced, who,
@@ -321,6 +366,8 @@ void CoordinatorDesk::hear(const std::shared_ptr<PulseCall>& call, const Pulse& 
                                 pulse.identity.worker, pulse.identity.incarnation));
     else
       rates_[pulse.identity.worker].add(now, pulse.held.step);
+    stream.told = *order;
+    stream.state = pulse.state;
     call->answer(*order);
   } else if (speaks && pulse.term > term) {
     const std::string why = fmt::format(
@@ -332,28 +379,14 @@ void CoordinatorDesk::hear(const std::shared_ptr<PulseCall>& call, const Pulse& 
   call->take_next();
 }
 
-// Of an incarnation that the row does not know, though it knows the term: nobody gave it.
-bool CoordinatorDesk::never_joined(const Pulse& pulse) const {
-  const Row& row = core_->row();
-  const auto newest = row.incarnations.find(pulse.identity.worker);
-  return pulse.identity.incarnation > (newest == row.incarnations.end() ? 0 : newest->second) &&
-         pulse.term <= (row.term ? row.term->term : 0) && !options_.coordinator.membership.recover;
-}
-
-// Another coordinator may have given it: the row is read once more before it is sent away.
-std::optional<Order> CoordinatorDesk::refuse_unknown(const Pulse& pulse) {
-  if (unknown_.size() > static_cast<std::size_t>(kMostWorkers)) unknown_.clear();
-  const auto [seen, first] = unknown_.emplace(pulse.identity, reads_);
-  read_again_ = read_again_ || first;
-  if (seen->second == reads_) return std::nullopt;
-  Order order;
-  order.incarnation = pulse.identity.incarnation;
-  order.rejoin = true;
-  return order;
-}
-
 void CoordinatorDesk::closed(const PulseCall* call) {
-  post([this, call] { streams_.erase(call); });
+  post([this, call] {
+    const auto found = streams_.find(call);
+    if (found == streams_.end()) return;  // ended from here
+    const std::optional<Identity> identity = found->second.identity;
+    streams_.erase(found);
+    if (identity && !ended()) core_->stream_broken(clock_.now(), *identity);
+  });
 }
 
 void CoordinatorDesk::expel(std::int32_t worker, std::string reason,
@@ -386,6 +419,7 @@ ServiceStatus CoordinatorDesk::make_status() const {
   ServiceStatus status;
   status.coordinator = core_->status(now);
   std::string& reason = status.coordinator.reason;
+  if (!core_->leading()) reason = "this coordinator " + options_.leadership->standing();
   if (!trouble_.empty()) reason += (reason.empty() ? "" : "; ") + trouble_;
   status.run = options_.coordinator.run;
   status.version = version();
@@ -431,7 +465,8 @@ void CoordinatorDesk::say_what_changed(TimePoint now) {
     changes_.push_back({now, said_term_, change_reason_});
     if (changes_.size() > kMostChanges) changes_.pop_front();
   }
-  if (core_->must_read()) return;  // for a moment; what is amiss with the store is said there
+  if (core_->must_read() || !core_->leading())
+    return;  // for a moment; what is amiss with the store is said there
   const CoordinatorStatus status = core_->status(now);
   if (status.decision == to_string(Decision::Kind::term)) return;  // said once it is written
   std::string said = status.decision + (status.reason.empty() ? "" : ": " + status.reason);

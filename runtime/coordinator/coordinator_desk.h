@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/clock.h"
+#include "runtime/coordinator/leadership.h"
 #include "runtime/coordinator/rate_window.h"
 #include "runtime/coordinator/refusals.h"
 #include "runtime/coordinator/row_thread.h"
@@ -46,7 +47,10 @@ struct DeskOptions {
   CoordinatorOptions coordinator;  // but for its config, which is the next
   // Of the run's configuration; none: the row's, and before there is one the first worker's.
   std::optional<Digest> config;
-  Duration beat = std::chrono::milliseconds(200);  // at least so often
+  Duration beat = std::chrono::milliseconds(200);     // at least so often
+  Duration longest_write = std::chrono::seconds(30);  // of the row: is waited for at the end
+  // Null: it always leads. While it does not it answers nobody, and says who does.
+  std::shared_ptr<const Leadership> leadership;
 };
 
 class CoordinatorDesk {
@@ -57,7 +61,8 @@ class CoordinatorDesk {
   // Throws what the store throws: a row that cannot be read is no empty one.
   CoordinatorDesk(DeskOptions options, std::unique_ptr<RowStore> store, Refusals& refusals,
                   const Clock& clock);
-  ~CoordinatorDesk();  // as stop()
+  // As stop(), and waits for the row's write under way, up to longest_write.
+  ~CoordinatorDesk();
 
   // Any thread. After the end of the desk calls are answered with `unavailable` at once.
   void join(Join join, std::string who, Deadline deadline, Reply reply);
@@ -70,7 +75,7 @@ class CoordinatorDesk {
   // Nothing: the desk has ended.
   void status(std::function<void(const ServiceStatus*)> reply);
 
-  // Ends all calls, saying why, and the thread, once the row's write under way has ended.
+  // Ends all calls, saying why, and the thread.
   void stop(const std::string& why);
   // Whether it leads and has read its row; any thread.
   bool serving() const;
@@ -82,7 +87,9 @@ class CoordinatorDesk {
     std::shared_ptr<PulseCall> call;
     std::string who;
     TimePoint heard;
-    std::optional<Identity> identity;  // of its first pulse
+    std::optional<Identity> identity;          // of its first pulse
+    WorkerState state = WorkerState::joining;  // of its last
+    Order told = {};                           // last
   };
   struct ParkedJoin {
     Join join;
@@ -98,19 +105,22 @@ class CoordinatorDesk {
   void run();
   void work();
   void make_core(const Row& row);
+  bool may_lead() const;
+  CallEnd not_leading() const;
+  void follow_leadership();
+  bool follow_config(const Row& row);
   bool may_ask(TimePoint now) const;
   void beat();
   void finish_request(const RowOutcome& outcome);
   Stream* find_stream(const std::shared_ptr<PulseCall>& call, const std::string& who);
   void hear(const std::shared_ptr<PulseCall>& call, const Pulse& pulse, const std::string& who);
-  bool never_joined(const Pulse& pulse) const;
-  std::optional<Order> refuse_unknown(const Pulse& pulse);
   bool try_join(ParkedJoin& join);  // whether it has been answered
   void retry_joins();
   void end_late_joins();
   void end_silent_streams(TimePoint now);
   void end_all(const CallEnd& why);
   void say_what_changed(TimePoint now);
+  void push_orders(TimePoint now);
   ServiceStatus make_status() const;
   bool ended() const;
   std::string why_ended() const;
@@ -127,20 +137,18 @@ class CoordinatorDesk {
   std::vector<ParkedJoin> joins_;
   std::map<std::int32_t, RateWindow> rates_;
   RateWindow commit_rate_;
-  Request request_ = Request::none;           // of the row, under way
-  int failures_ = 0;                          // of the store, since it last wrote
-  TimePoint retry_at_{};                      // not before is it asked again
-  std::string trouble_;                       // the store's, or empty
-  std::map<Identity, std::int64_t> unknown_;  // never joined: reads_ at first sight
-  std::int64_t reads_ = 0;                    // of the row
-  bool read_again_ = false;
-  std::string said_;  // the last decision in the log
+  Request request_ = Request::none;  // of the row, under way
+  int failures_ = 0;                 // of the store, since it last wrote
+  TimePoint retry_at_{};             // not before is it asked again
+  std::string trouble_;              // the store's, or empty
+  std::string said_;                 // the last decision in the log
   std::int64_t said_term_ = 0;
   struct Change {
     TimePoint at;
     std::int64_t term;
     std::string reason;
   };
+  std::int64_t pushed_ = 0;  // the core's news
   std::deque<Change> changes_;
   std::string change_reason_;  // of the term that is being written
 

@@ -27,29 +27,34 @@ struct RowOutcome {
 class RowThread {
  public:
   using Done = std::function<void(RowOutcome)>;
-  RowThread(std::unique_ptr<RowStore> store, Done done);
-  // Waits for the request under way.
+  // `longest`: what the end waits for a request.
+  RowThread(std::unique_ptr<RowStore> store, Done done, Duration longest);
+  // Waits for the request under way, within limits: a disk that hangs must not hang the process.
+  // Then the thread and its store are left behind, which the log says, and `done` is not called.
   ~RowThread();
 
   void write(Row row);
   void read();
   std::string store_name() const { return name_; }
-  // Waits until no request is under way; false at the deadline.
-  bool wait_idle(Deadline deadline);
 
  private:
+  // The thread's, and its alone once it is left behind.
+  struct Shared {
+    std::unique_ptr<RowStore> store;
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool requested = false, busy = false, ending = false, over = false;
+    std::optional<Row> row;  // to be written; none: to be read
+    Done done;               // none: nobody listens any more
+  };
   void request(std::optional<Row> row);
-  void run();
-  RowOutcome write_now(const Row& row);
-  RowOutcome read_now();
+  static void run(Shared& shared);
+  static RowOutcome write_now(RowStore& store, const Row& row);
+  static RowOutcome read_now(RowStore& store);
 
-  std::unique_ptr<RowStore> store_;
+  const std::shared_ptr<Shared> shared_;
   const std::string name_;
-  Done done_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool requested_ = false, busy_ = false, ending_ = false;
-  std::optional<Row> row_;  // to be written; none: to be read
+  const Duration longest_;
   std::thread thread_;
 };
 

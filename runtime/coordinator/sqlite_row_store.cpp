@@ -10,10 +10,10 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "runtime/coordinator/convert.h"
+#include "runtime/coordinator/row_digest.h"
 #include "runtime/coordinator/row_store.h"
 
 namespace ballot {
@@ -130,16 +130,6 @@ class Connection {
   const std::string path_;
   Database database_;
 };
-
-// Of everything that is read, so that a flipped bit is found.
-std::string digest_of_row(const std::string& run, std::int64_t revision, const std::string& body) {
-  DigestStream stream;
-  stream.add(static_cast<std::uint64_t>(run.size()));
-  stream.add(std::as_bytes(std::span(run)));
-  stream.add(static_cast<std::uint64_t>(revision));
-  stream.add(std::as_bytes(std::span(body)));
-  return to_string(stream.digest());
-}
 
 class SqliteStore final : public RowStore {
  public:

@@ -105,15 +105,23 @@ void write(const CheckpointFact& from, wire::CheckpointFact& to) {
   write(from.position, *to.mutable_position());
   write(from.parameters, *to.mutable_parameters());
   for (const std::string& file : from.files) to.add_files(file);
+  to.set_share(from.share);
+  to.set_shares(from.shares);
 }
-CheckpointFact read(const wire::CheckpointFact& from, const Field& field) {
+CheckpointFact read(const wire::CheckpointFact& from, const Field& field, std::size_t most_files) {
   CheckpointFact fact{
       read(given(from.has_position(), from.position(), {&field, "position"}), {&field, "position"}),
       read(from.parameters()),
       {}};
-  const int count = read_size(from.files_size(), kMostFiles, {&field, "files"});
+  const int count = read_size(from.files_size(), most_files, {&field, "files"});
   for (int i = 0; i < count; ++i)
     fact.files.push_back(read_file_name(from.files(i), {&field, "files", i}));
+  fact.shares = from.shares();
+  expect(fact.shares >= 1 && fact.shares <= kMostWorkers, {&field, "shares"}, fact.shares,
+         fmt::format("1 to {}", kMostWorkers));
+  fact.share = from.share();
+  expect(fact.share >= 0 && fact.share < fact.shares, {&field, "share"}, fact.share,
+         fmt::format("0 to {}", fact.shares - 1));
   return fact;
 }
 

@@ -53,7 +53,7 @@ Identity read(const wire::Identity& from, const Field& field);
 void write(const SampleRange& from, wire::SampleRange& to);
 SampleRange read(const wire::SampleRange& from, const Field& field);
 void write(const CheckpointFact& from, wire::CheckpointFact& to);
-CheckpointFact read(const wire::CheckpointFact& from, const Field& field);
+CheckpointFact read(const wire::CheckpointFact& from, const Field& field, std::size_t most_files);
 void write(const TermRecord& from, wire::TermRecord& to);
 TermRecord read(const wire::TermRecord& from, const Field& field);
 

@@ -113,6 +113,11 @@ std::vector<Record> JournalWriter::read_after(const Position& position,
   return journal_->read_after(position, most_bytes);
 }
 
+void JournalWriter::look(const std::function<void(const JournalReader&)>& look) const {
+  const std::lock_guard lock(journal_mutex_);
+  look(*journal_);
+}
+
 void JournalWriter::write(Item item) {
   const std::lock_guard lock(journal_mutex_);
   switch (item.kind) {

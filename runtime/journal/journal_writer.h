@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -46,6 +47,8 @@ class JournalWriter {
   std::uint64_t written_bytes() const;
   // Records that were written, while the thread goes on: see Journal::read_after().
   std::vector<Record> read_after(const Position& position, std::uint64_t most_bytes) const;
+  // The journal as it is written, which stands still meanwhile.
+  void look(const std::function<void(const JournalReader&)>& look) const;
 
  private:
   struct Item {

@@ -8,10 +8,30 @@
 #include "core/error.h"
 
 namespace ballot {
+namespace {
+
+constexpr std::size_t kMostAsked = 8;  // joins of a worker that are remembered
+constexpr std::size_t kMostUnknown = 4096;
+
+}  // namespace
+
+bool is_urgent(const Order& order, const Order& before, WorkerState state) {
+  const auto term_of = [](const Order& o) { return o.record ? o.record->term : 0; };
+  return term_of(order) > term_of(before) || (order.seal_at && order.seal_at != before.seal_at) ||
+         (order.publish && order.publish != before.publish) ||
+         order.checkpoints != before.checkpoints || (order.rewind && !before.rewind) ||
+         (order.dismissed && !before.dismissed) ||
+         // The next start waits until those who are sealed have heard of it.
+         (state == WorkerState::sealed && order.commit != before.commit);
+}
 
 CoordinatorCore::CoordinatorCore(CoordinatorOptions options, Row row, TimePoint now)
-    : options_(std::move(options)), row_(std::move(row)), last_beat_(now) {
+    : options_(std::move(options)),
+      row_(std::move(row)),
+      last_beat_(now),
+      publication_(options_.publish_timeout, options_.membership.mutations) {
   view_.started = now;
+  publication_.follow(row_);
 }
 
 void CoordinatorCore::lead(bool leading, TimePoint now) {
@@ -26,16 +46,33 @@ void CoordinatorCore::lead(bool leading, TimePoint now) {
 void CoordinatorCore::take(TimePoint now, const Row& row) {
   const std::int64_t old_term = row_.term ? row_.term->term : 0;
   const std::int64_t new_term = row.term ? row.term->term : 0;
+  if (old_term != new_term || row.checkpoints != row_.checkpoints ||
+      (view_.seal && row.commit != row_.commit))
+    ++news_;
   row_ = row;
   writing_.reset();
   writes_.reset();
-  must_read_ = false;
+  must_read_ = wants_read_ = false;
   if (old_term != new_term) view_.seal.reset();
+  std::erase_if(view_.ahead, [&](const auto& entry) {
+    const Pulse& pulse = entry.second.pulse;
+    return pulse.term <= new_term && pulse.told.step <= row_.commit.step;
+  });
+  publication_.follow(row_);
+  forget_asked();
   last_beat_ = now;
   wants_beat_ = true;
 }
 
+// Whether it was written is not known, or it was not: the next row decides anew.
+void CoordinatorCore::forget_asked() {
+  for (auto& [worker, joins] : joins_)
+    for (Asked& asked : joins)
+      if (!asked.durable) asked.incarnation = 0;
+}
+
 void CoordinatorCore::loaded(TimePoint now, const Row& row_as_read) {
+  ++reads_;
   take(now, row_as_read);
 }
 
@@ -50,23 +87,22 @@ JoinAnswer CoordinatorCore::join(TimePoint, const Join& join) {
   if (join.worker < -1) return JoinRefused{fmt::format("worker {}", join.worker)};
   std::int32_t worker = join.worker;
   if (worker == -1) {
-    for (const auto* known : {&joining_, &given_})
-      for (const auto& [number, given] : *known)
-        if (given.nonce == join.nonce) worker = number;
+    for (const auto& [number, joins] : joins_)
+      if (std::ranges::find(joins, join.nonce, &Asked::nonce) != joins.end()) worker = number;
     if (worker == -1)
-      for (worker = 0; row_.incarnations.contains(worker) || joining_.contains(worker);) ++worker;
+      for (worker = 0; row_.incarnations.contains(worker) || joins_.contains(worker);) ++worker;
   }
   if (options_.membership.mutations.restart_in_place && row_.term)
     if (const TermWorker* place = row_.term->find(worker)) return place->identity;
-  const auto given = given_.find(worker);
-  if (given != given_.end() && given->second.nonce == join.nonce) {
-    const auto newest = row_.incarnations.find(worker);
-    if (newest != row_.incarnations.end() && newest->second == given->second.incarnation)
-      return Identity{worker, given->second.incarnation};
+  // Each nonce gets one incarnation, however often and late it is repeated: another one would fence
+  // the try that goes on.
+  std::vector<Asked>& joins = joins_[worker];
+  const auto asked = std::ranges::find(joins, join.nonce, &Asked::nonce);
+  if (asked != joins.end() && asked->durable) return Identity{worker, asked->incarnation};
+  if (asked == joins.end()) {
+    if (joins.size() == kMostAsked) joins.erase(joins.begin());
+    joins.push_back({join.nonce, 0, false});
   }
-  const auto asked = joining_.find(worker);
-  if (asked == joining_.end() || asked->second.nonce != join.nonce)
-    joining_.insert_or_assign(worker, Given{join.nonce, 0});
   wants_beat_ = true;
   return JoinPending{};
 }
@@ -82,8 +118,23 @@ std::optional<Order> CoordinatorCore::pulse(TimePoint now, const Pulse& pulse) {
     return order;
   }
   const std::int64_t term = row_.term ? row_.term->term : 0;
-  const bool ahead = pulse.identity.incarnation > incarnation || pulse.term > term ||
-                     pulse.told.step > row_.commit.step;
+  const bool unknown = pulse.identity.incarnation > incarnation;
+  const bool knows_more = pulse.term > term || pulse.told.step > row_.commit.step;
+  view_.broken.erase(pulse.identity.worker);
+  if (!options_.membership.recover) {
+    // One that nobody gave joins first; then it may say that the row is old. But a term that is
+    // going on is left alone.
+    if (unknown && pulse.term <= term) return refuse_unknown(pulse);
+    if (knows_more) {
+      // Either another coordinator wrote and this one has to read, or the store is older than the
+      // run.
+      view_.ahead.insert_or_assign(pulse.identity.worker, Heard{pulse, now});
+      wants_beat_ = true;
+      must_read_ = !writing_;
+      return std::nullopt;
+    }
+    view_.ahead.erase(pulse.identity.worker);
+  }
   const auto known = view_.heard.find(pulse.identity.worker);
   if (known != view_.heard.end()) {
     const Pulse& old = known->second.pulse;
@@ -97,15 +148,54 @@ std::optional<Order> CoordinatorCore::pulse(TimePoint now, const Pulse& pulse) {
     wants_beat_ = true;
   }
   view_.heard.insert_or_assign(pulse.identity.worker, Heard{pulse, now});
-  if (!ahead) return order_for(now, pulse);
-  // Either another coordinator wrote and this one has to read, or the store is older than the run.
-  must_read_ = !options_.membership.recover && !writing_;
-  if (!options_.membership.recover || pulse.state != WorkerState::voting) return std::nullopt;
-  Order order;
+  if (!unknown && !knows_more) {
+    if (publication_.hear(pulse, row_)) {
+      name_writer(now);
+      wants_beat_ = true;
+    }
+    return order_for(now, pulse);
+  }
+  if (pulse.state != WorkerState::voting) return std::nullopt;
+  Order order;  // recovering
   order.incarnation = pulse.identity.incarnation;
   order.term = pulse.term;
   order.seal_at = 0;
   return order;
+}
+
+std::optional<Order> CoordinatorCore::refuse_unknown(const Pulse& pulse) {
+  if (unknown_.size() > kMostUnknown) unknown_.clear();
+  const auto [seen, first] = unknown_.emplace(pulse.identity, reads_);
+  wants_read_ = wants_read_ || first;
+  if (seen->second == reads_) return std::nullopt;
+  Order order;
+  order.incarnation = pulse.identity.incarnation;
+  order.rejoin = true;
+  return order;
+}
+
+std::optional<Order> CoordinatorCore::order_again(TimePoint now, const Identity& identity) const {
+  if (!leading_ || must_read_) return std::nullopt;
+  const auto heard = view_.heard.find(identity.worker);
+  const auto newest = row_.incarnations.find(identity.worker);
+  if (heard == view_.heard.end() || heard->second.pulse.identity != identity ||
+      newest == row_.incarnations.end() || newest->second != identity.incarnation ||
+      view_.ahead.contains(identity.worker))
+    return std::nullopt;
+  return order_for(now, heard->second.pulse);
+}
+
+void CoordinatorCore::stream_broken(TimePoint now, const Identity& identity) {
+  view_.broken.insert_or_assign(identity.worker, View::Broken{identity, now});
+}
+
+Publication::Present CoordinatorCore::present(TimePoint now) const {
+  return [this, now](std::int32_t worker) -> std::optional<Identity> {
+    const auto heard = view_.heard.find(worker);
+    if (heard == view_.heard.end() || !fresh(now, heard->second) || view_.broken.contains(worker))
+      return std::nullopt;
+    return heard->second.pulse.identity;
+  };
 }
 
 bool CoordinatorCore::listed(const Identity& identity) const {
@@ -132,6 +222,9 @@ Order CoordinatorCore::order_for(TimePoint now, const Pulse& pulse) const {
       order.seal_at = view_.seal->at;
   }
   if (joining) order.sources = sources_for(now, pulse.identity.worker);
+  for (const CheckpointFact& fact : row_.checkpoints) order.checkpoints.push_back(fact.position);
+  order.publish = publication_.order_to(pulse.identity);
+  order.rewind = to_rebuild_.contains(pulse.identity);
   order.dismissed = pulse.leaving && dismissed(pulse);
   return order;
 }
@@ -179,15 +272,18 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
   // This process was stopped: what it has not heard says nothing about the others.
   if (now - last_beat_ > options_.membership.heartbeat_timeout / 2) view_.started = now;
   last_beat_ = now;
+  audit(now);
+  name_writer(now);
 
   Decision decision = next(now, row_, view_, options_.membership);
   Row row = row_;
   bool changed = false;
-  for (auto& [worker, given] : joining_) {
-    std::int64_t& newest = row.incarnations[worker];
-    given.incarnation = ++newest;
-    changed = true;
-  }
+  for (auto& [worker, joins] : joins_)
+    for (Asked& asked : joins) {
+      if (asked.durable) continue;
+      asked.incarnation = ++row.incarnations[worker];
+      changed = true;
+    }
   if (options_.membership.recover)  // the lost row gave them
     for (const auto& [worker, heard] : view_.heard) {
       std::int64_t& newest = row.incarnations[worker];
@@ -195,8 +291,10 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
       newest = heard.pulse.identity.incarnation;
       changed = true;
     }
-  if (decision.kind == Decision::Kind::seal)
+  if (decision.kind == Decision::Kind::seal) {
     view_.seal = View::Seal{decision.seal_at, now, decision.reason};
+    ++news_;
+  }
   if (decision.kind == Decision::Kind::term) {
     decision.record->config = options_.config;
     row.term = decision.record;
@@ -204,6 +302,11 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
   }
   if (decision.commit.step > row.commit.step) {
     row.commit = decision.commit;
+    changed = true;
+  }
+  if (std::optional<CheckpointFact> fact = publication_.published(row_)) {
+    row.checkpoints.push_back(std::move(*fact));
+    if (row.checkpoints.size() > 2) row.checkpoints.erase(row.checkpoints.begin());
     changed = true;
   }
   last_ = decision;
@@ -219,16 +322,12 @@ void CoordinatorCore::wrote(TimePoint now) {
   Row row = std::move(*writing_);
   ++row.revision;
   const bool suspicions = writes_->kind == Decision::Kind::term && writes_->suspicions;
-  for (auto it = joining_.begin(); it != joining_.end();) {
-    const auto newest = row.incarnations.find(it->first);
-    if (it->second.incarnation != 0 && newest->second == it->second.incarnation) {
-      view_.expelled.erase(it->first);
-      given_.insert_or_assign(it->first, it->second);
-      it = joining_.erase(it);
-    } else {
-      ++it;  // asked while the row was under way
+  for (auto& [worker, joins] : joins_)
+    for (Asked& asked : joins) {
+      if (asked.durable || asked.incarnation == 0) continue;  // asked while it was under way
+      asked.durable = true;
+      view_.expelled.erase(worker);
     }
-  }
   if (row.term != row_.term) view_.seal.reset();
   take(now, row);
   if (suspicions) view_.last_pardoned = now;
@@ -236,6 +335,7 @@ void CoordinatorCore::wrote(TimePoint now) {
 
 void CoordinatorCore::refused(TimePoint now, const Row& row_as_read) {
   require(writing_.has_value(), "no row was being written");
+  ++reads_;
   take(now, row_as_read);
 }
 
@@ -244,6 +344,31 @@ void CoordinatorCore::unclear() {
   writing_.reset();
   writes_.reset();
   must_read_ = true;
+  forget_asked();
+}
+
+void CoordinatorCore::name_writer(TimePoint now) {
+  if (publication_.name_writer(now, row_, present(now))) ++news_;
+}
+
+// A worker whose parameters are wrong is in no term until it has rebuilt them and joined anew.
+void CoordinatorCore::audit(TimePoint now) {
+  std::vector<const Pulse*> pulses;
+  for (const auto& [worker, heard] : view_.heard) {
+    const auto newest = row_.incarnations.find(worker);
+    if (fresh(now, heard) && newest != row_.incarnations.end() &&
+        newest->second == heard.pulse.identity.incarnation)
+      pulses.push_back(&heard.pulse);
+  }
+  audit_.look(pulses);
+  std::erase_if(to_rebuild_, [&](const Identity& identity) {
+    const auto newest = row_.incarnations.find(identity.worker);
+    return newest != row_.incarnations.end() && newest->second > identity.incarnation;
+  });
+  for (const auto& [identity, reason] : audit_.wrong()) {
+    if (to_rebuild_.insert(identity).second) ++news_;
+    view_.expelled.try_emplace(identity.worker, reason);
+  }
 }
 
 void CoordinatorCore::expel(std::int32_t worker, std::string reason) {
@@ -261,6 +386,8 @@ CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
   status.checkpoints = row_.checkpoints;
   status.decision = to_string(last_.kind);
   status.reason = must_read_ ? "the row has to be read" : last_.reason;
+  for (const std::string& finding : {audit_.finding(), publication_.finding()})
+    if (!finding.empty()) status.reason += (status.reason.empty() ? "" : "; ") + finding;
   status.revision = row_.revision;
   for (const auto& [number, heard] : view_.heard) {
     const Pulse& pulse = heard.pulse;
@@ -284,7 +411,7 @@ CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
     worker.identity = listed_worker.identity;
     worker.address = listed_worker.address;
     worker.voter = listed_worker.voter;
-    worker.silent = !is_live(now, listed_worker, view_, options_.membership);
+    worker.silent = !is_live(now, listed_worker, row_, view_, options_.membership);
     worker.stage = "not heard since the coordinator started";
     status.workers.push_back(std::move(worker));
   }

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -21,6 +22,8 @@
 #include "core/clock.h"
 #include "runtime/protocol/membership.h"
 #include "runtime/protocol/messages.h"
+#include "runtime/protocol/parameter_audit.h"
+#include "runtime/protocol/publication.h"
 
 namespace ballot {
 
@@ -28,6 +31,7 @@ struct CoordinatorOptions {
   std::string run;
   Digest config;  // of the run's configuration: a worker with another is refused
   MembershipOptions membership;
+  Duration publish_timeout = std::chrono::minutes(1);  // then another worker is named for it (R10)
 };
 
 struct JoinPending {};  // its row is not durable yet: ask again with the same Join after a beat
@@ -56,9 +60,13 @@ struct CoordinatorStatus {
   std::vector<WorkerStatus> workers;
   std::vector<CheckpointFact> checkpoints;
   std::string decision;  // steady, seal, wait, term
-  std::string reason;    // what it waits for, or why it changes the term
+  std::string reason;    // what it waits for, or why it changes the term; what audits have found
   std::int64_t revision = 0;
 };
+
+// Whether an order to a worker in this state says something, beyond the one before, that should not
+// wait for its next pulse.
+bool is_urgent(const Order& order, const Order& before, WorkerState state);
 
 class CoordinatorCore {
  public:
@@ -74,9 +82,17 @@ class CoordinatorCore {
   JoinAnswer join(TimePoint now, const Join& join);
 
   // Nothing: it may not speak now (it does not lead, or has to read its row): the worker asks again
-  // later, or another coordinator. A pulse of a term above the row's is not answered either: the
-  // row is older than the run (C5).
+  // later, or another coordinator. A pulse that knows a later term or commit than the row is not
+  // answered either: the row is older than the run (C5). An incarnation that nobody gave is told to
+  // join, once the row has been read anew: another coordinator may have given it.
   std::optional<Order> pulse(TimePoint now, const Pulse& pulse);
+  // What this incarnation would be told now, had it just said again what it said last: for orders
+  // that need not wait for a pulse. Nothing: it may not speak, or has not heard that one.
+  std::optional<Order> order_again(TimePoint now, const Identity& identity) const;
+  // Rises whenever some order_again() may have become urgent.
+  std::int64_t news() const { return news_; }
+  // Its stream of pulses has ended, not by our doing. Its next pulse undoes that.
+  void stream_broken(TimePoint now, const Identity& identity);
 
   // Decides. A row: store it now, on condition of row.revision. Call it a few times per heartbeat
   // and soon after each pulse that changed something (wants_beat()).
@@ -87,8 +103,11 @@ class CoordinatorCore {
   void wrote(TimePoint now);
   void refused(TimePoint now, const Row& row_as_read);
   void unclear();
-  // After unclear() or lead(true): read the row and hand it in. Reading when not asked is harmless.
+  // After unclear() or lead(true): read the row and hand it in; nothing is said before.
   bool must_read() const { return must_read_; }
+  // Read the row and hand it in, soon. Reading when not asked is harmless, but while a write is
+  // under way.
+  bool wants_read() const { return must_read_ || (wants_read_ && !writing_); }
   void loaded(TimePoint now, const Row& row_as_read);
 
   // By an operator or an audit: the worker is not in the next term, and none until it joins anew.
@@ -105,21 +124,32 @@ class CoordinatorCore {
   std::vector<Source> sources_for(TimePoint now, std::int32_t worker) const;
   std::int64_t head() const;
   bool dismissed(const Pulse& pulse) const;
+  std::optional<Order> refuse_unknown(const Pulse& pulse);
+  Publication::Present present(TimePoint now) const;
+  void name_writer(TimePoint now);
+  void audit(TimePoint now);
+  void forget_asked();
 
   CoordinatorOptions options_;
   Row row_;
   View view_;
-  bool leading_ = false, must_read_ = false, wants_beat_ = false;
+  std::int64_t news_ = 0;
+  bool leading_ = false, must_read_ = false, wants_read_ = false, wants_beat_ = false;
   std::optional<Row> writing_;
   std::optional<Decision> writes_;  // what the row under way does
   Decision last_;                   // what was decided last, for status and the log
   TimePoint last_beat_;
-  struct Given {
+  Publication publication_;
+  ParameterAudit audit_;
+  std::set<Identity> to_rebuild_;  // whose parameters were wrong, until they join anew
+  struct Asked {
     std::uint64_t nonce = 0;
     std::int64_t incarnation = 0;  // 0: not decided yet
+    bool durable = false;
   };
-  std::map<std::int32_t, Given> joining_;  // to be written
-  std::map<std::int32_t, Given> given_;    // written
+  std::map<std::int32_t, std::vector<Asked>> joins_;  // by worker: the last few
+  std::int64_t reads_ = 0;                            // of the row
+  std::map<Identity, std::int64_t> unknown_;          // that nobody gave: reads_ at first sight
 };
 
 }  // namespace ballot

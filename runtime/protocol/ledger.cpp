@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "runtime/journal/record.h"
 
 namespace ballot {
 namespace {
@@ -79,6 +80,15 @@ Ledger remove_counted(const Ledger& ledger, std::span<const VoterRange> drawn,
 bool is_unused(const Ledger& ledger, const SampleRange& range) {
   std::vector<SampleRange> all = stretches(ledger);
   return take(all, range);
+}
+
+Ledger ledger_after(const Ledger& ledger, const Record& record) {
+  std::vector<std::uint64_t> counted;  // in any chunk
+  for (const ChunkVerdictRecord& chunk : record.chunks) {
+    if (counted.size() < chunk.counted.size()) counted.resize(chunk.counted.size());
+    for (std::size_t i = 0; i < chunk.counted.size(); ++i) counted[i] |= chunk.counted[i];
+  }
+  return remove_counted(ledger, record.ranges, counted);
 }
 
 }  // namespace ballot

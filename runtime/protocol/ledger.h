@@ -33,6 +33,10 @@ std::vector<VoterRange> assignment(const Ledger& ledger, std::int32_t voters,
 Ledger remove_counted(const Ledger& ledger, std::span<const VoterRange> drawn,
                       std::span<const std::uint64_t> counted);
 
+// After a record: what it counted is gone.
+struct Record;
+Ledger ledger_after(const Ledger& ledger, const Record& record);
+
 // Whether all of `range` is unused.
 bool is_unused(const Ledger& ledger, const SampleRange& range);
 

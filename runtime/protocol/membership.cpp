@@ -36,7 +36,7 @@ class Rule {
     for (const TermWorker& worker : row.term->workers) {
       const Pulse* pulse = pulse_of(worker.identity.worker);
       const bool itself = pulse != nullptr && pulse->identity == worker.identity;
-      if (!is_live(now, worker, view, options)) {
+      if (!is_live(now, worker, row, view, options)) {
         gone_.push_back(worker.identity.worker);
         continue;
       }
@@ -107,26 +107,40 @@ class Rule {
     return decision;
   }
 
+  // Who may know more than the row. What a worker said is believed while it is there, and for
+  // cold_wait after: that long everything waits for somebody who is away.
+  std::vector<const Pulse*> witnesses() const {
+    std::vector<const Pulse*> all;
+    for (const auto* pulses : {&view_.heard, &view_.ahead})
+      for (const auto& [worker, heard] : *pulses)
+        if (options_.recover ||
+            (!expelled(worker) && now_ - std::max(heard.at, view_.started) <=
+                                      options_.heartbeat_timeout + options_.cold_wait))
+          all.push_back(&heard.pulse);
+    return all;
+  }
+
   // C5: a store that was lost or restored. A worker's term is proof that a later row was durable.
   std::optional<Decision> row_behind() const {
     const std::int64_t mine = row_.term ? row_.term->term : 0;
     std::int64_t seen = mine;
     std::int32_t who = -1;
-    for (const auto& [worker, heard] : view_.heard) {
-      const std::int64_t term = std::max(heard.pulse.term, heard.pulse.held_term);
+    const std::vector<const Pulse*> pulses = witnesses();
+    for (const Pulse* pulse : pulses) {
+      const std::int64_t term = std::max(pulse->term, pulse->held_term);
       if (term <= seen) continue;
       seen = term;
-      who = worker;
+      who = pulse->identity.worker;
     }
     bool told_more = false;
-    for (const auto& [worker, heard] : view_.heard) {
-      if (seen != mine || heard.pulse.told.step <= row_.commit.step) continue;
+    for (const Pulse* pulse : pulses) {
+      if (seen != mine || pulse->told.step <= row_.commit.step) continue;
       told_more = true;
       if (!options_.recover)
         return wait(fmt::format(
             "the row ends with commit {}, worker {} was told of commit {}: the store is older than "
             "the run (restore it, or start the coordinator with --recover)",
-            row_.commit.step, worker, heard.pulse.told.step));
+            row_.commit.step, pulse->identity.worker, pulse->told.step));
     }
     if (seen == mine && !told_more) return std::nullopt;
     if (!options_.recover)
@@ -306,7 +320,10 @@ class Rule {
     std::vector<std::int32_t> missing;
     for (const TermWorker& worker : row_.term->workers) {
       const auto found = view_.heard.find(worker.identity.worker);
-      if (found == view_.heard.end() || !fresh(found->second))
+      // One that is cut off may still vote: nothing begins without it before cold_wait.
+      if (found == view_.heard.end() || !fresh(found->second) ||
+          (found->second.pulse.identity == worker.identity &&
+           is_cut_off(now_, worker, row_, view_, options_)))
         missing.push_back(worker.identity.worker);
     }
     if (!missing.empty() && now_ - view_.seal->since < options_.cold_wait)
@@ -419,12 +436,30 @@ const char* to_string(Decision::Kind kind) {
   return "?";
 }
 
-bool is_live(TimePoint now, const TermWorker& worker, const View& view,
+bool is_live(TimePoint now, const TermWorker& worker, const Row& row, const View& view,
              const MembershipOptions& options) {
   const auto found = view.heard.find(worker.identity.worker);
   if (found == view.heard.end()) return now - view.started <= options.heartbeat_timeout;
   if (found->second.pulse.identity.incarnation > worker.identity.incarnation) return false;
-  return now - std::max(found->second.at, view.started) <= options.heartbeat_timeout;
+  return now - std::max(found->second.at, view.started) <= options.heartbeat_timeout &&
+         !is_cut_off(now, worker, row, view, options);
+}
+
+bool is_cut_off(TimePoint now, const TermWorker& worker, const Row& row, const View& view,
+                const MembershipOptions& options) {
+  const auto broken = view.broken.find(worker.identity.worker);
+  if (broken == view.broken.end() || broken->second.identity != worker.identity) return false;
+  if (now - std::max(broken->second.since, view.started) < options.stream_grace) return false;
+  return std::ranges::any_of(row.term->workers, [&](const TermWorker& other) {
+    const auto heard = view.heard.find(other.identity.worker);
+    if (heard == view.heard.end()) return false;
+    const Pulse& pulse = heard->second.pulse;
+    return pulse.identity == other.identity && pulse.state == WorkerState::sealed &&
+           pulse.term == row.term->term &&
+           std::ranges::any_of(pulse.suspects, [&](const Suspicion& suspicion) {
+             return suspicion.worker == worker.identity.worker;
+           });
+  });
 }
 
 Decision next(TimePoint now, const Row& row, const View& view, const MembershipOptions& options) {

@@ -28,6 +28,9 @@ struct MembershipOptions {
   Duration cold_wait = std::chrono::minutes(2);  // C3: for the workers that have not come back
   // C4: within it, a second change of term for suspicions sends somebody away.
   Duration suspicion_window = std::chrono::minutes(10);
+  // A worker whose stream of pulses has broken, and was not opened again for so long, counts as
+  // silent once a sealed worker suspects it too.
+  Duration stream_grace = std::chrono::milliseconds(500);
   // Explicit, logged: begin from the best history although nobody has the commit; and go on from a
   // row that is older than the workers' terms (C5).
   bool without_commit = false;
@@ -44,6 +47,13 @@ struct Heard {
 struct View {
   TimePoint started;                    // since when it listens
   std::map<std::int32_t, Heard> heard;  // by worker: the newest by (incarnation, sequence)
+  // Pulses that know more than the row (a later term, commit or incarnation): no part of `heard`.
+  std::map<std::int32_t, Heard> ahead;
+  struct Broken {  // a stream of pulses, since it last pulsed
+    Identity identity;
+    TimePoint since;
+  };
+  std::map<std::int32_t, Broken> broken;
   struct Seal {
     std::int64_t at = 0;  // a step; 0: now
     TimePoint since;
@@ -73,8 +83,11 @@ const char* to_string(Decision::Kind kind);
 Decision next(TimePoint now, const Row& row, const View& view, const MembershipOptions& options);
 
 // Whether the worker of the row's term pulsed as such, within the heartbeat timeout (or the
-// coordinator is too young to say, C5).
-bool is_live(TimePoint now, const TermWorker& worker, const View& view,
+// coordinator is too young to say, C5), and is not cut off.
+bool is_live(TimePoint now, const TermWorker& worker, const Row& row, const View& view,
              const MembershipOptions& options);
+// Its stream of pulses broke stream_grace ago, and a sealed worker of the term suspects it.
+bool is_cut_off(TimePoint now, const TermWorker& worker, const Row& row, const View& view,
+                const MembershipOptions& options);
 
 }  // namespace ballot

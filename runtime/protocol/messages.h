@@ -43,18 +43,30 @@ struct TermRecord {
   const TermWorker* find(std::int32_t worker) const;
 };
 
+// One share of a checkpoint (R10): what one worker has written and fsynced, in the folder that all
+// workers share. Every worker of the term that decided the step writes one, so that position and
+// shares name each other. In Order.publish it is the whole checkpoint, with the files of all
+// shares; in the row the whole one, without them (they are in its manifest).
 struct CheckpointFact {
   Position position;
-  Digest parameters;
-  std::vector<std::string> files;  // written and fsynced by this worker
+  Digest parameters;               // of all of them, whatever this share holds
+  std::vector<std::string> files;  // inside the checkpoint's folder
+  std::int32_t share = 0, shares = 1;
   auto operator<=>(const CheckpointFact&) const = default;
+};
+
+// The digest of all parameters after a position, for audits.
+struct ParametersAt {
+  Position position;
+  Digest digest;
+  auto operator<=>(const ParametersAt&) const = default;
 };
 
 // All that a coordinator has to keep. Written only on condition of its revision (C1).
 struct Row {
   std::optional<TermRecord> term;  // none before the first
   Position commit;
-  std::vector<CheckpointFact> checkpoints;            // the last two committed, the older first
+  std::vector<CheckpointFact> checkpoints;            // the last two published, the older first
   std::map<std::int32_t, std::int64_t> incarnations;  // the newest given, by worker
   std::int64_t revision = 0;
 };
@@ -100,7 +112,13 @@ struct Pulse {
   bool leaving = false;
   std::vector<Suspicion> suspects;
   std::string stage;  // for status: what it is doing
-  std::optional<CheckpointFact> checkpoint;
+  // Voting, sealed: its shares of the newest checkpoints on its history that are not published yet,
+  // ascending.
+  std::vector<CheckpointFact> checkpoints;
+  Position published;  // the newest that it was named to publish, and has
+  // After what it applied last, and at the latest multiples of 4, 16, 64, ... steps, so that
+  // workers a few steps apart have some in common. Ascending by step.
+  std::vector<ParametersAt> parameters;
 };
 
 // A peer whose records may be fetched.
@@ -119,9 +137,12 @@ struct Order {
   std::int64_t head = 0;                // the furthest step that a worker of the term holds
   std::vector<Source> sources;          // to a joining worker: whom to fetch from
   Position commit;
-  std::optional<CheckpointFact> publish;  // the named writer renames and reports
-  bool rejoin = false;                    // fenced: this incarnation is out, join again
-  bool dismissed = false;                 // to a leaving worker: nothing waits for it any more
+  // To the one worker that is named for it, until its pulse says `published`.
+  std::optional<CheckpointFact> publish;
+  std::vector<Position> checkpoints;  // of the row, the older first
+  bool rejoin = false;                // fenced: this incarnation is out, join again
+  bool rewind = false;                // its parameters are wrong: out, rebuild them, join again
+  bool dismissed = false;             // to a leaving worker: nothing waits for it any more
 };
 
 }  // namespace ballot

@@ -1,4 +1,5 @@
-// The worker's state machine. Order of the file: terms, seals, steps, polls, records, fetches.
+// The worker's state machine. Order of the file: terms, seals, steps, polls, records, checkpoints,
+// fetches.
 #include "runtime/protocol/worker_core.h"
 
 #include <fmt/format.h>
@@ -37,6 +38,10 @@ std::int32_t voters_of(const TermRecord& record) {
   return most + 1;
 }
 
+constexpr std::size_t kMostWritten = 8;  // own shares that are not published yet
+// Digests of parameters are kept at multiples of these.
+constexpr std::int64_t kAuditStrides[] = {4, 16, 64, 256, 1024};
+
 void earlier(std::optional<TimePoint>& soonest, const std::optional<TimePoint>& other) {
   if (other && (!soonest || *other < *soonest)) soonest = other;
 }
@@ -50,6 +55,7 @@ WorkerCore::WorkerCore(WorkerOptions options, Recovered state)
       durable_(history_.last()),
       applied_(history_.last().step),
       newest_term_(options_.mutations.restart_in_place ? 0 : history_.last_term()) {
+  if (state.parameters) note_parameters(held(), *state.parameters);
   act(AskToJoin{});
 }
 
@@ -74,6 +80,10 @@ const Identity& WorkerCore::owner_of(std::int32_t chunk) const {
 bool WorkerCore::accepting() const {
   return state_ == WorkerState::voting ||
          (state_ == WorkerState::sealed && options_.mutations.no_promise);
+}
+
+bool WorkerCore::seal_is_due() const {
+  return seal_at_ && std::min(*seal_at_, options_.last_step) <= held().step;
 }
 
 // --- terms -----------------------------------------------------------------------------------
@@ -107,6 +117,12 @@ Pulse WorkerCore::pulse(TimePoint) {
   pulse.leaving = leaving_;
   pulse.suspects = suspects_;
   pulse.stage = stage();
+  // Only a worker in a term: its history just grows, so that what it said once stays on it.
+  if (state_ != WorkerState::joining)
+    for (const CheckpointFact& fact : written_)
+      if (history_.contains(fact.position)) pulse.checkpoints.push_back(fact);
+  pulse.published = published_;
+  pulse.parameters = parameters_;
   return pulse;
 }
 
@@ -123,9 +139,24 @@ void WorkerCore::ordered(TimePoint now, const Order& order) {
     told_ = order.commit;
     if (state_ == WorkerState::sealed) act(PulseNow{});  // the next term waits for it
   }
+  take_checkpoints(order.checkpoints);
+  if (!order.publish) {
+    publishing_.reset();  // somebody else's, or done
+  } else if (const Position& asked = order.publish->position; published_ != asked) {
+    const bool again = publish_again_ && now >= *publish_again_;
+    if (publishing_ != asked || again) {
+      publishing_ = asked;
+      publish_again_.reset();
+      act(PublishCheckpoint{*order.publish});
+    }
+  }
   if (order.dismissed) {
     act(Left{});
     return;
+  }
+  if (order.rewind && !rewinding_) {
+    rebuild_when_out_ = true;
+    return go_out();
   }
   if (order.record && order.record->term > newest_term_) {
     const TermWorker* entry = order.record->find(identity_->worker);
@@ -137,7 +168,7 @@ void WorkerCore::ordered(TimePoint now, const Order& order) {
   }
   if (state_ == WorkerState::voting && order.seal_at && order.term == term()) {
     seal_at_ = order.seal_at;
-    if (*seal_at_ <= held().step)
+    if (seal_is_due())
       return seal(*seal_at_ == 0 ? "ordered" : fmt::format("ordered after step {}", *seal_at_), {});
   }
   if (state_ != WorkerState::joining) return;
@@ -212,6 +243,11 @@ void WorkerCore::go_out() {
     return;
   }
   if (rewinding_) return;  // then it asks
+  if (rebuild_when_out_ || rewind_when_out_ || load_when_out_) {
+    parameters_.clear();
+    kept_.reset();
+  }
+  const bool rebuild = std::exchange(rebuild_when_out_, false);
   if (load_when_out_) {
     rewinding_ = true;
     act(LoadCheckpoint{*std::exchange(load_when_out_, std::nullopt)});
@@ -221,7 +257,12 @@ void WorkerCore::go_out() {
     const auto to = history_.at(*std::exchange(rewind_when_out_, std::nullopt));
     require(to.has_value(), "a position to go back to that it does not have");
     rewinding_ = true;
-    act(Rewind{*to});
+    act(Rewind{*to, rebuild});
+    return;
+  }
+  if (rebuild) {
+    rewinding_ = true;
+    act(Rewind{held(), true});
     return;
   }
   act(AskToJoin{});
@@ -494,8 +535,7 @@ void WorkerCore::try_hold(TimePoint now) {
   chunks_.erase(found);
   const Position position = record->position();
   hold(std::move(record), position, false);
-  if (seal_at_ && *seal_at_ <= held().step)
-    return seal(fmt::format("ordered after step {}", *seal_at_), {});
+  if (seal_is_due()) return seal(fmt::format("ordered after step {}", *seal_at_), {});
   begin_step(now);
 }
 
@@ -528,8 +568,15 @@ void WorkerCore::applied(const Position& position) {
   if (history_.contains(position)) applied_ = std::max(applied_, position.step);
 }
 
+void WorkerCore::applied(const Position& position, const Digest& parameters) {
+  if (rewinding_ || !history_.contains(position)) return;  // of what is thrown away
+  applied(position);
+  note_parameters(position, parameters);
+}
+
 void WorkerCore::synced(const Position& position) {
   if (history_.contains(position) && position.step > durable_.step) durable_ = position;
+  look_at_checkpoints();
 }
 
 void WorkerCore::rewound(TimePoint, Recovered state) {
@@ -541,7 +588,77 @@ void WorkerCore::rewound(TimePoint, Recovered state) {
   applied_ = held().step;
   vouched_term_ = 0;
   if (kept_ && kept_->base != held()) kept_.reset();
+  parameters_.clear();
+  if (state.parameters) note_parameters(held(), *state.parameters);
+  look_at_checkpoints();
   act(identity_ ? Action(PulseNow{}) : Action(AskToJoin{}));
+}
+
+// --- checkpoints and audits ------------------------------------------------------------------
+
+void WorkerCore::checkpoint_written(TimePoint, CheckpointFact fact) {
+  require(fact.shares > 0 && fact.share >= 0 && fact.share < fact.shares,
+          "share {} of {} of the checkpoint of step {}", fact.share, fact.shares,
+          fact.position.step);
+  if (!history_.contains(fact.position)) return;  // it was voted again meanwhile
+  if (!checkpoints_.empty() && fact.position.step <= checkpoints_.back().step) return;
+  const auto later = std::ranges::find_if(
+      written_, [&](const CheckpointFact& w) { return w.position.step >= fact.position.step; });
+  if (later != written_.end() && later->position.step == fact.position.step)
+    *later = std::move(fact);
+  else
+    written_.insert(later, std::move(fact));
+  if (written_.size() > kMostWritten) written_.erase(written_.begin());
+  if (identity_ && state_ != WorkerState::joining) act(PulseNow{});
+}
+
+void WorkerCore::checkpoint_published(TimePoint, const Position& position) {
+  if (position.step > published_.step) published_ = position;
+  if (publishing_ == position) publishing_.reset();
+  if (identity_) act(PulseNow{});
+}
+
+void WorkerCore::checkpoint_failed(TimePoint now, const Position& position) {
+  if (publishing_ == position) publish_again_ = now + options_.publish_pause;
+}
+
+// The row's move only forward; an older list is of an older order.
+void WorkerCore::take_checkpoints(const std::vector<Position>& checkpoints) {
+  if (checkpoints.empty()) return;
+  if (!checkpoints_.empty() && checkpoints.back().step <= checkpoints_.back().step) return;
+  checkpoints_ = checkpoints;
+  std::erase_if(written_, [&](const CheckpointFact& fact) {
+    return fact.position.step <= checkpoints_.back().step;
+  });
+  look_at_checkpoints();
+}
+
+// What is deleted must be covered by a checkpoint of this very history.
+void WorkerCore::look_at_checkpoints() {
+  if (rewinding_ || checkpoints_.empty() || kept_told_ == checkpoints_.back()) return;
+  std::optional<Position> older;
+  if (checkpoints_.size() > 1)
+    older = options_.mutations.cut_behind_newest ? checkpoints_.back() : checkpoints_.front();
+  if (older) {
+    if (durable_.step < older->step || told_.step < older->step) return;
+    if (history_.base().step <= older->step) {  // else it was loaded from a later one
+      if (!history_.contains(*older)) return;
+      history_.forget_before(older->step);
+    }
+  }
+  kept_told_ = checkpoints_.back();
+  act(CheckpointsKept{older, checkpoints_.back()});
+}
+
+void WorkerCore::note_parameters(const Position& position, const Digest& parameters) {
+  std::erase_if(parameters_, [&](const ParametersAt& p) {
+    if (p.position.step >= position.step || !history_.contains(p.position)) return true;
+    // Kept: the latest multiple of each stride.
+    return std::ranges::none_of(kAuditStrides, [&](std::int64_t stride) {
+      return p.position.step == position.step / stride * stride;
+    });
+  });
+  parameters_.push_back({position, parameters});
 }
 
 // --- fetches ---------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // A worker's part of the failure protocol without sockets, threads and clocks: events in, actions
-// out (R1-R9 of docs/protocol.md).
+// out (R1-R10 of docs/protocol.md).
 //
 // Every call tells it something that happened, with the time; afterwards take() gives what has to
 // be done, in order. It keeps what the rules speak of (term, history, ledger, the kept ballot,
@@ -14,13 +14,25 @@
 // term until each has accepted (not_yet: again soon) and tell link_opened() each time; frames go
 // nowhere before. CloseLinks ends all streams. Links may be reopened at any time: what matters is
 // sent again. AskToJoin: Join until joined(). Rewind: load the newest checkpoint at or before the
-// position, cut the journal after it (durably), replay up to it, then rewound().
+// position, cut the journal after it, sync what is left, replay up to it, then rewound(); also
+// where the parameters are at that position already (`rebuild`: they are not to be trusted).
+//
+// Checkpoints (R10): at steps that are a pure function of the step number, every worker of the term
+// that decided the step copies the state, with the ledger of its HoldRecord, writes and fsyncs its
+// share into a folder that all share, under a name that is not final, and then tells
+// checkpoint_written(). PublishCheckpoint: manifest over fact.files, fsync, rename, fsync of the
+// parent, `latest` (never back), then checkpoint_published(). Another may have done it already or
+// be at it, or a later one may be there and the shares gone: that must do no harm, and is published
+// too; on an error checkpoint_failed(). Shares of a step are deleted only once a later one is
+// published. CheckpointsKept: records up to `older` and checkpoints before it may be deleted.
+//
 // tick() at next_deadline(); pulse() every heartbeat and on PulseNow; its answer into ordered().
 //
 // Not for several threads at once.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,13 +52,16 @@ namespace ballot {
 
 struct WorkerOptions {
   std::string run;
-  std::string address;                                    // where peers reach it
-  std::int64_t per_voter = 1;                             // samples a voter draws per step
+  std::string address;         // where peers reach it
+  std::int64_t per_voter = 1;  // samples a voter draws per step
+  // The run ends there: a seal that is ordered for a later step is due once it is held.
+  std::int64_t last_step = std::numeric_limits<std::int64_t>::max();
   std::int64_t join_gap = 2;                              // ready when so near the head (R8)
   Duration exchange_timeout = std::chrono::minutes(5);    // for the others, once its ballot is cast
   Duration late_grace = std::chrono::seconds(5);          // after the quorum, for the other ballots
   Duration fetch_timeout = std::chrono::minutes(1);       // for one answer
   Duration fetch_pause = std::chrono::milliseconds(200);  // before asking in vain again
+  Duration publish_pause = std::chrono::seconds(10);      // before a checkpoint is tried again
   ProtocolMutations mutations = {};                       // the simulation's
 };
 
@@ -54,6 +69,7 @@ struct WorkerOptions {
 struct Recovered {
   History history;
   Ledger ledger;
+  std::optional<Digest> parameters = {};  // their digest, if it is known
 };
 
 struct PolledBallot {
@@ -100,6 +116,7 @@ struct OpenLinks {
 struct CloseLinks {};
 struct Rewind {
   Position to;
+  bool rebuild = false;  // what it has at `to` is wrong
 };
 // No peer keeps the records after what it holds, or none that it has in common with them: load a
 // checkpoint, from wherever there is one, begin the journal anew at it, then rewound().
@@ -109,10 +126,18 @@ struct LoadCheckpoint {
 struct AskToJoin {};
 struct PulseNow {};
 struct Left {};  // it was leaving, and nothing waits for it any more
+struct PublishCheckpoint {
+  CheckpointFact fact;  // with the files of all shares
+};
+// The row's checkpoints have moved on; what this worker holds goes on from `older`, durably.
+struct CheckpointsKept {
+  std::optional<Position> older;  // none while there is only one: nothing may be deleted
+  Position newest;
+};
 
-using Action =
-    std::variant<SendBallot, SendVerdict, ComputeBallot, DecideChunk, HoldRecord, SendFetch,
-                 OpenLinks, CloseLinks, Rewind, LoadCheckpoint, AskToJoin, PulseNow, Left>;
+using Action = std::variant<SendBallot, SendVerdict, ComputeBallot, DecideChunk, HoldRecord,
+                            SendFetch, OpenLinks, CloseLinks, Rewind, LoadCheckpoint, AskToJoin,
+                            PulseNow, Left, PublishCheckpoint, CheckpointsKept>;
 
 // What it may serve of its history; the driver adds the records (from, to].
 struct Serving {
@@ -146,7 +171,12 @@ class WorkerCore {
                     const SampleRange& samples);
   void decided(TimePoint now, std::int64_t term, std::int64_t step, ChunkVerdict verdict);
   void applied(const Position& position);
+  void applied(const Position& position, const Digest& parameters);
   void synced(const Position& position);
+  void checkpoint_written(TimePoint now, CheckpointFact fact);
+  void checkpoint_published(TimePoint now, const Position& position);
+  // It could not be published now: asked for it still, after publish_pause, it is tried again.
+  void checkpoint_failed(TimePoint now, const Position& position);
   void rewound(TimePoint now, Recovered state);
   // Records up to this committed step are no longer kept here: they are served to nobody.
   void forget_before(std::int64_t step);
@@ -165,6 +195,8 @@ class WorkerCore {
   const Position& told() const { return told_; }
   const History& history() const { return history_; }
   const Ledger& ledger() const { return ledger_; }
+  // The row's, as far as it was told: the older first.
+  const std::vector<Position>& checkpoints() const { return checkpoints_; }
   bool has_start() const {
     return record_ && (reached_start_ || history_.contains(record_->start));
   }
@@ -193,6 +225,7 @@ class WorkerCore {
   };
 
   bool accepting() const;
+  bool seal_is_due() const;
   bool fenced(const Hello& from) const;
   const TermWorker& me() const;
   std::int32_t my_chunk() const;
@@ -212,6 +245,9 @@ class WorkerCore {
   void give_up_waiting(TimePoint now);
   void look_for_records(TimePoint now);
   void on_conflict(std::int64_t common_step);
+  void take_checkpoints(const std::vector<Position>& checkpoints);
+  void look_at_checkpoints();
+  void note_parameters(const Position& position, const Digest& parameters);
   void act(Action action) { actions_.push_back(std::move(action)); }
 
   WorkerOptions options_;
@@ -249,6 +285,15 @@ class WorkerCore {
   std::optional<std::int64_t> rewind_when_out_;  // step
   std::optional<Source> load_when_out_;
   bool rewinding_ = false;  // or loading a checkpoint
+  bool rebuild_when_out_ = false;
+
+  std::vector<CheckpointFact> written_;  // ascending; not published, as far as it knows
+  Position published_;                   // by itself
+  std::optional<TimePoint> publish_again_;
+  std::optional<Position> publishing_;    // was asked for, and has not ended
+  std::vector<Position> checkpoints_;     // the row's, the older first
+  std::optional<Position> kept_told_;     // the newest that the driver was told of
+  std::vector<ParametersAt> parameters_;  // ascending
 
   std::vector<Action> actions_;
 };

@@ -27,10 +27,13 @@ enum class LinkAnswer {
 };
 
 // One voter's bits of one chunk, as the tally wants them, and in chunk 0 its gradients of what is
-// averaged.
+// averaged, and its loss.
 struct BallotData {
   std::vector<std::uint64_t> bits, abstentions;
-  std::vector<std::vector<float>> gradients;  // by mean of the record
+  std::vector<std::vector<float>> gradients;           // by mean of the record
+  std::vector<std::vector<std::uint8_t>> contributes;  // by mean and tensor: 0 is left out of it
+  double loss_sum = 0;                                 // over `tokens`; NaN: not finite
+  std::int64_t tokens = 0;
 };
 
 struct BallotFrame {

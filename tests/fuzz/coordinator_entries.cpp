@@ -31,11 +31,14 @@ Pulse check(Pulse pulse) {
   require(pulse.identity.worker >= 0 && pulse.identity.worker < kMostWorkers &&
               pulse.suspects.size() <= kMostSuspects && pulse.stage.size() <= kMostTextBytes,
           "worker {}", pulse.identity.worker);
-  if (pulse.checkpoint)
-    for (const std::string& file : pulse.checkpoint->files)
+  for (const CheckpointFact& checkpoint : pulse.checkpoints) {
+    require(checkpoint.share >= 0 && checkpoint.share < checkpoint.shares, "share {} of {}",
+            checkpoint.share, checkpoint.shares);
+    for (const std::string& file : checkpoint.files)
       require(!file.empty() && file.front() != '/' && file.find("/../") == std::string::npos &&
                   !file.starts_with("../"),
               "file {}", file);
+  }
   return pulse;
 }
 Order check(Order order) {

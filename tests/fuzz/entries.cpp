@@ -276,7 +276,7 @@ std::string small_bin() {
 }  // namespace
 
 const std::vector<Entry>& entries() {
-  static const std::vector<Entry> all = with_coordinator_entries({
+  static const std::vector<Entry> all = with_peer_entries(with_coordinator_entries({
       {"safetensors", run_safetensors, {small_safetensors()}},
       {"config",
        run_config,
@@ -293,7 +293,7 @@ const std::vector<Entry>& entries() {
       {"peer_frame", run_peer_frame, {small_frames()}},
       {"journal_record", run_journal_record, {small_record()}},
       {"journal_segment", run_journal_segment, {small_segment()}},
-  });
+  }));
   return all;
 }
 

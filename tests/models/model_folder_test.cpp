@@ -163,13 +163,48 @@ TEST(ModelFolder, ATiedModelsHeadIsIgnoredAnUntiedOnesIsAWarning) {
   EXPECT_THAT(logged([&] { load_parameters(folder.path(), untied); }), HasSubstr("lm_head.weight"));
 }
 
-TEST(ModelFolder, AShardedCheckpointIsRefusedByName) {
+TEST(ModelFolder, WeightsInSeveralFilesAreReadThroughTheirIndex) {
   const TemporaryFolder folder;
   const ParameterArena arena(two_shapes(), DType::f32);
   EXPECT_THROW(load_parameters(folder.path(), arena), FileError);
-  write_file_synced(folder.file("model.safetensors.index.json"), std::string_view("{}"));
+  const std::vector<TensorToStore> tensors = two_tensors();
+  write_safetensors(folder.file("a.safetensors"), std::span(tensors).first(1), {});
+  write_safetensors(folder.file("b.safetensors"), std::span(tensors).subspan(1), {});
+  const std::string index = folder.file("model.safetensors.index.json");
+  const auto write_index = [&index](const std::string& map) {
+    write_file_synced(index, std::string_view(R"({"metadata": {}, "weight_map": )" + map + "}"));
+  };
+  write_index(R"({"w": "a.safetensors", "g": "b.safetensors",
+                  "model.embed_tokens.weight": "b.safetensors"})");
+  load_parameters(folder.path(), arena);
+  EXPECT_EQ(row_of(arena.find("w"), 1), (std::vector<float>{4, 5, 6}));
+  EXPECT_EQ(row_of(arena.find("g"), 0), kGain);
+  EXPECT_EQ(row_of(arena.find("model.embed_tokens.weight"), 0), (std::vector<float>{9, 10}));
+
+  write_index(R"({"w": "a.safetensors", "g": "b.safetensors"})");
   EXPECT_THAT([&] { load_parameters(folder.path(), arena); },
-              ThrowsMessage<DataError>(HasSubstr("sharded checkpoints are not supported")));
+              ThrowsMessage<DataError>(HasSubstr("model.embed_tokens.weight is missing")));
+  for (const auto& [map, message] : std::vector<std::pair<std::string, std::string>>{
+           {R"({"w": "b.safetensors"})", "tensor \"w\" is not in "},
+           {R"({"w": "../b.safetensors"})", "expected the name of a file beside it"},
+           {R"({"w": "/b.safetensors"})", "expected the name of a file beside it"},
+           {R"({"w": ".."})", "expected the name of a file beside it"},
+           {R"({"w": 7})", "expected the name of a file beside it"},
+           {R"({"w": ["a.safetensors"]})", "expected the name of a file beside it"},
+           {"{}", "has no \"weight_map\""},
+           {"[1]", "has no \"weight_map\""}}) {
+    write_index(map);
+    EXPECT_THAT([&] { load_parameters(folder.path(), arena); },
+                ThrowsMessage<CorruptFile>(HasSubstr(message)))
+        << map;
+  }
+  write_index(R"({"w": "gone.safetensors"})");
+  EXPECT_THROW(load_parameters(folder.path(), arena), FileError);
+  write_file_synced(index, std::string_view("[]"));
+  EXPECT_THROW(load_parameters(folder.path(), arena), CorruptFile);
+  // One file is read though an index of another time lies beside it.
+  write_model(folder, tensors);
+  EXPECT_NO_THROW(load_parameters(folder.path(), arena));
 }
 
 TEST(ModelFolder, SavesInNameOrderAndRoundsToBfloat16) {

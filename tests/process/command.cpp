@@ -150,6 +150,18 @@ pid_t Command::worker(int rank) const {
   return 0;
 }
 
+pid_t Command::child(const std::string& flag, const std::string& value) const {
+  for (const pid_t process : children_of(id_)) {
+    std::ifstream file("/proc/" + std::to_string(process) + "/cmdline", std::ios::binary);
+    std::string argument, before;
+    while (std::getline(file, argument, '\0')) {
+      if (before == flag && argument == value) return process;
+      before = argument;
+    }
+  }
+  return 0;
+}
+
 Ended run_command(const std::vector<std::string>& arguments, const std::string& folder,
                   const Environment& variables) {
   return Command(arguments, folder, variables).wait(kLongest);

@@ -39,6 +39,8 @@ class Command {
   Ended wait(std::chrono::milliseconds limit);
   // The process of worker `rank` below this `ballot launch`, or 0 where there is none (yet).
   pid_t worker(int rank) const;
+  // A child whose command line has `flag` and after it `value`, or 0.
+  pid_t child(const std::string& flag, const std::string& value) const;
 
  private:
   void kill_all();

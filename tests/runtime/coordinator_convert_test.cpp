@@ -50,7 +50,9 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_TRUE(pulse.has_commit && pulse.has_start && pulse.ready && pulse.leaving);
   EXPECT_EQ(pulse.suspects, sent.suspects);
   EXPECT_EQ(pulse.stage, sent.stage);
-  EXPECT_EQ(pulse.checkpoint, sent.checkpoint);
+  EXPECT_EQ(pulse.checkpoints, sent.checkpoints);
+  EXPECT_EQ(pulse.published, sent.published);
+  EXPECT_EQ(pulse.parameters, sent.parameters);
 
   const Order order = decode_order(bytes_of(encode(test::full_order())));
   EXPECT_EQ(order.incarnation, 2);
@@ -61,7 +63,8 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(order.sources, test::full_order().sources);
   EXPECT_EQ(order.commit, test::full_order().commit);
   EXPECT_EQ(order.publish, test::full_checkpoint());
-  EXPECT_TRUE(order.rejoin && order.dismissed);
+  EXPECT_EQ(order.checkpoints, test::full_order().checkpoints);
+  EXPECT_TRUE(order.rejoin && order.rewind && order.dismissed);
 
   const Row row = decode_row(bytes_of(encode(test::full_row())));
   EXPECT_EQ(row.term, test::full_record());
@@ -85,9 +88,11 @@ TEST(CoordinatorMessages, NothingIsNotTheSameAsZero) {
   EXPECT_FALSE(back.publish.has_value());
   Pulse pulse = test::full_pulse();
   pulse.pending.reset();
-  pulse.checkpoint.reset();
+  pulse.checkpoints.clear();
+  pulse.parameters.clear();
   EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).pending.has_value());
-  EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).checkpoint.has_value());
+  EXPECT_TRUE(decode_pulse(bytes_of(encode(pulse))).checkpoints.empty());
+  EXPECT_TRUE(decode_pulse(bytes_of(encode(pulse))).parameters.empty());
   EXPECT_FALSE(decode_row(bytes_of(encode(Row{}))).term.has_value());
 }
 
@@ -141,13 +146,74 @@ TEST(CoordinatorMessages, WhatIsOutsideItsLimitsIsRefusedByFieldAndValue) {
 TEST(CoordinatorMessages, AFileOfACheckpointStaysInItsFolder) {
   for (const std::string name :
        {"/etc/passwd", "../x", "a/../../x", "a//b", "a/", ".", "", "a/.", ".."})
-    EXPECT_THAT(pulse_with([&](wire::Pulse& p) { p.mutable_checkpoint()->set_files(0, name); }),
-                HasSubstr("pulse.checkpoint.files[0]"))
+    EXPECT_THAT(pulse_with([&](wire::Pulse& p) { p.mutable_checkpoints(1)->set_files(0, name); }),
+                HasSubstr("pulse.checkpoints[1].files[0]"))
         << name;
   for (const std::string name : {"a", "a/b.c", "..a", "a..", "trainer/...x"})
-    EXPECT_EQ(pulse_with([&](wire::Pulse& p) { p.mutable_checkpoint()->set_files(0, name); }),
+    EXPECT_EQ(pulse_with([&](wire::Pulse& p) { p.mutable_checkpoints(1)->set_files(0, name); }),
               "accepted")
         << name;
+}
+
+TEST(CoordinatorMessages, ASharesNumberIsOneOfItsCheckpoints) {
+  const auto with = [](int share, int shares) {
+    return pulse_with([&](wire::Pulse& p) {
+      p.mutable_checkpoints(0)->set_share(share);
+      p.mutable_checkpoints(0)->set_shares(shares);
+    });
+  };
+  EXPECT_EQ(with(0, 1), "accepted");
+  EXPECT_EQ(with(4095, 4096), "accepted");
+  EXPECT_EQ(with(0, 0), "pulse.checkpoints[0].shares = 0: expected 1 to 4096");
+  EXPECT_EQ(with(0, 4097), "pulse.checkpoints[0].shares = 4097: expected 1 to 4096");
+  EXPECT_EQ(with(3, 3), "pulse.checkpoints[0].share = 3: expected 0 to 2");
+  EXPECT_EQ(with(-1, 3), "pulse.checkpoints[0].share = -1: expected 0 to 2");
+}
+
+TEST(CoordinatorMessages, ChecksTheSizeOfEveryListOfAPulse) {
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) {
+              for (int i = 0; i < 20; ++i) *p.add_checkpoints() = p.checkpoints(0);
+            }),
+            "pulse.checkpoints has 22 entries, expected at most 16");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) {
+              for (int i = 0; i < 40; ++i) *p.add_parameters() = p.parameters(0);
+            }),
+            "pulse.parameters has 42 entries, expected at most 32");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) { p.mutable_parameters(1)->clear_position(); }),
+            "pulse.parameters[1].position is missing");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) { p.mutable_published()->set_step(-1); }),
+            "pulse.published.step = -1: expected 0 or more");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) {
+              const std::string file = p.checkpoints(0).files(0);
+              for (int i = 0; i < 1025; ++i) p.mutable_checkpoints(0)->add_files(file);
+            }),
+            "pulse.checkpoints[0].files has 1027 entries, expected at most 1024");
+}
+
+// The whole checkpoint of many workers.
+TEST(CoordinatorMessages, AnOrderToPublishNamesTheFilesOfAllShares) {
+  Order order = test::full_order();
+  const std::string name = "share/of/a/checkpoint";
+  order.publish->files = std::vector<std::string>(4096, name);
+  EXPECT_EQ(decode_order(bytes_of(encode(order))).publish, order.publish);
+  order.publish->files.push_back(name);
+  EXPECT_EQ(why([&] { decode_order(bytes_of(encode(order))); }),
+            "order.publish.files has 4097 entries, expected at most 4096");
+}
+
+// Its oldest shares stay away from a pulse that would grow too large; the newest is always told.
+TEST(CoordinatorMessages, APulseFitsWhateverItsCheckpointsHold) {
+  Pulse pulse = test::full_pulse();
+  CheckpointFact large = test::full_checkpoint();
+  const std::string name(200, 'f');
+  large.files = std::vector<std::string>(1024, name);
+  pulse.checkpoints.clear();
+  for (large.position.step = 0; large.position.step < 8; ++large.position.step)
+    pulse.checkpoints.push_back(large);
+  const Pulse back = decode_pulse(bytes_of(encode(pulse)));
+  ASSERT_EQ(back.checkpoints.size(), 2u);
+  EXPECT_EQ(back.checkpoints[0].position.step, 6);
+  EXPECT_EQ(back.checkpoints[1].position.step, 7);
 }
 
 std::string record_with(const std::function<void(wire::TermRecord&)>& change) {

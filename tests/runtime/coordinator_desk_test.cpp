@@ -93,6 +93,7 @@ class Desk : public testing::Test {
     DeskOptions options;
     options.coordinator.run = "run";
     options.coordinator.membership.heartbeat_timeout = 60s;
+    options.coordinator.membership.stream_grace = 50ms;
     options.beat = 5ms;
     desk = std::make_unique<CoordinatorDesk>(
         options, std::make_unique<FaultyStore>(open_memory_store(row), faults), refusals, clock);
@@ -245,6 +246,109 @@ TEST_F(Desk, AFullDiskIsSaidAndTriedAgainButNotAllTheTime) {
   }
   EXPECT_TRUE(std::holds_alternative<Identity>(join(0)));
   EXPECT_THAT(status().coordinator.reason, testing::Not(HasSubstr("full")));
+}
+
+// The store outlives the desk that has left it behind, and what it still does harms nobody.
+TEST_F(Desk, EndsThoughTheDiskHangs) {
+  struct Hung {
+    std::shared_ptr<MemoryRow> row = make_memory_row();
+    Faults faults;
+    ~Hung() {
+      const std::lock_guard lock(faults.mutex);
+      EXPECT_EQ(faults.writes, 1);
+    }
+  };
+  class HungStore final : public RowStore {
+   public:
+    explicit HungStore(std::shared_ptr<Hung> hung)
+        : hung_(std::move(hung)), store_(open_memory_store(hung_->row), hung_->faults) {}
+    Row load() override { return store_.load(); }
+    WriteAnswer write(const Row& row) override { return store_.write(row); }
+    std::string name() const override { return "a hung store"; }
+
+   private:
+    std::shared_ptr<Hung> hung_;
+    FaultyStore store_;
+  };
+  auto hung = std::make_shared<Hung>();
+  hung->faults.held = true;
+  DeskOptions options;
+  options.coordinator.run = "run";
+  options.longest_write = 20ms;
+  options.beat = 5ms;
+  desk = std::make_unique<CoordinatorDesk>(options, std::make_unique<HungStore>(hung), refusals,
+                                           system_clock());
+  EXPECT_TRUE(std::holds_alternative<CallEnd>(join(0, 50ms)));
+  desk.reset();  // not for ever
+  const std::weak_ptr<Hung> left = hung;
+  {
+    const std::lock_guard lock(hung->faults.mutex);
+    hung->faults.held = false;
+    hung->faults.changed.notify_all();
+  }
+  hung.reset();
+  EXPECT_TRUE(within(10s, [&] { return left.expired(); }));
+}
+
+TEST_F(Desk, AnOrderToSealDoesNotWaitForAPulse) {
+  start();
+  const auto one = std::make_shared<Call>(), other = std::make_shared<Call>();
+  EXPECT_EQ(std::get<Identity>(join(0)), (Identity{0, 1}));
+  pulse_until(one, joining({0, 1}), [](const Order& o) { return o.record.has_value(); });
+  Pulse pulse = joining({0, 1});
+  pulse.state = WorkerState::voting;
+  pulse.term = 1;
+  pulse.has_start = true;
+  pulse_until(one, pulse, [](const Order& o) { return !o.record; });
+  EXPECT_EQ(std::get<Identity>(join(1)), (Identity{1, 1}));
+  Pulse late = joining({1, 1});
+  late.term = 1;
+  late.ready = true;
+  desk->pulse(other, late, "a test");
+  // The first one has said all it has to say.
+  EXPECT_TRUE(within(10s, [&] {
+    const std::lock_guard lock(one->mutex);
+    return one->orders.back().seal_at.has_value();
+  }));
+  pulse.state = WorkerState::sealed;
+  pulse.sequence = ++sequence;
+  desk->pulse(one, pulse, "a test");
+  for (const auto& call : {one, other})
+    EXPECT_TRUE(within(10s, [&] {
+      const std::lock_guard lock(call->mutex);
+      return call->orders.back().record && call->orders.back().record->term == 2;
+    }));
+}
+
+// kill -9: the stream ends, a peer misses it, and nobody waits for its silence to last 60 s.
+TEST_F(Desk, WhoseStreamBreaksAndIsSuspectedIsNotWaitedFor) {
+  Row running;
+  running.term.emplace();
+  running.term->term = 1;
+  running.term->config = test::run_config_digest();
+  for (const std::int32_t w : {0, 1}) {
+    running.term->workers.push_back({{w, 1}, "127.0.0.1:1", w});
+    running.incarnations[w] = 1;
+  }
+  ASSERT_EQ(open_memory_store(row)->write(running).written, Written::yes);
+  start();
+  const auto one = std::make_shared<Call>(), other = std::make_shared<Call>();
+  Pulse pulses[] = {joining({0, 1}), joining({1, 1})};
+  for (Pulse& pulse : pulses) {
+    pulse.state = WorkerState::voting;
+    pulse.term = 1;
+    pulse.has_start = true;
+  }
+  pulse_until(one, pulses[0], [](const Order&) { return true; });
+  pulse_until(other, pulses[1], [](const Order&) { return true; });
+  desk->closed(other.get());
+  pulses[0].state = WorkerState::sealed;
+  pulses[0].suspects = {{1, "connection reset"}};
+  const Order order =
+      pulse_until(one, pulses[0], [](const Order& o) { return o.record.has_value(); });
+  EXPECT_EQ(order.record->term, 2);
+  EXPECT_EQ(order.record->workers.size(), 1u);
+  EXPECT_THAT(status().changes.back().reason, HasSubstr("worker 0 suspects worker 1"));
 }
 
 TEST_F(Desk, AFailedFsyncEndsItAndTellsEveryCall) {

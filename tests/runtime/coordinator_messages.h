@@ -20,7 +20,7 @@ inline TermRecord full_record() {
 }
 
 inline CheckpointFact full_checkpoint() {
-  return {{40, {3, 4}}, {5, 6}, {"model.safetensors", "trainer/state-0.safetensors"}};
+  return {{40, {3, 4}}, {5, 6}, {"model.safetensors", "trainer/state-0.safetensors"}, 1, 3};
 }
 
 inline Join full_join() {
@@ -50,7 +50,9 @@ inline Pulse full_pulse() {
   pulse.has_commit = pulse.has_start = pulse.ready = pulse.leaving = true;
   pulse.suspects = {{5, "no ballot within 600 s"}, {2, ""}};
   pulse.stage = "waits for the verdict";
-  pulse.checkpoint = full_checkpoint();
+  pulse.checkpoints = {full_checkpoint(), full_checkpoint()};
+  pulse.published = {30, {11, 12}};
+  pulse.parameters = {{{32, {13, 14}}, {15, 16}}, {{41, {1, 2}}, {17, 18}}};
   return pulse;
 }
 
@@ -64,7 +66,8 @@ inline Order full_order() {
   order.sources = {{{0, 3}, "127.0.0.1:20000", 42}};
   order.commit = {41, {1, 2}};
   order.publish = full_checkpoint();
-  order.rejoin = order.dismissed = true;
+  order.checkpoints = {{20, {19, 20}}, {30, {11, 12}}};
+  order.rejoin = order.rewind = order.dismissed = true;
   return order;
 }
 

@@ -65,6 +65,20 @@ TEST_F(Server, ThreeWorkersFormATermAndCommitWhatAllHaveMadeDurable) {
   EXPECT_TRUE(seen.refusals.empty());
 }
 
+// Whoever pulsed once and has nothing new to say learns of a seal and of a term all the same.
+TEST_F(Server, OrdersDoNotWaitForTheNextPulse) {
+  options.desk.coordinator.membership.start_workers = 3;
+  options.desk.coordinator.membership.heartbeat_timeout = 10min;
+  start();
+  CoordinatorClientOptions client = client_options();
+  client.heartbeat = client.urgent = client.silence = 10min;
+  std::vector<std::unique_ptr<PulsingWorker>> workers;
+  for (int i = 0; i < 3; ++i) workers.push_back(std::make_unique<PulsingWorker>(client, i));
+  ASSERT_TRUE(all_vote(workers, 1));
+  workers[0]->suspect(1, "no verdict of step 1");
+  EXPECT_TRUE(all_vote(workers, 2));
+}
+
 TEST_F(Server, WaitsForEnoughWorkersAndSaysSo) {
   options.desk.coordinator.membership.start_workers = 2;
   start();

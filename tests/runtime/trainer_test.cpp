@@ -18,6 +18,7 @@
 #include "runtime/checkpoint.h"
 #include "runtime/metrics_names.h"
 #include "runtime/replica_audit.h"
+#include "runtime/run_checkpoints.h"
 #include "tests/support/tiny_run.h"
 #include "tests/support/trained.h"
 

@@ -184,17 +184,44 @@ void Checker::holds(const WorkerCore& core, const HoldRecord& hold) {
 }
 
 void Checker::applied(const Position& position, const Digest& state) {
+  if (tainted_) return;
   const auto [at, fresh] = states_.try_emplace(position.digest, state);
   expect(fresh || at->second == state, "I2", "two replicas at {} differ", name(position));
 }
 
-void Checker::checkpoint(int worker, const Position& position, const Digest& state) const {
-  expect(is_prefix(position, row_.commit), "I11",
-         "worker {} keeps a checkpoint of {}, commit is {}", worker, name(position),
-         name(row_.commit));
-  const auto replayed = states_.find(position.digest);
-  expect(replayed != states_.end() && replayed->second == state, "I11",
-         "the checkpoint of {} is not what replaying gives", name(position));
+bool Checker::is_right(const Position& position, const Digest& state) const {
+  const auto known = states_.find(position.digest);
+  return known != states_.end() && known->second == state;
+}
+
+void Checker::publishes(int worker, const CheckpointFact& fact,
+                        const std::optional<Digest>& state) {
+  const Position& position = fact.position;
+  expect(state.has_value(), "I11", "worker {} publishes {}, which lacks a share", worker,
+         name(position));
+  expect(is_prefix(position, row_.commit), "I11", "worker {} publishes {}, commit is {}", worker,
+         name(position), name(row_.commit));
+  const bool right = is_right(position, *state);
+  if (!right && fact.shares < 3) tainted_ = true;  // nobody could know
+  expect(right || tainted_, "I11", "the checkpoint of {} is not what replaying gives",
+         name(position));
+  published_.insert(position);
+}
+
+void Checker::loads(int worker, const Position& position, const Digest& state) const {
+  expect(published_.contains(position), "I11", "worker {} loads {}, which nobody published", worker,
+         name(position));
+  expect(tainted_ || is_right(position, state), "I11",
+         "worker {} loads a checkpoint of {} that is not what replaying gives", worker,
+         name(position));
+}
+
+void Checker::keeps(int worker, const CheckpointsKept& kept) const {
+  expect(published_.contains(kept.newest), "I11", "worker {} is told of {}, which nobody published",
+         worker, name(kept.newest));
+  if (!kept.older) return;
+  expect(kept.older->step <= oldest_kept_, "I12", "worker {} deletes up to {}, {} is kept", worker,
+         name(*kept.older), oldest_kept_);
 }
 
 void Checker::sealed_pulse(int worker, const Pulse& pulse) {
@@ -359,6 +386,20 @@ void Checker::row(const Row& before, const Row& after) {
                old_term, name(agreed->second), new_term, name(start));
     }
   }
+  // I11: the row names published checkpoints of committed steps, and moves only forward.
+  const auto newest = [](const Row& row) {
+    return row.checkpoints.empty() ? -1 : row.checkpoints.back().position.step;
+  };
+  expect(newest(after) >= newest(before) && after.checkpoints.size() <= 2, "I11",
+         "the row goes from checkpoint {} to {}", newest(before), newest(after));
+  for (const CheckpointFact& fact : after.checkpoints) {
+    expect(published_.contains(fact.position), "I11", "the row names {}, which nobody published",
+           name(fact.position));
+    expect(is_prefix(fact.position, after.commit), "I11", "the row names {}, commit is {}",
+           name(fact.position), name(after.commit));
+  }
+  if (after.checkpoints.size() == 2)
+    oldest_kept_ = std::max(oldest_kept_, after.checkpoints.front().position.step);
   if (after.commit != before.commit) {
     expect(after.term.has_value(), "I6", "a commit without a term");
     for (const TermWorker& w : after.term->workers) {

@@ -37,8 +37,16 @@ class Checker {
   // Before the record is applied, and after.
   void holds(const WorkerCore& core, const HoldRecord& hold);
   void applied(const Position& position, const Digest& state);
-  // A checkpoint of this position was taken into use by the worker, as good as a published one.
-  void checkpoint(int worker, const Position& position, const Digest& state) const;
+  bool is_right(const Position& position, const Digest& state) const;
+  // I11: a worker gives a whole checkpoint its final name; `state` is what is in it, if all its
+  // shares are there.
+  void publishes(int worker, const CheckpointFact& fact, const std::optional<Digest>& state);
+  void loads(int worker, const Position& position, const Digest& state) const;
+  // I12: it deletes what lies before.
+  void keeps(int worker, const CheckpointsKept& kept) const;
+  // A wrong replica that no majority could judge has been published: what is right from here on
+  // nobody knows.
+  bool tainted() const { return tainted_; }
   void sealed_pulse(int worker, const Pulse& pulse);
   // After every event that could have changed it; `all` are the cores that are alive.
   void worker(int worker, const WorkerCore& core, const std::vector<const WorkerCore*>& all);
@@ -106,6 +114,9 @@ class Checker {
   std::map<int, Position> disks_;
   std::set<int> lost_disks_;
   std::optional<Position> lost_commit_;  // of a row that was lost, until a term begins again
+  std::set<Position> published_;
+  std::int64_t oldest_kept_ = -1;  // step of the older checkpoint of any row
+  bool tainted_ = false;
 };
 
 }  // namespace ballot::sim

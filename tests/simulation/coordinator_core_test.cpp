@@ -1,5 +1,7 @@
 #include "runtime/protocol/coordinator_core.h"
 
+#include <fmt/format.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -81,6 +83,164 @@ TEST_F(Coordinator, AnIncarnationIsGivenOnlyWhenItIsDurable) {
   core->wrote(now);
   EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 7))), (Identity{3, 1}));
   EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 7))), (Identity{3, 1}));  // asked again
+}
+
+// A late repetition of an older try must not fence the one that goes on.
+TEST_F(Coordinator, ARepeatedJoinSpendsNoIncarnationHoweverLateItComes) {
+  EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(3, 7))));
+  ASSERT_TRUE(core->beat(now));  // its row is under way
+  for (const std::uint64_t nonce : {8, 7, 8, 7})
+    EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(3, nonce))));
+  EXPECT_FALSE(core->beat(now));  // nothing else is written meanwhile
+  stored.incarnations[3] = 1;
+  ++stored.revision;
+  core->wrote(now);
+  ASSERT_TRUE(beat());
+  EXPECT_FALSE(beat());
+  EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 8))), (Identity{3, 2}));
+  EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 7))), (Identity{3, 1}));
+  EXPECT_FALSE(beat());
+  EXPECT_EQ(stored.incarnations.at(3), 2);
+}
+
+TEST_F(Coordinator, AnUnclearJoinIsDecidedAnew) {
+  EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, ask(3, 7))));
+  ASSERT_TRUE(core->beat(now));
+  core->unclear();
+  stored.incarnations[3] = 1;  // it had been written
+  ++stored.revision;
+  core->loaded(now, stored);
+  ASSERT_TRUE(beat());
+  EXPECT_EQ(std::get<Identity>(core->join(now, ask(3, 7))), (Identity{3, 2}));
+}
+
+TEST_F(Coordinator, AnIncarnationThatNobodyGaveIsToldToJoinOnceTheRowWasReadAnew) {
+  first_term();
+  EXPECT_FALSE(core->pulse(now, pulse({9, 4})));
+  EXPECT_TRUE(core->wants_read());
+  EXPECT_FALSE(core->must_read());  // others are answered meanwhile
+  EXPECT_TRUE(core->pulse(now, pulse({0, 1}, WorkerState::voting, 1)));
+  core->loaded(now, stored);
+  const auto order = core->pulse(now, pulse({9, 4}));
+  ASSERT_TRUE(order);
+  EXPECT_TRUE(order->rejoin);
+  for (const WorkerStatus& worker : core->status(now).workers) EXPECT_NE(worker.identity.worker, 9);
+}
+
+TEST_F(Coordinator, OneThatAnotherCoordinatorGaveIsLetInOnceItIsRead) {
+  first_term();
+  EXPECT_FALSE(core->pulse(now, pulse({9, 4})));
+  stored.incarnations[9] = 4;
+  ++stored.revision;
+  core->loaded(now, stored);
+  const auto order = core->pulse(now, pulse({9, 4}));
+  ASSERT_TRUE(order);
+  EXPECT_FALSE(order->rejoin);
+}
+
+// What one worker says of a later term stops changes of term only for as long as it is there.
+TEST_F(Coordinator, ATermThatNeverWasIsBelievedForAWhile) {
+  first_term();
+  Pulse bogus = pulse({0, 1}, WorkerState::voting, 9);
+  EXPECT_FALSE(core->pulse(now, bogus));
+  core->loaded(now, stored);
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse({w, 1}, WorkerState::voting, 1));
+  core->pulse(now, bogus);
+  core->loaded(now, stored);
+  beat();
+  EXPECT_THAT(core->status(now).reason, HasSubstr("worker 0 knows of term 9"));
+  const auto patience = options.membership.heartbeat_timeout + options.membership.cold_wait;
+  for (Duration waited{}; waited < patience + seconds(2); waited += seconds(1)) {
+    now += seconds(1);
+    core->pulse(now, pulse({1, 1}, WorkerState::voting, 1));
+    beat();
+  }
+  EXPECT_THAT(core->status(now).reason, HasSubstr("worker 0 fell silent"));
+}
+
+TEST_F(Coordinator, AnExpelledWorkersTermIsNotBelieved) {
+  first_term();
+  core->pulse(now, pulse({0, 1}, WorkerState::voting, 1));
+  core->pulse(now, pulse({0, 1}, WorkerState::voting, 9));
+  core->loaded(now, stored);
+  core->pulse(now, pulse({1, 1}, WorkerState::voting, 1));
+  core->expel(0, "it makes up terms");
+  beat();
+  EXPECT_EQ(core->status(now).decision, "seal");
+}
+
+// What a worker is told between its pulses.
+TEST_F(Coordinator, AnOrderToSealIsUrgentAndAMovedCommitIsNot) {
+  first_term();
+  Order before = *core->pulse(now, pulse({0, 1}, WorkerState::voting, 1));
+  core->pulse(now, pulse({1, 1}, WorkerState::voting, 1));
+  beat();
+  const std::int64_t news = core->news();
+  Pulse suspicious = pulse({1, 1}, WorkerState::sealed, 1);
+  suspicious.suspects = {{0, "no verdict of step 1"}};
+  core->pulse(now, suspicious);
+  beat();
+  EXPECT_GT(core->news(), news);
+  const auto order = core->order_again(now, {0, 1});
+  ASSERT_TRUE(order);
+  EXPECT_EQ(order->seal_at, 0);
+  EXPECT_TRUE(is_urgent(*order, before, WorkerState::voting));
+  EXPECT_FALSE(is_urgent(*order, *order, WorkerState::voting));
+  before = *order;
+  before.commit.step += 1;
+  EXPECT_FALSE(is_urgent(*order, before, WorkerState::voting));
+  EXPECT_TRUE(is_urgent(*order, before, WorkerState::sealed));
+  EXPECT_FALSE(core->order_again(now, {0, 2}));
+}
+
+TEST_F(Coordinator, ACheckpointIsPublishedByOneAndThenToldToAll) {
+  first_term();
+  const Position third{3, {5, 8}};
+  const auto voting = [&](std::int32_t w) {
+    Pulse p = pulse({w, 1}, WorkerState::voting, 1);
+    p.held = p.durable = third;
+    p.checkpoints = {{third, {1, 1}, {fmt::format("share-{}", w)}, w, 2}};
+    return p;
+  };
+  for (const std::int32_t w : {0, 1}) EXPECT_FALSE(core->pulse(now, voting(w))->publish);
+  EXPECT_TRUE(beat());
+  EXPECT_EQ(stored.commit, third);
+  EXPECT_FALSE(core->pulse(now, voting(1))->publish);  // proves it
+  const auto order = core->pulse(now, voting(0));
+  ASSERT_TRUE(order->publish);
+  EXPECT_EQ(order->publish->files.size(), 2u);
+  EXPECT_TRUE(order->checkpoints.empty());
+  Pulse done = voting(0);
+  done.published = third;
+  EXPECT_FALSE(core->pulse(now, done)->publish);
+  EXPECT_TRUE(beat());
+  ASSERT_EQ(stored.checkpoints.size(), 1u);
+  EXPECT_EQ(stored.checkpoints[0].position, third);
+  EXPECT_EQ(core->pulse(now, voting(1))->checkpoints, (std::vector<Position>{third}));
+  EXPECT_FALSE(beat());
+}
+
+TEST_F(Coordinator, AWorkerWithWrongParametersIsExpelledAndToldToRebuildThem) {
+  options.membership.start_workers = 3;
+  core.emplace(options, stored, now);
+  core->lead(true, now);
+  core->loaded(now, stored);
+  for (const std::int32_t w : {0, 1, 2}) core->pulse(now, pulse(join(w, 10 + w)));
+  ASSERT_TRUE(beat());
+  const auto voting = [&](const Identity& identity, std::uint64_t digest) {
+    Pulse p = pulse(identity, WorkerState::voting, 1);
+    p.parameters = {{{4, {5, 6}}, {0, digest}}};
+    return p;
+  };
+  for (const std::int32_t w : {0, 1, 2}) core->pulse(now, voting({w, 1}, w == 1 ? 9 : 8));
+  beat();
+  EXPECT_THAT(core->status(now).reason,
+              HasSubstr("worker 1 is expelled: its parameters after step 4 are not those of "
+                        "workers 0, 2"));
+  EXPECT_TRUE(core->order_again(now, {1, 1})->rewind);
+  EXPECT_FALSE(core->order_again(now, {0, 1})->rewind);
+  const Identity again = join(1, 77);
+  EXPECT_FALSE(core->pulse(now, pulse(again))->rewind);
 }
 
 TEST_F(Coordinator, EveryNewStartIsANewIncarnationAndFencesTheOld) {

@@ -337,6 +337,118 @@ TEST(Directed, ANewcomerLoadsACheckpointAndFetchesTheRest) {
     }
 }
 
+// R10, 5: a worker dies, or is stopped, at every place of the making of a checkpoint.
+TEST(Directed, AWorkerDiesWhileItWritesOrPublishesACheckpoint) {
+  for (const Point point :
+       {Point::before_share, Point::after_share, Point::before_publish, Point::after_publish})
+    for (int who = 0; who < 3; ++who)
+      for (const int count : {1, 2, 3}) {
+        Schedule d(3, static_cast<std::uint64_t>(10 * who + count));
+        d.s.checkpoint_every = 4;
+        d.crash_at(who, 1000, point, count, 400 * count);
+        const Outcome outcome = d.holds();
+        if (outcome.invariant) return;
+        EXPECT_GE(outcome.published, 4);
+      }
+}
+
+TEST(Directed, AWriterIsStoppedWhileOthersPublishLaterCheckpoints) {
+  for (Milliseconds at = 1000; at < 3000; at += 100) {
+    Schedule d(3);
+    d.s.checkpoint_every = 3;
+    d.add(Kind::pause, 0, at, 3500);
+    const Outcome outcome = d.holds();
+    if (outcome.invariant) return;
+    EXPECT_GE(outcome.published, 4);
+  }
+}
+
+TEST(Directed, TheCoordinatorDiesWhileACheckpointIsPublished) {
+  for (Milliseconds at = 1500; at < 3500; at += 60) {
+    Schedule d(3);
+    d.s.checkpoint_every = 4;
+    d.add(Kind::coordinator_crash, 0, at, 500);
+    d.crash(0, at + 100, 900);
+    if (d.holds().invariant) return;
+  }
+}
+
+// H11: all die, the newest checkpoint cannot be read, the one before it and the journals can.
+TEST(Directed, AfterADamagedCheckpointTheOneBeforeAndItsJournalDo) {
+  for (Milliseconds at = 3000; at < 6000; at += 150) {
+    Schedule d(3);
+    d.s.checkpoint_every = 4;
+    d.add(Kind::damage_checkpoint, 0, at - 1, 0);
+    for (int w = 0; w < 3; ++w) d.crash(w, at, 500 + 300 * w);
+    const Outcome outcome = d.holds();
+    if (outcome.invariant) return;
+    EXPECT_EQ(outcome.loaded_checkpoints, 0);
+  }
+}
+
+// 11: the replica is found, rebuilt, and in no checkpoint; the run goes on meanwhile.
+TEST(Directed, AFlippedBitIsHealedAndNeverPublished) {
+  for (int bit = 22; bit < 32 * 23; bit += 23)
+    for (int who = 0; who < 3; ++who) {
+      Schedule d(3, static_cast<std::uint64_t>(bit));
+      d.s.checkpoint_every = 4;
+      d.add(Kind::flip, who, 1500 + 7 * bit % 2000, 0).count = bit;
+      const Outcome outcome = d.holds();
+      if (outcome.invariant) return;
+      EXPECT_EQ(outcome.rebuilds, 1);
+    }
+}
+
+// Nobody can know which of the two is right: the run goes on, without checkpoints.
+TEST(Directed, WithTwoWorkersAFlippedBitIsSaidAndNobodyIsSentAway) {
+  for (int who = 0; who < 2; ++who) {
+    Schedule d(2);
+    d.s.checkpoint_every = 4;
+    d.add(Kind::flip, who, 1500, 0).count = 22;
+    const Outcome outcome = d.holds();
+    if (outcome.invariant) return;
+    EXPECT_EQ(outcome.rebuilds, 0);
+    EXPECT_EQ(outcome.terms, 1);
+  }
+}
+
+// C4: it is told from the end of its stream, not from its silence.
+TEST(Directed, AKilledWorkerIsNotWaitedForUntilItsHeartbeatTimeout) {
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    Schedule d(3, seed);
+    d.crash(1, 3000, 4000);
+    const Outcome outcome = d.holds();
+    if (outcome.invariant) return;
+    EXPECT_LT(outcome.longest_pause, 1000);  // the timeout; the step that it interrupted included
+  }
+}
+
+// A stream that breaks while its worker lives costs a term at most.
+TEST(Directed, AStreamThatBreaksForNothingCostsATermAtMost) {
+  for (Milliseconds lasts = 100; lasts < 2500; lasts += 200)
+    for (const Milliseconds at : {2000, 2130, 2260}) {
+      Schedule d(3);
+      d.add(Kind::break_stream, 1, at, lasts).mask = 1;
+      const Outcome outcome = d.holds();
+      if (outcome.invariant) return;
+      EXPECT_LE(outcome.terms, 4);  // without it, and with it again
+    }
+}
+
+// C4: who applies slower than it holds counts as silent after max_lag steps.
+TEST(Directed, AWorkerThatAppliesTooSlowlyIsNotWaitedFor) {
+  for (const int takes : {300, 700, 1500})
+    for (const int quorum : {0, 2}) {
+      Schedule d(3);
+      d.s.quorum = quorum;
+      d.s.checkpoint_every = 5;
+      Fault& slow = d.add(Kind::slow_apply, 2, 1500, 6000);
+      slow.count = takes;
+      const Outcome outcome = d.holds();
+      if (outcome.invariant) return;
+    }
+}
+
 // 11: what a crash does to the tail of a journal is a die in every crash; here the other two.
 TEST(Directed, AProcessWhoseDiskFailsEndsAndItsWorkerComesBack) {
   for (int bytes = 0; bytes < 2000; bytes += 97) {

@@ -55,7 +55,7 @@ int main_of(const Arguments& a) {
   if (a.one) return tell(random_scenario(a.from), a.shrinks);
   Milliseconds recovery = 0;
   std::int64_t events = 0, steps = 0, terms = 0, commits = 0, fetched = 0, rewinds = 0, crashes = 0,
-               loaded = 0;
+               loaded = 0, published = 0, rebuilds = 0;
   for (std::uint64_t seed = a.from; seed < a.from + a.seeds; ++seed) {
     const Scenario scenario = random_scenario(seed);
     const Outcome outcome = run(scenario);
@@ -68,13 +68,17 @@ int main_of(const Arguments& a) {
     fetched += outcome.fetched_records;
     rewinds += outcome.rewinds;
     loaded += outcome.loaded_checkpoints;
+    published += outcome.published;
+    rebuilds += outcome.rebuilds;
     crashes += outcome.crashes;
   }
   fmt::print(
       "{} seeds from {}: no invariant broken. {} events, {} steps, {} terms, {} commits, {} "
-      "records fetched, {} rewinds, {} checkpoints loaded, {} crashes; after the faults at most {} "
+      "records fetched, {} rewinds, {} checkpoints published, {} loaded, {} replicas rebuilt, {} "
+      "crashes; after the faults at most {} "
       "ms until all went on\n",
-      a.seeds, a.from, events, steps, terms, commits, fetched, rewinds, loaded, crashes, recovery);
+      a.seeds, a.from, events, steps, terms, commits, fetched, rewinds, published, loaded, rebuilds,
+      crashes, recovery);
   return 0;
 }
 

@@ -100,6 +100,48 @@ TEST_F(Membership, APulseOfAnEarlierTermHoldsTheCommit) {
   EXPECT_THAT(decide().reason, HasSubstr("worker 2 to hear of the term"));
 }
 
+// Killed: its connections ended, long before its silence would tell.
+TEST_F(Membership, AWorkerThatIsSuspectedAndWhoseStreamBrokeIsNotWaitedFor) {
+  seal(1, 12);
+  pulse(1).suspects = {{3, "connection reset"}};
+  order_seal();
+  seal(2, 12);
+  EXPECT_THAT(decide().reason, HasSubstr("worker 3 to seal"));
+  view.broken[3] = {{3, 7}, now};
+  EXPECT_EQ(decide().kind, Decision::Kind::wait);
+  now += options.stream_grace;
+  const Decision d = decide();
+  ASSERT_EQ(d.kind, Decision::Kind::term);
+  EXPECT_THAT(workers(d), ElementsAre(1, 2));
+}
+
+TEST_F(Membership, ABrokenStreamAloneSaysNothing) {
+  view.broken[3] = {{3, 7}, now};
+  now += options.stream_grace;
+  EXPECT_EQ(decide().kind, Decision::Kind::steady);
+  pulse(1).suspects = {{3, "late"}};  // by one that is not sealed: it only says so
+  EXPECT_TRUE(is_live(now, row.term->workers[2], row, view, options));
+  seal(1, 12);
+  EXPECT_FALSE(is_live(now, row.term->workers[2], row, view, options));
+  view.broken[3].identity.incarnation = 6;
+  EXPECT_TRUE(is_live(now, row.term->workers[2], row, view, options));
+}
+
+// It may still vote: a cold start waits for it as for any other.
+TEST_F(Membership, NothingBeginsColdWithoutAWorkerThatIsOnlyCutOff) {
+  options.min_workers = 3;
+  view.broken[3] = {{3, 7}, now};
+  now += options.stream_grace;
+  for (std::int32_t w : {1, 2}) {
+    view.heard[w].at = now;
+    seal(w, 12);
+    pulse(w).suspects = {{3, "connection reset"}};
+  }
+  order_seal();
+  EXPECT_EQ(decide().kind, Decision::Kind::wait);
+  EXPECT_THAT(decide().reason, HasSubstr("worker 3 to come back"));
+}
+
 TEST_F(Membership, ASilentWorkerSealsTheTermNow) {
   silence(3);
   const Decision d = decide();

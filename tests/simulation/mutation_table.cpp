@@ -47,8 +47,12 @@ constexpr Mutation kMutations[] = {
     {"bare_counter", "the ledger is its next counter alone", &ProtocolMutations::bare_counter},
     {"update_in_record", "the record holds the unvoted update, not the mean",
      &ProtocolMutations::update_in_record},
-    {"checkpoint_before_commit", "a checkpoint is kept before its step is committed",
-     &ProtocolMutations::checkpoint_before_commit},
+    {"publish_before_commit", "a checkpoint is published before its step is committed",
+     &ProtocolMutations::publish_before_commit},
+    {"publish_any_digest", "... although its writers' parameters differ",
+     &ProtocolMutations::publish_any_digest},
+    {"cut_behind_newest", "journals are cut behind the newest checkpoint, not the one before",
+     &ProtocolMutations::cut_behind_newest},
     {"serve_provisional", "the last held step is served to joining workers",
      &ProtocolMutations::serve_provisional},
 };
@@ -79,6 +83,7 @@ Scenario joins_while_a_step_is_in_doubt(std::uint64_t seed) {
   Scenario s;
   s.seed = seed;
   s.workers = 3;
+  s.connections_end = false;  // so that the doubt lasts
   Fault owner;
   owner.kind = Fault::Kind::crash_at;
   owner.at = random.between(1500, 4000);
@@ -103,6 +108,7 @@ Scenario mutated(const std::string& name, std::uint64_t seed) {
   // Random faults alone need hundreds of seeds for these.
   if (name == "accept_any_term") add_lateness(scenario, seed);
   if (name == "commit_before_start") add_fork(scenario, seed);
+  if (name == "publish_any_digest") add_flip(scenario, seed);
   if (name == "longest_start") {
     scenario = {};
     scenario.seed = 2821 + seed;

@@ -10,11 +10,12 @@
 namespace ballot::sim {
 
 const char* to_string(Point point) {
-  constexpr const char* kNames[] = {"send_ballot",         "send_verdict",       "before_append",
-                                    "before_apply",        "before_sync",        "after_sync",
-                                    "before_sealed_pulse", "after_sealed_pulse", "entered",
-                                    "before_cut",          "after_cut",          "fetched",
-                                    "before_put",          "after_put",          "after_order"};
+  constexpr const char* kNames[] = {
+      "send_ballot",  "send_verdict", "before_append",       "before_apply",
+      "before_sync",  "after_sync",   "before_sealed_pulse", "after_sealed_pulse",
+      "entered",      "before_cut",   "after_cut",           "fetched",
+      "before_share", "after_share",  "before_publish",      "after_publish",
+      "before_put",   "after_put",    "after_order"};
   return kNames[static_cast<int>(point)];
 }
 
@@ -46,6 +47,15 @@ std::string describe(const Fault& f) {
       return head + fmt::format("worker {} computes {} times as long {}", f.who, f.count, back());
     case Fault::Kind::slow_sync:
       return head + fmt::format("worker {} does not sync {}", f.who, back());
+    case Fault::Kind::slow_apply:
+      return head + fmt::format("worker {} takes {} ms to apply a step {}", f.who, f.count, back());
+    case Fault::Kind::flip:
+      return head + fmt::format("bit {} of worker {}'s parameters is flipped", f.count, f.who);
+    case Fault::Kind::damage_checkpoint:
+      return head + "the newest checkpoint is damaged";
+    case Fault::Kind::break_stream:
+      return head + fmt::format("the stream of worker {} breaks, and links to it {:08x}, {}", f.who,
+                                f.mask, back());
     case Fault::Kind::sync_error:
       return head + fmt::format("the next fsync of worker {} fails", f.who);
     case Fault::Kind::disk_full:
@@ -106,6 +116,7 @@ void add_fork(Scenario& s, std::uint64_t seed) {
   Random random(seed ^ 0xf02cull);
   s.workers = 4;
   s.quorum = 0;
+  s.connections_end = false;
   const Milliseconds at = random.between(1000, 2500);
   const auto add = [&](Fault::Kind kind, Milliseconds when, Milliseconds lasts, int who) -> Fault& {
     Fault f;
@@ -132,6 +143,7 @@ void add_old_history(Scenario& s) {
   s.workers = 4;
   s.min_workers = 2;
   s.quorum = 0;
+  s.connections_end = false;
   const auto add = [&](Fault::Kind kind, Milliseconds at, Milliseconds lasts, int who) -> Fault& {
     Fault f;
     f.kind = kind;
@@ -174,6 +186,18 @@ void add_lateness(Scenario& s, std::uint64_t seed) {
   }
 }
 
+void add_flip(Scenario& s, std::uint64_t seed) {
+  Random random(seed ^ 0xf11bull);
+  s.workers = std::max(3, s.workers);
+  if (s.checkpoint_every == 0) s.checkpoint_every = static_cast<int>(random.between(3, 9));
+  Fault f;
+  f.kind = Fault::Kind::flip;
+  f.at = random.between(800, s.fault_time - 3000);
+  f.who = static_cast<int>(random.below(s.workers));
+  f.count = static_cast<int>(random.below(32 * 23));
+  s.faults.push_back(f);
+}
+
 Scenario random_scenario(std::uint64_t seed) {
   Random random(seed ^ 0x5eedull);
   Scenario s;
@@ -195,12 +219,12 @@ Scenario random_scenario(std::uint64_t seed) {
     f.who = static_cast<int>(random.below(s.workers));
     f.other = static_cast<int>((f.who + 1 + random.below(std::max(1, s.workers - 1))) % s.workers);
     f.rate = 0.02 * static_cast<double>(random.between(1, 15));
-    const auto dice = random.below(100);
+    const auto dice = random.below(106);
     if (dice < 14) {
       f.kind = Fault::Kind::crash;
     } else if (dice < 34) {
       f.kind = Fault::Kind::crash_at;
-      f.point = static_cast<Point>(random.below(static_cast<int>(Point::fetched) + 1));
+      f.point = static_cast<Point>(random.below(static_cast<int>(Point::after_publish) + 1));
       f.count = static_cast<int>(random.between(1, 6));
     } else if (dice < 38 && lost_disks == 0 && s.workers > 1) {
       f.kind = Fault::Kind::lose_disk;
@@ -248,16 +272,31 @@ Scenario random_scenario(std::uint64_t seed) {
     } else if (dice < 98 && s.coordinators > 1) {
       f.kind = Fault::Kind::lease;
       f.who = static_cast<int>(random.below(s.coordinators));
-    } else {
+    } else if (dice < 100) {
       f.kind = Fault::Kind::store_trouble;
+    } else if (dice < 103) {
+      f.kind = Fault::Kind::slow_apply;
+      f.count = static_cast<int>(random.between(100, 1500));
+    } else {
+      f.kind = Fault::Kind::break_stream;
+      if (random.chance(0.7)) f.mask = static_cast<std::uint32_t>(random.next());
     }
     s.faults.push_back(f);
   }
+  s.connections_end = random.chance(0.6);
   if (random.chance(0.5)) s.checkpoint_every = static_cast<int>(random.between(3, 9));
   if (random.chance(0.2)) add_storm(s, seed);
   if (random.chance(0.08)) add_fork(s, seed);
   if (random.chance(0.08)) add_lateness(s, seed);
   if (random.chance(0.03)) add_old_history(s);
+  if (s.workers > 2 && random.chance(0.12)) add_flip(s, seed);
+  // Not with a lost disk: what was on both would be nowhere.
+  if (s.checkpoint_every > 0 && lost_disks == 0 && random.chance(0.15)) {
+    Fault f;
+    f.kind = Fault::Kind::damage_checkpoint;
+    f.at = random.between(2000, s.fault_time - 1000);
+    s.faults.push_back(f);
+  }
   return s;
 }
 

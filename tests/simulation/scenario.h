@@ -27,9 +27,13 @@ enum class Point {
   before_cut,
   after_cut,
   fetched,
-  before_put,   // coordinator: before it asks the store
-  after_put,    // before it hears the answer
-  after_order,  // after the first order of a row
+  before_share,    // of a checkpoint: while it is written
+  after_share,     // before it is told
+  before_publish,  // named, before the rename
+  after_publish,   // before it is told
+  before_put,      // coordinator: before it asks the store
+  after_put,       // before it hears the answer
+  after_order,     // after the first order of a row
 };
 const char* to_string(Point point);
 
@@ -46,6 +50,11 @@ struct Fault {
     delays,             // messages up to `count` ms late, with `rate`
     slow,               // worker `who` computes `count` times as long
     slow_sync,          // worker `who` does not sync
+    slow_apply,         // worker `who` takes `count` ms to apply a step
+    flip,               // a bit of worker `who`'s parameters
+    damage_checkpoint,  // the newest one cannot be read any more
+    break_stream,       // of pulses of worker `who`, for `lasts`: the coordinator sees it end, and
+                        // workers of `mask` their links to it
     sync_error,         // the next fsync of worker `who` fails
     disk_full,          // worker `who`: after `count` more bytes
     join,               // worker `who` starts for the first time
@@ -77,6 +86,7 @@ struct Scenario {
   Milliseconds fault_time = 12'000;  // no fault begins later, all end by then
   Milliseconds quiet_time = 60'000;  // I13: within which everything must go on
   bool revived = true;               // who is dead for good is back when the faults stop
+  bool connections_end = true;       // of a process that dies; no: as if its host lost its power
   int checkpoint_every = 0;          // steps; 0: none, and journals are kept from the start
   std::vector<Fault> faults;
   ProtocolMutations mutations;
@@ -99,6 +109,9 @@ void add_old_history(Scenario& scenario);
 // Frames that are seconds late while terms change quickly: a third of all messages, and workers
 // that restart at once.
 void add_lateness(Scenario& scenario, std::uint64_t seed);
+
+// A flipped bit in a worker of three or more, and checkpoints.
+void add_flip(Scenario& scenario, std::uint64_t seed);
 
 // All of it drawn from the seed.
 Scenario random_scenario(std::uint64_t seed);

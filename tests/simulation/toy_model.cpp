@@ -62,6 +62,11 @@ void ToyModel::apply(const Record& record, const Position& after, bool as_update
   position = after;
 }
 
+void ToyModel::flip(int bit) {
+  float& p = voted[static_cast<std::size_t>(bit / 23) % voted.size()];
+  p = std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) ^ (1u << bit % 23));
+}
+
 Digest ToyModel::digest() const {
   DigestStream stream;
   stream.add(std::as_bytes(std::span(voted)));

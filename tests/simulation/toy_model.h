@@ -26,6 +26,7 @@ struct ToyModel {
   explicit ToyModel(std::uint64_t seed);
   // `as_update`: the mutation whose journal has the update in place of the mean.
   void apply(const Record& record, const Position& after, bool as_update);
+  void flip(int bit);     // of a voted parameter's mantissa
   Digest digest() const;  // of everything above
 };
 

@@ -97,6 +97,147 @@ struct Worker : testing::Test {
   std::optional<WorkerCore> core;
 };
 
+CheckpointFact share_of(const Position& position) {
+  return {position, {1, 1}, {"share-1"}, 1, 2};
+}
+
+// A planned change of term never waits for a step that the run does not have.
+TEST_F(Worker, SealsAfterTheLastStepWhatIsOrderedForALaterOne) {
+  options.last_step = 1;
+  core.emplace(options, Recovered{History(genesis), {}});
+  core->take();
+  core->joined(now, id(1));
+  order(record(1, genesis, {0, 1}));
+  order_seal(3);
+  EXPECT_EQ(core->state(), WorkerState::voting);
+  whole_step();
+  EXPECT_EQ(core->held().step, 1);
+  EXPECT_EQ(core->state(), WorkerState::sealed);
+}
+
+TEST_F(Worker, TellsItsSharesUntilTheyArePublished) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  const Position first = core->held();
+  core->take();
+  core->checkpoint_written(now, share_of(first));
+  EXPECT_EQ(only<PulseNow>(core->take()).size(), 1u);
+  EXPECT_THAT(core->pulse(now).checkpoints, ElementsAre(share_of(first)));
+  core->checkpoint_written(now, share_of({1, {6, 6}}));  // of a step that was voted again
+  EXPECT_THAT(core->pulse(now).checkpoints, ElementsAre(share_of(first)));
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.commit = first;
+  o.checkpoints = {first};
+  core->ordered(now, o);
+  EXPECT_THAT(core->pulse(now).checkpoints, testing::IsEmpty());
+  core->checkpoint_written(now, share_of(first));  // late
+  EXPECT_THAT(core->pulse(now).checkpoints, testing::IsEmpty());
+  const auto kept = only<CheckpointsKept>(core->take());
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_FALSE(kept[0].older);
+  EXPECT_EQ(kept[0].newest, first);
+}
+
+TEST_F(Worker, PublishesOnceHoweverOftenItIsTold) {
+  order(record(1, genesis, {0, 1}));
+  core->take();
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.publish = share_of({4, {8, 8}});
+  core->ordered(now, o);
+  core->ordered(now, o);
+  EXPECT_EQ(only<PublishCheckpoint>(core->take()).size(), 1u);
+  core->checkpoint_failed(now, o.publish->position);
+  core->ordered(now, o);
+  EXPECT_TRUE(only<PublishCheckpoint>(core->take()).empty());
+  now += options.publish_pause;
+  core->ordered(now, o);
+  core->ordered(now, o);
+  EXPECT_EQ(only<PublishCheckpoint>(core->take()).size(), 1u);
+  core->checkpoint_published(now, o.publish->position);
+  EXPECT_EQ(core->pulse(now).published, o.publish->position);
+  core->ordered(now, o);  // overtaken by that pulse
+  EXPECT_TRUE(only<PublishCheckpoint>(core->take()).empty());
+}
+
+TEST_F(Worker, ForgetsWhatLiesBeforeTheOlderCheckpointOnceItHasItDurably) {
+  order(record(1, genesis, {0, 1}));
+  std::vector<Position> steps{core->held()};
+  for (int i = 0; i < 3; ++i) {
+    own_ballot();
+    core->ballot(now, hello(0),
+                 {core->held().step + 1, 1, 0, core->held(),
+                  SampleRange{4 * core->held().step, 4 * core->held().step + 2},
+                  std::make_shared<BallotData>()});
+    decide();
+    other_verdict();
+    steps.push_back(core->held());
+  }
+  core->take();
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.commit = steps[3];
+  o.checkpoints = {steps[2], steps[3]};
+  core->ordered(now, o);
+  EXPECT_TRUE(only<CheckpointsKept>(core->take()).empty());
+  EXPECT_EQ(core->history().base().step, 0);
+  core->synced(steps[2]);
+  const auto kept = only<CheckpointsKept>(core->take());
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept[0].older, steps[2]);
+  EXPECT_EQ(core->history().base(), steps[2]);
+  o.checkpoints = {steps[1], steps[2]};  // of an order that is older
+  core->ordered(now, o);
+  EXPECT_TRUE(only<CheckpointsKept>(core->take()).empty());
+  EXPECT_EQ(core->checkpoints(), (std::vector<Position>{steps[2], steps[3]}));
+}
+
+TEST_F(Worker, WithWrongParametersItLeavesRebuildsThemAndJoinsAnew) {
+  order(record(1, genesis, {0, 1}));
+  whole_step();
+  core->applied(core->held(), Digest{3, 3});
+  EXPECT_THAT(core->pulse(now).parameters, ElementsAre(ParametersAt{core->held(), Digest{3, 3}}));
+  core->take();
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.rewind = true;
+  core->ordered(now, o);
+  EXPECT_EQ(core->state(), WorkerState::joining);
+  const auto actions = core->take();
+  const auto rewind = only<Rewind>(actions);
+  ASSERT_EQ(rewind.size(), 1u);
+  EXPECT_TRUE(rewind[0].rebuild);
+  EXPECT_EQ(rewind[0].to, core->held());
+  EXPECT_TRUE(only<AskToJoin>(actions).empty());
+  core->applied(core->held(), Digest{3, 3});  // of what is thrown away
+  Recovered state{History(genesis), {}, Digest{4, 4}};
+  core->rewound(now, state);
+  EXPECT_EQ(only<AskToJoin>(core->take()).size(), 1u);
+  core->joined(now, {1, 6});
+  EXPECT_THAT(core->pulse(now).parameters, ElementsAre(ParametersAt{genesis, Digest{4, 4}}));
+}
+
+TEST_F(Worker, KeepsDigestsAtStepsThatOthersWillHaveToo) {
+  History history(genesis);
+  std::vector<Position> at{genesis};
+  for (std::int64_t step = 1; step <= 21; ++step) {
+    at.push_back({step, {1, static_cast<std::uint64_t>(step)}});
+    history.append(at.back(), 1);
+  }
+  core.emplace(options, Recovered{history, {}});
+  core->joined(now, {1, 5});
+  for (std::size_t step = 1; step <= 21; ++step)
+    core->applied(at[step], Digest{0, static_cast<std::uint64_t>(step)});
+  std::vector<std::int64_t> steps;
+  for (const ParametersAt& p : core->pulse(now).parameters) steps.push_back(p.position.step);
+  EXPECT_THAT(steps, ElementsAre(16, 20, 21));
+}
+
 TEST_F(Worker, AStepIsDecidedSentHeldAndFollowedByTheNext) {
   order(record(1, genesis, {0, 1}));
   core->link_opened(now, id(0));

@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <queue>
 
 #include "core/error.h"
 #include "runtime/protocol/journal_log.h"
 #include "tests/simulation/checker.h"
+#include "tests/simulation/shared_store.h"
 #include "tests/simulation/simulated_disk.h"
 
 namespace ballot::sim {
@@ -40,6 +42,8 @@ MembershipOptions membership_of(const Scenario& s) {
   o.planned_timeout = milliseconds(6000);
   o.cold_wait = milliseconds(4000);
   o.suspicion_window = milliseconds(15000);
+  o.stream_grace = milliseconds(300);
+  o.max_lag = 4;
   o.mutations = s.mutations;
   return o;
 }
@@ -89,27 +93,27 @@ class World {
     std::int64_t term = 0;
     bool open = false, over = false;
   };
-  struct Snapshot {  // a checkpoint: all that records after it need
-    ToyModel model;
-    Ledger ledger;
-    std::int64_t term = 0;
-  };
   struct Worker {
     int number = 0;
-    std::vector<Snapshot> snapshots;  // on its disk: the last two of committed steps
-    std::vector<Snapshot> taken;      // in memory, not committed yet
     SimulatedDisk disk;
     std::int64_t epoch = 0;  // of its process; events of older ones are void
     bool started = false, alive = false, left = false, leaving = false, for_good = false;
     bool disk_suspect = false;
     Milliseconds paused_until = 0;
     int slow = 1;
-    Milliseconds slow_until = 0, syncs_from = 0;
+    Milliseconds slow_until = 0, syncs_from = 0, apply_takes = 0, slow_apply_until = 0;
+    Milliseconds cut_off_until = 0;  // its pulses arrive nowhere
     // The process:
     std::unique_ptr<Journal> journal;
     std::unique_ptr<JournalLog> log;
     std::unique_ptr<WorkerCore> core;
     std::optional<ToyModel> model;
+    bool flipped = false;  // and it has not been rebuilt since
+    struct Unapplied {
+      HoldRecord hold;
+      std::optional<CheckpointFact> share;  // that it writes of a checkpoint there
+    };
+    std::deque<Unapplied> unapplied;  // the first one is being applied
     std::shared_ptr<const ToyBallot> ballot;
     std::vector<Link> links;
     std::int64_t link_epoch = 0;
@@ -126,6 +130,13 @@ class World {
     bool alive = false, reading = false;
     Milliseconds paused_until = 0;
     std::unique_ptr<CoordinatorCore> core;
+    struct Told {
+      Identity identity;
+      WorkerState state = WorkerState::joining;
+      Order order;
+    };
+    std::map<int, Told> told;  // what it ordered last, by worker
+    std::int64_t news = 0;     // of the core, as pushed
   };
   struct Event {
     Milliseconds at = 0;
@@ -261,10 +272,14 @@ class World {
     w.links.clear();
     w.ballot.reset();
     w.tick_at.reset();
+    w.unapplied.clear();
     w.last_answer = now_;
     try {
-      w.journal = std::make_unique<Journal>(w.disk, "run/journal", digest_of("simulated"),
-                                            oldest(w), JournalOptions{2000});
+      const Position begin = store_.newest_whole() == nullptr
+                                 ? genesis(s_.seed)
+                                 : store_.newest_whole()->model.position;
+      w.journal = std::make_unique<Journal>(w.disk, "run/journal", digest_of("simulated"), begin,
+                                            JournalOptions{2000});
     } catch (const FileError& error) {
       note("w{} cannot start: {}", w.number, error.what());
       w.alive = false;
@@ -275,10 +290,16 @@ class World {
       return;
     }
     w.log = std::make_unique<JournalLog>(*w.journal);
+    const bool loads = w.journal->end() == w.journal->begin() && w.journal->end().step > 0;
+    if (loads) ++outcome_.loaded_checkpoints;  // a newcomer, or one whose disk is lost
+    // All that it had was a checkpoint that cannot be read any more.
+    if (w.journal->end() == w.journal->begin() && store_.has_damage()) checker_.disk_lost(w.number);
     checker_.restarted(w.number, w.journal->end());
     WorkerOptions options = worker_options_of(s_);
     options.address = fmt::format("worker-{}", w.number);
-    w.core = std::make_unique<WorkerCore>(options, replay(w, w.journal->end()));
+    std::optional<Recovered> state = replay(w, w.journal->end());
+    if (!state) state = load_newest(w);
+    w.core = std::make_unique<WorkerCore>(options, std::move(*state));
     note("w{} starts at step {}", w.number, w.core->held().step);
     w.computing = 0;
     heartbeat(w);
@@ -286,49 +307,21 @@ class World {
     at(now_, w.number, w.epoch, [] {});  // its first actions
   }
 
-  // Where a journal without a record begins.
-  Position oldest(const Worker& w) const {
-    return w.snapshots.empty() ? genesis(s_.seed) : w.snapshots.back().model.position;
-  }
-
-  // R10, as far as it is simulated: a copy of the state is kept once its step is committed and its
-  // own journal has it durably; then what lies before the older one goes.
-  void keep_checkpoints(Worker& w) {
-    while (!w.taken.empty()) {
-      const Position p = w.taken.front().model.position;
-      if (!w.core->history().contains(p)) {
-        w.taken.erase(w.taken.begin());
-        continue;
-      }
-      if (s_.mutations.checkpoint_before_commit) {
-        checker_.checkpoint(w.number, p, w.taken.front().model.digest());
-        w.snapshots = {w.taken.front()};
-        w.taken.erase(w.taken.begin());
-        continue;
-      }
-      if (w.core->told().step < p.step || w.core->durable().step < p.step ||
-          !w.core->history().contains(w.core->told()))
-        return;
-      checker_.checkpoint(w.number, p, w.taken.front().model.digest());
-      w.snapshots.push_back(w.taken.front());
-      w.taken.erase(w.taken.begin());
-      if (w.snapshots.size() < 3) continue;
-      w.snapshots.erase(w.snapshots.begin());
-      const std::int64_t kept_after = w.snapshots.front().model.position.step;
-      w.journal->forget_until(kept_after);
-      w.core->forget_before(kept_after);
-    }
-  }
-
-  // The model and the rest as checkpoint and journal give them.
-  Recovered replay(Worker& w, const Position& to) {
-    w.taken.clear();
+  // The model and the rest as the newest checkpoint on the journal, and the journal, give them.
+  // Nothing: no checkpoint is on it any more.
+  std::optional<Recovered> replay(Worker& w, const Position& to) {
+    const Snapshot* base = nullptr;
+    for (const Snapshot* snapshot : store_.whole_ones())
+      if (snapshot->model.position.step <= to.step && w.journal->contains(snapshot->model.position))
+        base = snapshot;
+    if (base == nullptr && w.journal->begin() != genesis(s_.seed)) return std::nullopt;
+    w.unapplied.clear();
+    w.flipped = false;
     w.model.emplace(s_.seed);
     Recovered state{History(genesis(s_.seed)), {}};
-    for (const Snapshot& s : w.snapshots) {
-      if (s.model.position.step > to.step) continue;
-      w.model = s.model;
-      state = {History(s.model.position, s.term), s.ledger};
+    if (base != nullptr) {
+      w.model = base->model;
+      state = {History(base->model.position, base->term), base->ledger};
     }
     const Position from = w.model->position;
     for (const auto& record :
@@ -349,7 +342,23 @@ class World {
           state.ledger.next = std::max(state.ledger.next, r.samples.end);
       }
     }
+    state.parameters = w.model->digest();
     return state;
+  }
+
+  // From the shared folder: the journal goes on after it.
+  Recovered load_newest(Worker& w) {
+    const Snapshot* newest = store_.newest_whole();
+    require(newest != nullptr, "worker {} has no checkpoint to load", w.number);
+    w.unapplied.clear();
+    w.flipped = false;
+    w.model = newest->model;
+    const Position position = newest->model.position;
+    checker_.loads(w.number, position, w.model->digest());
+    w.journal->restart_at(position);
+    checker_.durable(w.number, position);
+    ++outcome_.loaded_checkpoints;
+    return {History(position, newest->term), newest->ledger, w.model->digest()};
   }
 
   void kill(Worker& w, Milliseconds back_after, bool disk_lost) {
@@ -357,6 +366,10 @@ class World {
     ++outcome_.crashes;
     note("w{} dies at step {}{}", w.number, w.core->held().step, disk_lost ? ", disk lost" : "");
     w.alive = false;
+    if (s_.connections_end) {
+      break_stream(w);
+      break_links(w, ~0u);
+    }
     checker_.worker_died(w.number);
     w.core.reset();
     w.log.reset();
@@ -364,7 +377,6 @@ class World {
     w.disk.crash(random_);
     if (disk_lost && checker_.may_lose_disk(w.number)) {
       w.disk.lose_everything();
-      w.snapshots.clear();
       checker_.disk_lost(w.number);
     }
     if (w.leaving) {
@@ -399,6 +411,28 @@ class World {
     });
   }
 
+  // The coordinator that it pulses to sees the connection end, unless nothing reaches it.
+  void break_stream(Worker& w) {
+    if (!w.core->identity() || apart(w.number, kFirstCoordinator + w.coordinator)) return;
+    const Identity identity = *w.core->identity();
+    Coordinator& c = coordinator(w.coordinator);
+    at(now_ + random_.between(1, 8), kFirstCoordinator + c.number, -1,
+       [this, &c, identity] { c.core->stream_broken(time(), identity); });
+  }
+
+  // Its peers, that is some of them, see their links to it end, and give it up soon.
+  void break_links(Worker& w, std::uint32_t peers) {
+    if (!w.core->identity() || !w.core->record()) return;
+    const Identity identity = *w.core->identity();
+    for (const auto& other : workers_)
+      if (other->alive && other.get() != &w && (peers >> other->number & 1) != 0 &&
+          !apart(w.number, other->number))
+        at(now_ + random_.between(30, 150), other->number, other->epoch,
+           [this, &peer = *other, identity] {
+             peer.core->peer_lost(time(), identity, "connection reset");
+           });
+  }
+
   void choose_coordinator(Worker& w) {
     if (now_ - w.last_answer < 700) return;
     w.coordinator = static_cast<int>((w.coordinator + 1) % s_.coordinators);
@@ -412,7 +446,8 @@ class World {
     const Pulse p = w.core->pulse(time());
     if (sealed) checker_.sealed_pulse(w.number, p);
     const int c = w.coordinator;
-    send(w.number, kFirstCoordinator + c, [this, p, c] { pulsed(coordinator(c), p); });
+    if (now_ >= w.cut_off_until)
+      send(w.number, kFirstCoordinator + c, [this, p, c] { pulsed(coordinator(c), p); });
     if (sealed) reach(w.number, Point::after_sealed_pulse);
   }
 
@@ -453,7 +488,6 @@ class World {
         if (!w.alive) return;
       }
     }
-    keep_checkpoints(w);
     std::vector<const WorkerCore*> all;
     for (const auto& other : workers_)
       if (other->alive) all.push_back(other->core.get());
@@ -480,6 +514,7 @@ class World {
   }
   void act(Worker& w, const Left&) {
     note("w{} has left", w.number);
+    break_stream(w);
     w.left = true;
     w.alive = false;
     checker_.worker_died(w.number);
@@ -537,11 +572,17 @@ class World {
   void act(Worker& w, const ComputeBallot& compute) {
     checker_.computes(*w.core);
     w.ballot.reset();
-    const std::int64_t number = ++w.computing;
     Milliseconds takes = random_.between(80, 260);
     if (now_ < w.slow_until) takes *= w.slow;
+    compute_after(takes, w, compute, ++w.computing);
+  }
+  void compute_after(Milliseconds takes, Worker& w, const ComputeBallot& compute,
+                     std::int64_t number) {
     in(takes, w, [this, &w, compute, number] {
-      if (number != w.computing || w.model->position != compute.base) return;
+      if (number != w.computing) return;
+      // It begins once all steps are applied.
+      if (!w.unapplied.empty()) return compute_after(random_.between(80, 260), w, compute, number);
+      if (w.model->position != compute.base) return;
       w.ballot = compute_ballot(*w.model, w.number, compute.samples);
       w.core->ballot_ready(time(), compute.step, compute.base, compute.samples);
     });
@@ -587,36 +628,93 @@ class World {
     if (hold.fetched) ++outcome_.fetched_records;
     note("w{} {} step {} of term {}", w.number, hold.fetched ? "fetched" : "holds",
          hold.position.step, hold.record->term);
+    if (hold.position.step > furthest_) {
+      if (furthest_ > 0)
+        outcome_.longest_pause = std::max(outcome_.longest_pause, now_ - moved_at_);
+      furthest_ = hold.position.step;
+      moved_at_ = now_;
+    }
     reach(w.number, Point::before_append);
     w.log->append(s_.mutations.update_in_record ? without_means(*hold.record) : *hold.record);
+    w.unapplied.push_back({hold, share_of(w, hold)});
+    if (w.unapplied.size() > 1) return;
+    if (now_ >= w.slow_apply_until) return apply_next(w);
+    in(w.apply_takes, w, [this, &w] { apply_next(w); });
+  }
+  void apply_next(Worker& w) {
+    if (w.unapplied.empty()) return;  // it went back
+    const auto [hold, share] = w.unapplied.front();
+    w.unapplied.pop_front();
     reach(w.number, Point::before_apply);
     w.model->apply(*hold.record, hold.position, s_.mutations.update_in_record);
-    checker_.applied(hold.position, w.model->digest());
-    w.core->applied(hold.position);
-    if (s_.checkpoint_every > 0 && hold.position.step % s_.checkpoint_every == 0)
-      w.taken.push_back({*w.model, hold.ledger, hold.record->term});
+    const Digest digest = w.model->digest();
+    if (w.flipped && checker_.is_right(hold.position, digest)) w.flipped = false;  // rounded away
+    if (!w.flipped) checker_.applied(hold.position, digest);
+    w.core->applied(hold.position, digest);
+    if (share) write_share(w, hold, *share, digest);
+    if (w.unapplied.empty()) return;
+    in(now_ >= w.slow_apply_until ? 0 : w.apply_takes, w, [this, &w] { apply_next(w); });
   }
 
-  // From any worker that has one; asked again until it is here.
+  // R10: workers write shares of checkpoints of steps that their term has decided.
+  std::optional<CheckpointFact> share_of(const Worker& w, const HoldRecord& hold) const {
+    if (hold.fetched || s_.checkpoint_every == 0 || hold.position.step % s_.checkpoint_every != 0)
+      return std::nullopt;
+    const auto& members = w.core->record()->workers;
+    const auto mine = std::ranges::find(members, *w.core->identity(), &TermWorker::identity);
+    CheckpointFact fact;
+    fact.position = hold.position;
+    fact.share = static_cast<std::int32_t>(mine - members.begin());
+    fact.shares = static_cast<std::int32_t>(members.size());
+    fact.files = {fmt::format("share-{}", fact.share)};
+    return fact;
+  }
+  void write_share(Worker& w, const HoldRecord& hold, CheckpointFact fact, const Digest& digest) {
+    fact.parameters = digest;
+    Snapshot copy{*w.model, hold.ledger, hold.record->term};
+    in(random_.between(10, 300), w, [this, &w, fact, copy] {
+      reach(w.number, Point::before_share);
+      store_.write_share(fact, copy);
+      reach(w.number, Point::after_share);
+      w.core->checkpoint_written(time(), fact);
+    });
+  }
+
+  void act(Worker& w, const PublishCheckpoint& publish) {
+    const CheckpointFact fact = publish.fact;
+    in(random_.between(1, 60), w, [this, &w, fact] {
+      reach(w.number, Point::before_publish);
+      // This one, or a later one by another writer: then the shares may be gone already.
+      const bool overtaken = store_.newest_step() >= fact.position.step;
+      if (!overtaken) {
+        auto whole = store_.whole(fact.position, fact.shares);
+        checker_.publishes(w.number, fact,
+                           whole ? std::optional(whole->model.digest()) : std::nullopt);
+        note("w{} publishes the checkpoint of step {}", w.number, fact.position.step);
+        ++outcome_.published;
+        store_.publish(std::move(*whole));
+      }
+      reach(w.number, Point::after_publish);
+      w.core->checkpoint_published(time(), fact.position);
+    });
+  }
+  void act(Worker& w, const CheckpointsKept& kept) {
+    checker_.keeps(w.number, kept);
+    if (!kept.older) return;
+    note("w{} keeps records after step {}", w.number, kept.older->step);
+    w.journal->forget_until(kept.older->step);
+    store_.forget_before(kept.older->step);
+  }
+
+  // Asked again until there is one that it can go on from.
   void act(Worker& w, const LoadCheckpoint& load) {
     note("w{} needs a checkpoint", w.number);
     in(random_.between(20, 200), w, [this, &w, load] {
-      for (const auto& other : workers_) {
-        if (!other->alive || other->snapshots.empty() || apart(other->number, w.number)) continue;
-        const Snapshot snapshot = other->snapshots.back();
-        if (snapshot.model.position.step <= w.core->held().step &&
-            w.core->history().contains(snapshot.model.position))
-          continue;
-        w.snapshots = {snapshot};
-        w.taken.clear();
-        w.model = snapshot.model;
-        w.journal->restart_at(snapshot.model.position);
-        checker_.durable(w.number, snapshot.model.position);
-        ++outcome_.loaded_checkpoints;
-        return w.core->rewound(time(),
-                               {History(snapshot.model.position, snapshot.term), snapshot.ledger});
-      }
-      act(w, load);
+      const Snapshot* newest = store_.newest_whole();
+      if (newest == nullptr || (newest->model.position.step <= w.core->held().step &&
+                                w.core->history().contains(newest->model.position)))
+        return act(w, load);
+      w.core->rewound(time(), load_newest(w));
     });
   }
 
@@ -636,13 +734,17 @@ class World {
   void act(Worker& w, const Rewind& rewind) {
     ++outcome_.rewinds;
     if (w.number >= s_.workers) ++outcome_.newcomer_rewinds;
-    note("w{} goes back from step {} to {}", w.number, w.log->end().step, rewind.to.step);
+    if (rewind.rebuild) ++outcome_.rebuilds;
+    note("w{} goes back from step {} to {}{}", w.number, w.log->end().step, rewind.to.step,
+         rewind.rebuild ? ": its parameters are wrong" : "");
     in(random_.between(5, 150), w, [this, &w, rewind] {
       reach(w.number, Point::before_cut);
-      checker_.cut(w.number, rewind.to, w.log->end());
+      if (rewind.to != w.log->end()) checker_.cut(w.number, rewind.to, w.log->end());
       w.log->cut_after(rewind.to);
+      checker_.durable(w.number, w.log->sync());
       reach(w.number, Point::after_cut);
-      w.core->rewound(time(), replay(w, rewind.to));
+      std::optional<Recovered> state = replay(w, rewind.to);
+      w.core->rewound(time(), state ? std::move(*state) : load_newest(w));
     });
   }
 
@@ -656,7 +758,10 @@ class World {
     options.run = "simulated";
     options.membership = membership_of(s_);
     options.membership.recover = recovering_;
+    options.publish_timeout = milliseconds(1500);
     c.core = std::make_unique<CoordinatorCore>(options, Row{}, time());
+    c.told.clear();
+    c.news = 0;
     if (lease_ == c.number) c.core->lead(true, time());
     note("c{} starts{}", c.number, lease_ == c.number ? " and leads" : "");
     beats(c);
@@ -680,21 +785,36 @@ class World {
 
   void pulsed(Coordinator& c, const Pulse& p) {
     const auto order = c.core->pulse(time(), p);
-    if (c.core->wants_beat() || c.core->must_read()) beat(c);
-    if (!order) return;
-    const int to = p.identity.worker;
-    send(kFirstCoordinator + c.number, to, [this, to, order = *order] {
-      worker(to).last_answer = now_;
-      worker(to).core->ordered(time(), order);
+    if (order) tell(c, p.identity, p.state, *order);
+    if (c.core->wants_beat() || c.core->wants_read()) beat(c);
+  }
+  void tell(Coordinator& c, const Identity& identity, WorkerState state, const Order& order) {
+    c.told[identity.worker] = {identity, state, order};
+    const int to = identity.worker, from = c.number;
+    send(kFirstCoordinator + from, to, [this, to, from, identity, order] {
+      Worker& w = worker(to);
+      if (w.coordinator == from && w.core->identity() == identity) w.last_answer = now_;
+      w.core->ordered(time(), order);
     });
-    if (order->record) reach(kFirstCoordinator + c.number, Point::after_order);
+    if (order.record) reach(kFirstCoordinator + c.number, Point::after_order);
+  }
+  // What should not wait for a worker's next pulse.
+  void push(Coordinator& c) {
+    if (c.news == c.core->news()) return;
+    c.news = c.core->news();
+    const auto told = c.told;
+    for (const auto& [number, last] : told) {
+      const auto order = c.core->order_again(time(), last.identity);
+      if (order && is_urgent(*order, last.order, last.state))
+        tell(c, last.identity, last.state, *order);
+    }
   }
 
   // The store is as good as its answers: `rate` of them get lost, and what was asked may happen
   // late or not at all.
   void beat(Coordinator& c) {
     if (!c.core->leading()) return;
-    if (c.core->must_read()) {
+    if (c.core->wants_read()) {
       if (c.reading) return;
       c.reading = true;
       const bool lost = random_.chance(rate(Fault::Kind::store_trouble));
@@ -705,6 +825,7 @@ class World {
       return;
     }
     const auto row = c.core->beat(time());
+    push(c);
     if (!row) return;
     reach(kFirstCoordinator + c.number, Point::before_put);
     const std::int64_t attempt = ++attempts_;
@@ -715,7 +836,10 @@ class World {
     if (happens) at(now_ + late, -1, -1, [this, row = *row, attempt] { put(row, attempt); });
     in(answered ? late + random_.between(1, 15) : 250, c, [this, &c, attempt, answered] {
       if (!answered) return c.core->unclear();
-      if (results_[attempt]) return c.core->wrote(time());
+      if (results_[attempt]) {
+        c.core->wrote(time());
+        return push(c);
+      }
       c.core->refused(time(), stored_);
     });
     reach(kFirstCoordinator + c.number, Point::after_put);
@@ -772,6 +896,25 @@ class World {
         break;
       case Fault::Kind::slow_sync:
         if (known) worker(f.who).syncs_from = now_ + f.lasts;
+        break;
+      case Fault::Kind::slow_apply:
+        if (!known) break;
+        worker(f.who).apply_takes = f.count;
+        worker(f.who).slow_apply_until = now_ + f.lasts;
+        break;
+      case Fault::Kind::flip:
+        if (!known || !worker(f.who).alive) break;
+        worker(f.who).flipped = true;
+        worker(f.who).model->flip(f.count);
+        break;
+      case Fault::Kind::damage_checkpoint:
+        store_.damage_newest();
+        break;
+      case Fault::Kind::break_stream:
+        if (!known || !worker(f.who).alive) break;
+        worker(f.who).cut_off_until = now_ + f.lasts;
+        break_stream(worker(f.who));
+        break_links(worker(f.who), f.mask);
         break;
       case Fault::Kind::sync_error:
         if (known) worker(f.who).disk.fail_syncs(1);
@@ -866,7 +1009,7 @@ class World {
     for (Coordinator& c : coordinators_) c.paused_until = std::min(c.paused_until, now_);
     for (const auto& w : workers_) {
       w->paused_until = std::min(w->paused_until, now_);
-      w->slow_until = w->syncs_from = 0;
+      w->slow_until = w->syncs_from = w->slow_apply_until = w->cut_off_until = 0;
     }
     // "min_workers can reach each other", and C3 needs one that has the commit.
     int able = 0;
@@ -918,6 +1061,13 @@ class World {
     }
     if (stored_.commit.step < quiet_commit_ + 3)
       return fmt::format("commit went from {} to {}", quiet_commit_, stored_.commit.step);
+    const bool differ =
+        std::ranges::any_of(workers_, [](const auto& w) { return w->alive && w->flipped; });
+    if (differ && !checker_.tainted() && stored_.term && stored_.term->workers.size() > 2)
+      return "a worker's parameters are still wrong";
+    if (s_.checkpoint_every > 0 && !differ && !checker_.tainted() &&
+        (stored_.checkpoints.empty() || stored_.checkpoints.back().position.step <= quiet_commit_))
+      return "no checkpoint has been published";
     for (const auto& w : workers_)
       if (w->alive && checker_.unused_samples(w->core->held()) > unused_allowed())
         return fmt::format("at step {} {} samples are still unused", w->core->held().step,
@@ -937,6 +1087,9 @@ class World {
   std::priority_queue<Event, std::vector<Event>, Later> queue_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<Coordinator> coordinators_;
+  SharedStore store_;
+  std::int64_t furthest_ = 0;  // step that anybody ever held
+  Milliseconds moved_at_ = 0;  // when that was reached
   Row stored_;
   std::map<std::int64_t, bool> results_;
   std::map<std::int64_t, Row> copies_;  // of the row, as each term began

@@ -16,13 +16,16 @@ namespace ballot::sim {
 struct Outcome {
   std::optional<std::string> invariant;  // that was broken
   std::string what;
-  Milliseconds when = 0;      // of the violation, or the end
-  Milliseconds recovery = 0;  // from the end of the faults until all that I13 asks for
+  Milliseconds when = 0;           // of the violation, or the end
+  Milliseconds recovery = 0;       // from the end of the faults until all that I13 asks for
+  Milliseconds longest_pause = 0;  // between two steps that are the furthest ever held
   std::int64_t events = 0;
   std::int64_t steps = 0;  // of the furthest history
   std::int64_t commits = 0, terms = 0;
   std::int64_t fetched_records = 0, rewinds = 0, crashes = 0;
-  std::int64_t loaded_checkpoints = 0;  // of other workers
+  std::int64_t published = 0;           // checkpoints
+  std::int64_t loaded_checkpoints = 0;  // from the shared folder, with nothing of its own
+  std::int64_t rebuilds = 0;            // of parameters that an audit found wrong
   std::int64_t newcomer_rewinds = 0;    // of workers that were not there at the start
   std::vector<std::string> trace;
 };

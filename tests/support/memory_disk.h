@@ -52,6 +52,7 @@ class MemoryDisk : public Disk {
     for (const auto& [path, file] : files_)
       renamed[path == from || path.starts_with(from + "/") ? to + path.substr(from.size()) : path] =
           file;
+    if (!files_.contains(from)) renamed_folders_.emplace_back(from, to);
     files_ = std::move(renamed);
   }
   void remove(const std::string& path) override {
@@ -68,12 +69,26 @@ class MemoryDisk : public Disk {
     std::erase_if(durable_, [&](const auto& entry) { return directly_in(entry.first); });
     for (const auto& entry : files_)
       if (directly_in(entry.first)) durable_.insert(entry);
+    // A folder's new name is durable with all that was durable in it.
+    std::erase_if(renamed_folders_, [&](const auto& renamed) {
+      const auto& [from, to] = renamed;
+      if (!directly_in(to)) return false;
+      std::map<std::string, std::shared_ptr<File>> moved;
+      for (const auto& [name, file] : durable_)
+        if (name.starts_with(from + "/"))
+          moved[to + name.substr(from.size())] = file;
+        else if (!name.starts_with(to + "/"))
+          moved.insert({name, file});
+      durable_ = std::move(moved);
+      return true;
+    });
   }
 
   // The machine goes down: names and bytes that were not made durable are gone, but of a file's
   // unsynced bytes the first `keep`.
   void crash(std::uint64_t keep = 0) {
     files_ = durable_;
+    renamed_folders_.clear();
     for (auto& [path, file] : files_) {
       file->bytes.resize(std::min<std::uint64_t>(file->bytes.size(), file->synced + keep));
       file->synced = file->bytes.size();
@@ -103,6 +118,7 @@ class MemoryDisk : public Disk {
     };
     for (const auto& [path, file] : files_) copy.files_[path] = copied(file);
     for (const auto& [path, file] : durable_) copy.durable_[path] = copied(file);
+    copy.renamed_folders_ = renamed_folders_;
     return copy;
   }
 
@@ -143,6 +159,7 @@ class MemoryDisk : public Disk {
     return *found->second;
   }
   std::map<std::string, std::shared_ptr<File>> files_, durable_;
+  std::vector<std::pair<std::string, std::string>> renamed_folders_;  // not durable yet
 };
 
 }  // namespace ballot

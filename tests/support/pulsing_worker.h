@@ -128,7 +128,8 @@ class PulsingWorker {
   bool obey(const Order& order) {
     dismissed_ = dismissed_ || order.dismissed;
     pulse_.told = order.commit;  // its history contains every step
-    if (order.record) {
+    const bool again = pulse_.state != WorkerState::joining && order.term <= pulse_.term;
+    if (order.record && !again) {
       const TermWorker* me = order.record->find(number_);
       if (me != nullptr && me->identity == pulse_.identity) {
         record_ = order.record;

@@ -1,0 +1,117 @@
+#include "runtime/elastic/chunk_decision.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/bfloat16.h"
+#include "core/error.h"
+
+namespace ballot {
+namespace {
+
+std::size_t words_of_blocks(const BallotChunk& chunk) {
+  return static_cast<std::size_t>((chunk.last_block - chunk.first_block + 63) / 64);
+}
+
+BallotChunk chunk_of(const StepLayout& layout, int chunk, int chunks) {
+  return layout.voted().segments().empty() ? BallotChunk{} : layout.voted().chunk(chunk, chunks);
+}
+
+// One tensor of one mean. Returns how many contributed.
+std::int32_t average(std::span<const CountedBallot> ballots, std::size_t mean, std::size_t tensor,
+                     std::int64_t offset, std::int64_t length, DType wire, float* sum) {
+  std::int32_t contributors = 0;
+  for (const CountedBallot& ballot : ballots) {
+    if (ballot.data->contributes[mean][tensor] == 0) continue;
+    const float* values = ballot.data->gradients[mean].data() + offset;
+    if (contributors++ == 0)
+      std::copy_n(values, length, sum);
+    else
+      for (std::int64_t i = 0; i < length; ++i) sum[i] += values[i];
+  }
+  if (contributors == 0) std::fill_n(sum, length, 0.0f);
+  if (contributors > 1)
+    for (std::int64_t i = 0; i < length; ++i) sum[i] /= static_cast<float>(contributors);
+  if (wire == DType::bf16)
+    for (std::int64_t i = 0; i < length; ++i) sum[i] = to_float(to_bfloat16(sum[i]));
+  return contributors;
+}
+
+}  // namespace
+
+ChunkVerdict decide_chunk(const StepLayout& layout, int chunk, int chunks,
+                          std::span<const CountedBallot> ballots, const TallyOptions& options,
+                          VoteStatistics& statistics, Loss& loss) {
+  require(!ballots.empty(), "chunk {} is decided without a ballot", chunk);
+  ChunkVerdict decided;
+  const BallotChunk c = chunk_of(layout, chunk, chunks);
+  ChunkVerdictRecord& verdict = decided.verdict;
+  verdict.begin = c.begin;
+  verdict.end = c.end;
+  statistics = {};
+  statistics.agreed.assign(ballots.size(), 0);
+  statistics.compared.assign(ballots.size(), 0);
+  verdict.bits.assign(static_cast<std::size_t>(c.word_count()), 0);
+  verdict.held_blocks.assign(words_of_blocks(c), 0);
+  if (options.ties == Ties::hold) verdict.held_elements.assign(verdict.bits.size(), 0);
+  if (!verdict.bits.empty()) {
+    std::vector<BallotPart> parts;
+    for (const CountedBallot& ballot : ballots)
+      parts.push_back({ballot.data->bits.data(), ballot.data->abstentions.data()});
+    tally(layout.voted(), c, parts, options,
+          {verdict.bits.data(), verdict.held_blocks.data(),
+           verdict.held_elements.empty() ? nullptr : verdict.held_elements.data()},
+          statistics);
+  }
+  verdict.digest = verdict.body_digest();
+  if (chunk != 0) return decided;
+
+  loss = {};
+  for (const CountedBallot& ballot : ballots)
+    if (std::isfinite(ballot.data->loss_sum)) {
+      loss.sum += ballot.data->loss_sum;
+      loss.tokens += ballot.data->tokens;
+    }
+  for (const std::size_t wire : {std::size_t{0}, std::size_t{1}}) {
+    const std::vector<std::int64_t>& lengths = layout.mean_lengths(wire);
+    if (lengths.empty()) continue;
+    const std::size_t index = decided.means.size();
+    MeanRecord& mean = decided.means.emplace_back();
+    mean.wire = wire == 0 ? DType::f32 : DType::bf16;
+    mean.values.resize(static_cast<std::size_t>(layout.mean_extent(wire)));
+    std::int64_t offset = 0;
+    for (std::size_t tensor = 0; tensor < lengths.size(); ++tensor) {
+      mean.contributors.push_back(average(ballots, index, tensor, offset, lengths[tensor],
+                                          mean.wire, mean.values.data() + offset));
+      offset += lengths[tensor];
+    }
+    mean.digest = mean.body_digest();
+  }
+  return decided;
+}
+
+bool has_sizes_of(const ChunkVerdict& verdict, const StepLayout& layout, Ties ties, int chunk,
+                  int chunks, std::size_t tensors) {
+  const BallotChunk c = chunk_of(layout, chunk, chunks);
+  const ChunkVerdictRecord& v = verdict.verdict;
+  const auto words = static_cast<std::size_t>(c.word_count());
+  if (v.begin != c.begin || v.end != c.end || !v.present || v.bits.size() != words ||
+      v.held_blocks.size() != words_of_blocks(c) ||
+      v.held_elements.size() != (ties == Ties::hold ? words : 0))
+    return false;
+  if (chunk != 0) return verdict.means.empty() && verdict.factors.empty();
+  if (verdict.factors.size() != tensors) return false;
+  std::size_t means = 0;
+  for (const std::size_t wire : {std::size_t{0}, std::size_t{1}}) {
+    if (layout.mean_lengths(wire).empty()) continue;
+    if (means >= verdict.means.size()) return false;
+    const MeanRecord& mean = verdict.means[means++];
+    if (wire_index(mean.wire) != wire || !mean.present ||
+        static_cast<std::int64_t>(mean.values.size()) != layout.mean_extent(wire) ||
+        mean.contributors.size() != layout.mean_lengths(wire).size())
+      return false;
+  }
+  return verdict.means.size() == means;
+}
+
+}  // namespace ballot

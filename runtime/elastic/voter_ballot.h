@@ -1,0 +1,58 @@
+// A voter's whole say in one step, kept until the step is held: its bits, what it gives to means,
+// and its loss; and the parts of it that owners need.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "collectives/ballot.h"
+#include "core/gradient_sink.h"
+#include "models/model.h"  // Loss
+#include "runtime/ballot_caster.h"
+#include "runtime/protocol/worker_messages.h"
+#include "runtime/step_layout.h"
+
+namespace ballot {
+
+struct VoterBallot {
+  explicit VoterBallot(const StepLayout& layout);
+  std::optional<Ballot> bits;                            // none: nothing is voted on
+  std::array<std::vector<float>, 2> means;               // by wire type; empty where not in use
+  std::array<std::vector<std::uint8_t>, 2> contributes;  // by tensor of that type
+  Loss loss;
+  bool loss_fault = false;
+  std::int64_t gradient_faults = 0;  // tensors left out
+};
+
+// The part that the owner of `chunk` of `chunks` needs; the means and the loss go with chunk 0.
+BallotData part_of(const VoterBallot& ballot, const StepLayout& layout, int chunk, int chunks);
+
+// Whether such a part has the sizes that it must have; a ballot of another model has not.
+bool has_sizes_of(const BallotData& part, const StepLayout& layout, int chunk, int chunks);
+
+// Takes a model's gradients and fills a ballot.
+class BallotMaker : public GradientSink {
+ public:
+  // Both must outlive it.
+  BallotMaker(OptimizerState& state, const StepLayout& layout, std::uint64_t seed);
+  // `step` counts from 0, as in votes everywhere. `ballot` must outlive the gradients.
+  void begin(std::int64_t step, int voter, VoterBallot& ballot);
+  void loss_known(double mean_loss) override;
+  void ready(const Parameter& parameter) override;
+  // After differentiate(): LogicError where a gradient was not reported.
+  void finish(const Loss& loss);
+  void before_change(BeforeChange call) { caster_.before_change(std::move(call)); }
+  const BallotCaster::Times& times() const { return caster_.times(); }
+
+ private:
+  OptimizerState& state_;
+  const StepLayout& layout_;
+  BallotCaster caster_;
+  VoterBallot* ballot_ = nullptr;
+  std::int64_t step_ = 0;
+  std::size_t ready_count_ = 0;
+};
+
+}  // namespace ballot

@@ -1,0 +1,3 @@
+# Elastic runs: `ballot coordinator` and `ballot train --coordinator` as processes.
+ballot_test(process_elastic_test elastic_test.cpp LINK ballot_process_support LABELS process TIMEOUT 400)
+set_tests_properties(process_elastic_test PROPERTIES PROCESSORS 2)
