@@ -13,14 +13,6 @@
 namespace ballot {
 namespace {
 
-CheckpointOptions options_of(const RunConfig& config, Duration patience) {
-  CheckpointOptions options;
-  options.staging_bytes = static_cast<std::uint64_t>(config.checkpoint.staging_mib) << 20;
-  options.shard_bytes = static_cast<std::uint64_t>(config.checkpoint.shard_mib) << 20;
-  options.patience = patience;
-  return options;
-}
-
 PublishPolicy policy_of(const RunConfig& config) {
   PublishPolicy policy;
   policy.keep = config.keep_checkpoints;
@@ -36,6 +28,14 @@ CheckpointShare share_of(const Transport& transport, std::int64_t members_per_vo
 
 }  // namespace
 
+CheckpointOptions checkpoint_options(const RunConfig& config, Duration patience) {
+  CheckpointOptions options;
+  options.staging_bytes = static_cast<std::uint64_t>(config.checkpoint.staging_mib) << 20;
+  options.shard_bytes = static_cast<std::uint64_t>(config.checkpoint.shard_mib) << 20;
+  options.patience = patience;
+  return options;
+}
+
 RunCheckpoints::RunCheckpoints(const RunConfig& config, const ParameterArena& arena,
                                const OptimizerState& state, RunJournal* journal,
                                Transport& transport, Duration patience, Disk& disk)
@@ -46,7 +46,7 @@ RunCheckpoints::RunCheckpoints(const RunConfig& config, const ParameterArena& ar
       transport_(transport),
       patience_(patience),
       share_(share_of(transport, config.members)),
-      writer_(options_of(config, patience), disk) {
+      writer_(checkpoint_options(config, patience), disk) {
   if (config.checkpoint_every > 0) writer_.reserve(share_, arena, state);
 }
 

@@ -25,6 +25,9 @@
 
 namespace ballot {
 
+// [checkpoint] of the run file.
+CheckpointOptions checkpoint_options(const RunConfig& config, Duration patience);
+
 class RunCheckpoints {
  public:
   // All of these must outlive it; `journal` is null where the run keeps none.

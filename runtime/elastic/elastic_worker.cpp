@@ -14,6 +14,7 @@
 #include "core/version.h"
 #include "runtime/checkpoint_publish.h"
 #include "runtime/elastic/chunk_decision.h"
+#include "runtime/run_checkpoints.h"
 
 namespace ballot {
 namespace {
@@ -47,14 +48,6 @@ WorkerOptions core_options(const RunConfig& config, const ElasticOptions& option
   return core;
 }
 
-CheckpointOptions writer_options(const RunConfig& config, Duration patience) {
-  CheckpointOptions options;
-  options.staging_bytes = static_cast<std::uint64_t>(config.checkpoint.staging_mib) << 20;
-  options.shard_bytes = static_cast<std::uint64_t>(config.checkpoint.shard_mib) << 20;
-  options.patience = patience;
-  return options;
-}
-
 // The most that one ballot or verdict of this model can have, for whatever comes announced as more.
 std::uint64_t most_frame_bytes(const StepLayout& layout, std::size_t tensors) {
   return static_cast<std::uint64_t>(layout.voted().extent() / 8 * 3 + 2 * layout.mean_bytes()) +
@@ -81,7 +74,7 @@ ElasticWorker::ElasticWorker(const RunConfig& config, const ElasticOptions& opti
       recovery_(recovery),
       patience_(std::chrono::duration_cast<Duration>(
           std::chrono::duration<double>(config.deadline_seconds))),
-      writer_(writer_options(config, patience_)),
+      writer_(checkpoint_options(config, patience_)),
       counts_(replica.counts()),
       client_(client_options(options)) {
   replica_.before_change(writer_.hook());

@@ -23,15 +23,6 @@ std::vector<std::uint64_t> mask_of(const std::vector<PolledBallot>& ballots) {
   return mask;
 }
 
-std::vector<std::uint64_t> counted_in(const Record& record) {
-  std::vector<std::uint64_t> all;
-  for (const ChunkVerdictRecord& chunk : record.chunks) {
-    if (all.size() < chunk.counted.size()) all.resize(chunk.counted.size());
-    for (std::size_t i = 0; i < chunk.counted.size(); ++i) all[i] |= chunk.counted[i];
-  }
-  return all;
-}
-
 std::int32_t voters_of(const TermRecord& record) {
   std::int32_t most = -1;
   for (const TermWorker& w : record.workers) most = std::max(most, w.voter);
@@ -542,7 +533,7 @@ void WorkerCore::try_hold(TimePoint now) {
 void WorkerCore::hold(std::shared_ptr<const Record> record, const Position& position,
                       bool fetched) {
   if (!options_.mutations.bare_counter) {
-    ledger_ = remove_counted(ledger_, record->ranges, counted_in(*record));
+    ledger_ = ledger_after(ledger_, *record);
   } else {
     for (const VoterRange& r : record->ranges) ledger_.next = std::max(ledger_.next, r.samples.end);
   }

@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +13,7 @@
 #include <sstream>
 
 #include "tests/process/command.h"
+#include "tests/support/free_port.h"
 #include "tests/support/temporary_folder.h"
 
 namespace ballot {
@@ -40,19 +39,6 @@ std::string join(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += " " + word;
   return text;
-}
-
-// A TCP port that nobody listened at a moment ago.
-int free_port() {
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  EXPECT_EQ(::bind(socket, reinterpret_cast<sockaddr*>(&address), length), 0);
-  EXPECT_EQ(::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &length), 0);
-  ::close(socket);
-  return ntohs(address.sin_port);
 }
 
 class Bench : public testing::Test {
@@ -157,7 +143,7 @@ TEST_F(Bench, VoteUnderMpirunSendsWhatTheFormulaSays) {
 }
 
 TEST_F(Bench, VoteOverGrpcSendsWhatTheFormulaSays) {
-  const std::string port = std::to_string(free_port());
+  const std::string port = std::to_string(test::free_port());
   const auto place = [&](int rank) {
     return Environment{{"RANK", std::to_string(rank)},
                        {"WORLD_SIZE", "2"},

@@ -9,8 +9,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "tests/process/free_address.h"
 #include "tests/process/small_run.h"
+#include "tests/support/free_port.h"
 
 namespace ballot {
 namespace {
@@ -73,7 +73,7 @@ class Elastic : public SmallRun {
     EXPECT_THAT(ended.output, HasSubstr("proved")) << ended.output;
   }
 
-  std::string address_ = free_address();
+  std::string address_ = "127.0.0.1:" + std::to_string(test::free_port());
   Environment environment_{{"BALLOT_TOKEN", "of-this-test"}, {"OMP_NUM_THREADS", "1"}};
   std::vector<std::string> settings_{"train.steps=12", "train.checkpoint_every=4",
                                      "vote.deadline_seconds=60"};

@@ -1,16 +1,14 @@
-// An address of this machine's loopback that nobody listened at a moment ago.
+// A port of this machine's loopback that nobody listened at a moment ago.
 #pragma once
 
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <string>
+namespace ballot::test {
 
-namespace ballot {
-
-inline std::string free_address() {
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+inline int free_port() {
+  const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -18,7 +16,7 @@ inline std::string free_address() {
   ::bind(socket, reinterpret_cast<sockaddr*>(&address), length);
   ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &length);
   ::close(socket);
-  return "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  return ntohs(address.sin_port);
 }
 
-}  // namespace ballot
+}  // namespace ballot::test
