@@ -5,8 +5,8 @@
 // within the limits or a TransportError that names the field, its value and what was expected.
 // encode() is its inverse; what it is given is our own and within the limits (LogicError), but for
 // free text (a reason, a stage), which is cut and made printable, and for a pulse's shares of
-// checkpoints, of which the oldest stay away where they take half of a message. Everything is a pure
-// function.
+// checkpoints, of which the oldest stay away where they take half of a message. Everything is a
+// pure function.
 #pragma once
 
 #include <cstddef>
