@@ -99,11 +99,6 @@ Position ElasticJournal::durable() const {
   return durable_;
 }
 
-std::uint64_t ElasticJournal::written_bytes() const {
-  const std::shared_lock lock(mutex_);
-  return written_before_ + writer_->written_bytes();
-}
-
 std::vector<std::shared_ptr<const Record>> ElasticJournal::after(const Position& position,
                                                                  std::int64_t last_step,
                                                                  std::uint64_t most_bytes) const {
@@ -137,7 +132,6 @@ template <class Change>
 void ElasticJournal::change(const Change& change) {
   const std::unique_lock lock(mutex_);
   writer_->flush();  // an error of the disk comes out here
-  written_before_ += writer_->written_bytes();
   writer_.reset();
   auto journal = open();
   change(*journal);

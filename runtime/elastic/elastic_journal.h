@@ -46,7 +46,6 @@ class ElasticJournal {
   void append(std::shared_ptr<const Record> record);
   void append(const AppliedRecord& applied) const;
   Position durable() const;  // never waits for a cut: says then what it was before
-  std::uint64_t written_bytes() const;
   // Records after a position on it, up to `last_step`: fewer where they would be more than
   // `most_bytes` or are not written yet. None if it is not on it.
   std::vector<std::shared_ptr<const Record>> after(const Position& position, std::int64_t last_step,
@@ -68,8 +67,7 @@ class ElasticJournal {
   Position start_;                   // where it begins while it has no record
   mutable std::shared_mutex mutex_;  // of writer_: exclusive while it is replaced
   std::unique_ptr<JournalWriter> writer_;
-  std::uint64_t written_before_ = 0;  // by writers that are gone
-  mutable std::mutex recent_mutex_;   // of what follows
+  mutable std::mutex recent_mutex_;  // of what follows
   mutable Position durable_;
   std::deque<std::shared_ptr<const Record>> recent_;
   std::uint64_t recent_size_ = 0;

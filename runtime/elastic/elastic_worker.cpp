@@ -698,9 +698,4 @@ std::string ElasticWorker::checkpoint() const {
   return fmt::format("{}/checkpoints/step-{:08}", config_.output_folder, newest_checkpoint_.step);
 }
 
-std::int64_t ElasticWorker::lag_steps() const {
-  const std::lock_guard lock(mutex_);
-  return core_->held().step - core_->durable().step;
-}
-
 }  // namespace ballot

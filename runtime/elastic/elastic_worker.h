@@ -68,8 +68,6 @@ class ElasticWorker {
 
   std::string checkpoint() const;  // the newest that is published, as far as it knows
   PeersTraffic traffic() const { return peers_->traffic(); }
-  double take_wait_seconds() { return writer_.take_wait_seconds(); }
-  std::int64_t lag_steps() const;  // held and not durable
 
  private:
   struct Cast {  // a finished ballot, and what it was made from
@@ -97,7 +95,6 @@ class ElasticWorker {
   // Of the term that a frame came in, if this worker is in it.
   std::optional<Place> place_in(std::int64_t term) const;
   void fail(std::exception_ptr error);
-  void rethrow();
 
   // The protocol's thread.
   void serve();
@@ -119,7 +116,6 @@ class ElasticWorker {
   void act(const CheckpointsKept& kept);
   void push(Task task);
   std::optional<CheckpointShare> share_of(const HoldRecord& hold) const;
-  void note_shares();
 
   void listen_to_coordinator();  // its thread
   void decide(const DecideChunk& decide, std::shared_ptr<const BallotData> own,

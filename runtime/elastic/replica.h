@@ -44,8 +44,7 @@ class Replica {
   std::int64_t term() const { return term_; }  // of the record that ends there
   const Ledger& ledger() const { return ledger_; }
   std::uint64_t digest() const { return training_.digest; }  // of the parameters there
-  std::int64_t tokens_total() const { return training_.tokens_total; }
-  const std::vector<std::int64_t>& counts() const;  // AdamW's updates, by tensor
+  const std::vector<std::int64_t>& counts() const;           // AdamW's updates, by tensor
 
   // The ballot of the step after position().
   std::shared_ptr<const VoterBallot> cast(const SampleRange& samples, int voter);
