@@ -29,6 +29,7 @@ struct VoteStatistics {
   // sample of words (tally.h: one in 64), the same for every schedule.
   std::vector<std::int64_t> agreed;
   std::vector<std::int64_t> compared;
+  bool operator==(const VoteStatistics&) const = default;
 };
 
 struct Verdict {

@@ -182,7 +182,6 @@ void add_coordinator(CLI::App& app, Action& action) {
             "the first term waits for so many (at least --min-workers)");
   add_count("--quorum", membership.quorum, 0, 4096,
             "ballots that close a poll at its deadline; 0: all");
-  add_count("--copies", membership.copies, 0, 4096, "journal copies of each chunk; 0: all");
   add_count("--max-lag", membership.max_lag, 1, 1000000,
             "a worker so many steps behind in applying is sent away");
   const auto add_time = [&](const char* name, std::string& value, const char* help) {

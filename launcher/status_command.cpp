@@ -57,19 +57,22 @@ nlohmann::ordered_json json_of(const ServiceStatus& status) {
     nlohmann::ordered_json suspects = nlohmann::ordered_json::array();
     for (const Suspicion& suspicion : worker.suspects)
       suspects.push_back({{"worker", suspicion.worker}, {"reason", suspicion.reason}});
-    workers.push_back({{"worker", worker.identity.worker},
-                       {"incarnation", worker.identity.incarnation},
-                       {"address", worker.address},
-                       {"voter", worker.voter < 0 ? nlohmann::ordered_json()
-                                                  : nlohmann::ordered_json(worker.voter)},
-                       {"state", to_string(worker.state)},
-                       {"silent", worker.silent},
-                       {"seconds_since_pulse", seconds(worker.since_pulse)},
-                       {"held", json_of(worker.held)},
-                       {"durable", json_of(worker.durable)},
-                       {"steps_per_second", rate_of(status, worker.identity.worker)},
-                       {"stage", worker.stage},
-                       {"suspects", suspects}});
+    workers.push_back(
+        {{"worker", worker.identity.worker},
+         {"incarnation", worker.identity.incarnation},
+         {"address", worker.address},
+         {"voter",
+          worker.voter < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(worker.voter)},
+         {"state", to_string(worker.state)},
+         {"silent", worker.silent},
+         {"seconds_since_pulse", seconds(worker.since_pulse)},
+         {"held", json_of(worker.held)},
+         {"durable", json_of(worker.durable)},
+         {"steps_per_second", rate_of(status, worker.identity.worker)},
+         {"agreement", worker.agreement < 0 ? nlohmann::ordered_json()
+                                            : nlohmann::ordered_json(worker.agreement)},
+         {"stage", worker.stage},
+         {"suspects", suspects}});
   }
   nlohmann::ordered_json checkpoints = nlohmann::ordered_json::array();
   for (const CheckpointFact& fact : from.checkpoints)
@@ -88,6 +91,7 @@ nlohmann::ordered_json json_of(const ServiceStatus& status) {
           {"start", json_of(from.start)},
           {"commit", json_of(from.commit)},
           {"head", from.head},
+          {"steps", from.steps > 0 ? nlohmann::ordered_json(from.steps) : nlohmann::ordered_json()},
           {"steps_per_second", status.commit_rate},
           {"decision", from.decision},
           {"reason", from.reason},
@@ -105,18 +109,21 @@ void print(const ServiceStatus& status) {
   if (from.term == 0)
     fmt::print("no term yet\n");
   else
-    fmt::print("term {} from step {}; step {} is held, step {} committed, {:.2f} steps/s\n",
-               from.term, from.start.step, from.head, from.commit.step, status.commit_rate);
+    fmt::print("term {} from step {}; step {} is held, step {} committed{}, {:.2f} steps/s\n",
+               from.term, from.start.step, from.head, from.commit.step,
+               from.steps > 0 ? fmt::format(" of {}", from.steps) : "", status.commit_rate);
   fmt::print("{}{}{}{}\n", from.decision, from.reason.empty() ? "" : ": ", from.reason,
              from.leading ? "" : " (does not lead)");
   if (!from.workers.empty())
-    fmt::print("\n{:>6} {:>4} {:>5} {:>8} {:>8} {:>8} {:>8} {:>9}  {:<22} {}\n", "worker", "inc.",
-               "voter", "state", "held", "durable", "steps/s", "pulse", "address", "stage");
+    fmt::print("\n{:>6} {:>4} {:>5} {:>8} {:>8} {:>8} {:>8} {:>7} {:>9}  {:<22} {}\n", "worker",
+               "inc.", "voter", "state", "held", "durable", "steps/s", "agrees", "pulse", "address",
+               "stage");
   for (const WorkerStatus& worker : from.workers) {
-    fmt::print("{:>6} {:>4} {:>5} {:>8} {:>8} {:>8} {:>8.2f} {:>9}  {:<22} {}\n",
+    fmt::print("{:>6} {:>4} {:>5} {:>8} {:>8} {:>8} {:>8.2f} {:>7} {:>9}  {:<22} {}\n",
                worker.identity.worker, worker.identity.incarnation,
                worker.voter < 0 ? "-" : std::to_string(worker.voter), state_of(worker),
                worker.held.step, worker.durable.step, rate_of(status, worker.identity.worker),
+               worker.agreement < 0 ? "-" : fmt::format("{:.1f} %", 100 * worker.agreement),
                fmt::format("{:.1f} s", seconds(worker.since_pulse)), worker.address, worker.stage);
     for (const Suspicion& suspicion : worker.suspects)
       fmt::print("{:>6} suspects worker {}: {}\n", "", suspicion.worker, suspicion.reason);

@@ -22,10 +22,12 @@ Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
 
-// Keeps what belongs to steps up to `last_step`; a torn last line goes too.
-void cut_after(const std::string& path, std::int64_t last_step) {
+// Keeps what belongs to steps up to `last_step`; a torn last line goes too. Returns the last step
+// that has a line.
+std::int64_t cut_after(const std::string& path, std::int64_t last_step) {
   std::ifstream file(path);
-  if (!file) return;
+  std::int64_t last = 0;
+  if (!file) return last;
   std::string kept, line;
   std::int64_t dropped = 0;
   while (std::getline(file, line)) {
@@ -36,18 +38,20 @@ void cut_after(const std::string& path, std::int64_t last_step) {
       ++dropped;
       continue;
     }
+    if (numbered && parsed.value("type", "") == "step") last = parsed["step"].get<std::int64_t>();
     kept += line + "\n";
   }
-  if (dropped == 0) return;
+  if (dropped == 0) return last;
   log_info("{}: dropped {} lines of steps after {}, which are repeated", path, dropped, last_step);
   replace_file_atomically(path, kept);
+  return last;
 }
 
 }  // namespace
 
 MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step)
     : path_(folder + "/metrics.jsonl") {
-  cut_after(path_, last_step);
+  opened_after_ = cut_after(path_, last_step);
   file_ = std::fopen(path_.c_str(), "a");
   if (file_ == nullptr) throw_file_error("open", path_);
 }

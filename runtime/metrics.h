@@ -63,6 +63,8 @@ class MetricsLog {
   // are cut away first.
   MetricsLog(const std::string& folder, std::int64_t last_step);
   ~MetricsLog();
+  // The last step that had a line when it was opened; 0: none.
+  std::int64_t opened_after() const { return opened_after_; }
 
   void run(const RunFacts& facts);
   void step(const StepMetrics& record);
@@ -77,6 +79,7 @@ class MetricsLog {
   void write(const std::string& line);
   std::string path_;
   std::FILE* file_ = nullptr;
+  std::int64_t opened_after_ = 0;
 };
 
 // The progress of a run for a person: a line that rewrites itself on a terminal, else a log line

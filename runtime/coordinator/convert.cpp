@@ -28,6 +28,8 @@ std::string encode(const Join& join) {
   write(join.config, *message.mutable_config());
   message.set_version(join.version);
   message.set_nonce(join.nonce);
+  message.set_steps(join.steps);
+  message.set_again(join.again);
   return serialize(message, kMostRequestBytes);
 }
 
@@ -42,6 +44,8 @@ Join decode_join(ConstBytes bytes) {
   join.config = read(given(message.has_config(), message.config(), {&field, "config"}));
   join.version = read_text(message.version(), 1, kMostVersionBytes, {&field, "version"});
   join.nonce = message.nonce();
+  join.steps = read_count(message.steps(), {&field, "steps"});
+  join.again = message.again();
   return join;
 }
 
@@ -93,6 +97,13 @@ std::string encode(const Pulse& pulse) {
     write(at.position, *one.mutable_position());
     write(at.digest, *one.mutable_digest());
   }
+  if (pulse.judgement.agreement >= 0) message.set_agreement(pulse.judgement.agreement);
+  for (const Suspicion& accused : pulse.judgement.accused) {
+    if (message.accused_size() == static_cast<int>(kMostSuspects)) break;
+    wire::Suspicion& one = *message.add_accused();
+    one.set_worker(accused.worker);
+    one.set_reason(printable(accused.reason));
+  }
   return serialize(message, kMostRequestBytes);
 }
 
@@ -143,6 +154,15 @@ Pulse decode_pulse(ConstBytes bytes) {
     const wire::ParametersAt& one = message.parameters(i);
     pulse.parameters.push_back(
         {read(given(one.has_position(), one.position(), position), position), read(one.digest())});
+  }
+  if (message.has_agreement())
+    pulse.judgement.agreement = read_share(message.agreement(), {&field, "agreement"});
+  const int accused = read_size(message.accused_size(), kMostSuspects, {&field, "accused"});
+  for (int i = 0; i < accused; ++i) {
+    const Field at{&field, "accused", i};
+    pulse.judgement.accused.push_back(
+        {read_worker(message.accused(i).worker(), {&at, "worker"}),
+         read_text(message.accused(i).reason(), 0, kMostTextBytes, {&at, "reason"})});
   }
   return pulse;
 }

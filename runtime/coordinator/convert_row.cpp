@@ -13,6 +13,7 @@ std::string encode(const Row& row) {
     one.set_worker(worker);
     one.set_newest(newest);
   }
+  message.set_steps(row.steps);
   return serialize(message, kMostRowBytes);
 }
 
@@ -36,6 +37,7 @@ Row decode_row(ConstBytes bytes) {
            worker, "ascending numbers");
     row.incarnations.emplace(worker, read_count(message.incarnations(i).newest(), {&at, "newest"}));
   }
+  row.steps = read_count(message.steps(), {&field, "steps"});
   return row;
 }
 

@@ -54,11 +54,13 @@ std::string encode(const ServiceStatus& status) {
     }
     const auto rate = status.rates.find(worker.identity.worker);
     if (rate != status.rates.end()) one.set_steps_per_second(rate->second);
+    if (worker.agreement >= 0) one.set_agreement(worker.agreement);
   }
   for (const CheckpointFact& fact : from.checkpoints) write(fact, *message.add_checkpoints());
   message.set_decision(from.decision);
   message.set_reason(printable(from.reason, kMostReasonBytes));
   message.set_revision(from.revision);
+  message.set_steps(from.steps);
   for (const auto& [reason, count] : status.refusals) {
     wire::RefusalCount& one = *message.add_refusals();
     one.set_reason(reason);
@@ -114,6 +116,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
     }
     status.rates[worker.identity.worker] =
         read_seconds(one.steps_per_second(), {&at, "steps_per_second"});
+    if (one.has_agreement()) worker.agreement = read_share(one.agreement(), {&at, "agreement"});
     to.workers.push_back(std::move(worker));
   }
   const int checkpoints =
@@ -123,6 +126,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
   to.decision = read_text(message.decision(), 0, kMostTextBytes, {&field, "decision"});
   to.reason = read_text(message.reason(), 0, kMostReasonBytes, {&field, "reason"});
   to.revision = read_count(message.revision(), {&field, "revision"});
+  to.steps = read_count(message.steps(), {&field, "steps"});
   const int refusals = read_size(message.refusals_size(), kMostRefusalKinds, {&field, "refusals"});
   for (int i = 0; i < refusals; ++i) {
     const Field at{&field, "refusals", i};

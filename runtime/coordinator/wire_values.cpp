@@ -24,6 +24,11 @@ std::int32_t read_worker(std::int32_t value, const Field& field) {
   return value;
 }
 
+double read_share(double value, const Field& field) {
+  expect(value >= 0 && value <= 1, field, value, "0 to 1");
+  return value;
+}
+
 int read_size(int size, std::size_t most, const Field& field) {
   if (static_cast<std::size_t>(size) > most)
     throw TransportError("{} has {} entries, expected at most {}", field.text(), size, most);

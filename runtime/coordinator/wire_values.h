@@ -36,6 +36,7 @@ const Message& given(bool there, const Message& message, const Field& field) {
 
 std::int64_t read_count(std::int64_t value, const Field& field);
 std::int32_t read_worker(std::int32_t value, const Field& field);
+double read_share(double value, const Field& field);  // 0 to 1
 int read_size(int size, std::size_t most, const Field& field);
 std::string read_text(const std::string& text, std::size_t least, std::size_t most,
                       const Field& field);

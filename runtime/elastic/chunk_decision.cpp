@@ -40,15 +40,14 @@ std::int32_t average(std::span<const CountedBallot> ballots, std::size_t mean, s
 }  // namespace
 
 ChunkVerdict decide_chunk(const StepLayout& layout, int chunk, int chunks,
-                          std::span<const CountedBallot> ballots, const TallyOptions& options,
-                          VoteStatistics& statistics, Loss& loss) {
+                          std::span<const CountedBallot> ballots, const TallyOptions& options) {
   require(!ballots.empty(), "chunk {} is decided without a ballot", chunk);
   ChunkVerdict decided;
   const BallotChunk c = chunk_of(layout, chunk, chunks);
   ChunkVerdictRecord& verdict = decided.verdict;
   verdict.begin = c.begin;
   verdict.end = c.end;
-  statistics = {};
+  VoteStatistics& statistics = decided.figures.votes;
   statistics.agreed.assign(ballots.size(), 0);
   statistics.compared.assign(ballots.size(), 0);
   verdict.bits.assign(static_cast<std::size_t>(c.word_count()), 0);
@@ -66,11 +65,12 @@ ChunkVerdict decide_chunk(const StepLayout& layout, int chunk, int chunks,
   verdict.digest = verdict.body_digest();
   if (chunk != 0) return decided;
 
-  loss = {};
   for (const CountedBallot& ballot : ballots)
     if (std::isfinite(ballot.data->loss_sum)) {
-      loss.sum += ballot.data->loss_sum;
-      loss.tokens += ballot.data->tokens;
+      decided.figures.loss_sum += ballot.data->loss_sum;
+      decided.figures.tokens += ballot.data->tokens;
+    } else {
+      ++decided.figures.loss_faults;
     }
   for (const std::size_t wire : {std::size_t{0}, std::size_t{1}}) {
     const std::vector<std::int64_t>& lengths = layout.mean_lengths(wire);

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "collectives/tally.h"
-#include "models/model.h"  // Loss
 #include "runtime/protocol/worker_messages.h"
 #include "runtime/step_layout.h"
 
@@ -21,11 +20,9 @@ struct CountedBallot {
 
 // `ballots` ascending by voter, at least one; their sizes have been looked at (has_sizes_of()).
 // `options.step` counts from 0. The result lacks `counted` and `factors`. Means are summed in the
-// order of voters in fp32 and divided once, as collectives/mean.h does; `loss` (chunk 0) is of all
-// voters whose loss was finite.
+// order of voters in fp32 and divided once, as collectives/mean.h does.
 ChunkVerdict decide_chunk(const StepLayout& layout, int chunk, int chunks,
-                          std::span<const CountedBallot> ballots, const TallyOptions& options,
-                          VoteStatistics& statistics, Loss& loss);
+                          std::span<const CountedBallot> ballots, const TallyOptions& options);
 
 // Whether what an owner sent can be its chunk of this model.
 bool has_sizes_of(const ChunkVerdict& verdict, const StepLayout& layout, Ties ties, int chunk,

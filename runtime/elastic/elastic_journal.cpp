@@ -74,11 +74,16 @@ std::optional<AppliedRecord> ElasticJournal::applied(std::int64_t step) const {
 }
 
 void ElasticJournal::append(std::shared_ptr<const Record> record) {
+  const Stopwatch watch;
+  double waited = 0;
   {
     const std::shared_lock lock(mutex_);
-    writer_->append(*record, ShardPlan{});
+    waited = writer_->append(*record, ShardPlan{});
   }
   const std::lock_guard lock(recent_mutex_);
+  cost_.seconds += watch.elapsed();
+  cost_.waited_seconds += waited;
+  appended_step_ = record->step;
   recent_size_ += size_of(*record);
   recent_.push_back(std::move(record));
   while (recent_.size() > 2 && recent_size_ > options_.recent_bytes) {
@@ -88,8 +93,24 @@ void ElasticJournal::append(std::shared_ptr<const Record> record) {
 }
 
 void ElasticJournal::append(const AppliedRecord& applied) const {
+  const Stopwatch watch;
+  double waited = 0;
+  {
+    const std::shared_lock lock(mutex_);
+    waited = writer_->append(applied);
+  }
+  const std::lock_guard lock(recent_mutex_);
+  cost_.seconds += watch.elapsed();
+  cost_.waited_seconds += waited;
+}
+
+ElasticJournal::Cost ElasticJournal::take_cost() {
   const std::shared_lock lock(mutex_);
-  writer_->append(applied);
+  const std::lock_guard recent(recent_mutex_);
+  const std::uint64_t bytes = writer_->written_bytes();
+  cost_.written_bytes += bytes - std::exchange(seen_bytes_, bytes);
+  cost_.behind_steps = std::max<std::int64_t>(0, appended_step_ - writer_->durable().step);
+  return std::exchange(cost_, {});
 }
 
 Position ElasticJournal::durable() const {
@@ -140,6 +161,7 @@ void ElasticJournal::change(const Change& change) {
   const std::lock_guard recent(recent_mutex_);
   recent_.clear();
   recent_size_ = 0;
+  seen_bytes_ = writer_->written_bytes();
 }
 
 void ElasticJournal::cut_after(const Position& position) {

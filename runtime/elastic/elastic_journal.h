@@ -45,6 +45,12 @@ class ElasticJournal {
 
   void append(std::shared_ptr<const Record> record);
   void append(const AppliedRecord& applied) const;
+  struct Cost {
+    std::uint64_t written_bytes = 0;
+    double seconds = 0, waited_seconds = 0;  // of those who append, and for room in the queue
+    std::int64_t behind_steps = 0;           // appended and not durable yet
+  };
+  Cost take_cost();          // since the last call
   Position durable() const;  // never waits for a cut: says then what it was before
   // Records after a position on it, up to `last_step`: fewer where they would be more than
   // `most_bytes` or are not written yet. None if it is not on it.
@@ -71,6 +77,9 @@ class ElasticJournal {
   mutable Position durable_;
   std::deque<std::shared_ptr<const Record>> recent_;
   std::uint64_t recent_size_ = 0;
+  mutable Cost cost_;
+  std::uint64_t seen_bytes_ = 0;  // of this writer_, told already
+  std::int64_t appended_step_ = 0;
 };
 
 }  // namespace ballot

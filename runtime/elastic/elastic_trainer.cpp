@@ -1,11 +1,15 @@
 #include "runtime/elastic/elastic_trainer.h"
 
 #include <algorithm>
+#include <cmath>
+#include <deque>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "core/disk.h"
 #include "core/error.h"
@@ -14,6 +18,7 @@
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/version.h"
+#include "runtime/agreement_watch.h"
 #include "runtime/elastic/elastic_worker.h"
 #include "runtime/journal/shards.h"
 #include "runtime/metrics.h"
@@ -48,15 +53,19 @@ ElasticJournal::Options journal_options(const RunConfig& config, const ElasticOp
   return journal;
 }
 
-// The run's record: written by the worker that decides chunk 0, for it has seen everybody's loss.
-// When another takes over, that one goes on in the same file.
+constexpr std::size_t kLinesKept = 64;  // of steps, for the record that another worker leaves
+
+// The run's record: written by the first worker of the term. All have what it says of a step (the
+// owners tell their figures with their verdicts), so that whoever takes over goes on in the same
+// file where the other one left it. And what is made of the figures: the watch over the voters.
 class ElasticRecord {
  public:
   ElasticRecord(const RunConfig& config, const ElasticOptions& options, Replica& replica,
-                ElasticWorker& worker, TrainingResult& result)
+                ElasticJournal& journal, ElasticWorker& worker, TrainingResult& result)
       : config_(config),
         options_(options),
         replica_(replica),
+        journal_(journal),
         worker_(worker),
         result_(result),
         progress_(config.steps) {}
@@ -71,29 +80,48 @@ class ElasticRecord {
           "have {}",
           traffic.fetched, traffic.downloaded, 4 * replica_.arena().count());
     entered_ = true;
-    const bool leads = record.workers.front().identity.worker == options_.worker;
+    std::vector<std::int32_t> workers;
+    for (const TermWorker& worker : record.workers) workers.push_back(worker.identity.worker);
+    if (workers != workers_) {  // agreement is with these others
+      workers_ = std::move(workers);
+      watch_ = AgreementWatch({.window = config_.audit.agreement_window});
+      accused_.clear();
+    }
+    const bool leads = workers_.front() == options_.worker;
     if (!leads) {
       metrics_.reset();
       return;
     }
-    if (!metrics_)
-      metrics_ = std::make_unique<MetricsLog>(config_.output_folder, replica_.position().step);
+    const std::int64_t step = replica_.position().step;
+    std::erase_if(lines_, [step](const Line& line) { return line.metrics.step > step; });
+    if (!metrics_) {
+      // Up to the start the lines are those of this history, though this worker may be behind it.
+      metrics_ = std::make_unique<MetricsLog>(config_.output_folder, record.start.step);
+      for (const Line& line : lines_)
+        if (line.metrics.step > metrics_->opened_after()) write(line);
+    }
     metrics_->run(facts(record));
-    if (replica_.position().step == 0 && record.start.step == 0)
+    if (step == 0 && record.start.step == 0)
       if (const auto loss = evaluate()) result_.first_loss = *loss;
   }
 
-  void applied(const AppliedRecord& applied, const std::optional<DecidedStep>& decided) {
-    const bool last = applied.step == config_.steps;
-    if (decided && metrics_) {
-      StepMetrics line = line_of(applied, *decided);
-      metrics_->step(line);
-      progress_.update(line);
-      if (last || (config_.evaluate_every > 0 && applied.step % config_.evaluate_every == 0))
-        if (const auto loss = evaluate()) result_.last_loss = *loss;
+  VoterJudgement applied(const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
+    std::erase_if(lines_, [&](const Line& line) { return line.metrics.step >= applied.step; });
+    if (figures) {
+      watch(*figures);
+      lines_.push_back({line_of(applied, *figures), figures->votes});
+      if (lines_.size() > kLinesKept) lines_.pop_front();
+      if (metrics_) {
+        write(lines_.back());
+        progress_.update(lines_.back().metrics);
+        const bool last = applied.step == config_.steps;
+        if (last || (config_.evaluate_every > 0 && applied.step % config_.evaluate_every == 0))
+          if (const auto loss = evaluate()) result_.last_loss = *loss;
+      }
     }
     before_ = worker_.traffic();
-    watch_ = Stopwatch();
+    watch_step_ = Stopwatch();
+    return judgement();
   }
 
   void end(bool finished) {
@@ -102,7 +130,46 @@ class ElasticRecord {
   }
 
  private:
-  StepMetrics line_of(const AppliedRecord& applied, const DecidedStep& decided) {
+  struct Line {
+    StepMetrics metrics;
+    VoteStatistics votes;
+  };
+
+  void write(const Line& line) {
+    StepMetrics metrics = line.metrics;
+    if (replica_.layout().voted().count() > 0) metrics.votes = &line.votes;
+    metrics_->step(metrics);
+  }
+
+  // The same on every worker of the term, being made of what all have.
+  void watch(const StepFigures& figures) {
+    if (figures.votes.agreed.size() != workers_.size()) return;  // of the term before
+    const std::optional<AgreementAlarm> alarm = watch_.add(figures.votes);
+    for (std::size_t v = 0; v < workers_.size(); ++v)
+      if (!watch_.alarming()[v]) accused_.erase(workers_[v]);
+    if (!alarm) return;
+    const std::int32_t worker = workers_[static_cast<std::size_t>(alarm->voter)];
+    const bool sends_away = config_.audit.bad_voter == AuditConfig::BadVoter::abstain;
+    const std::string text = fmt::format("step {}: worker {} is {}{}", figures.step, worker,
+                                         alarm->describe(config_.audit.agreement_window),
+                                         sends_away ? "; it is sent away" : "");
+    if (sends_away) accused_[worker] = text;
+    if (!metrics_) return;
+    log_warning("{}", text);
+    metrics_->notice("alarm", figures.step, worker, text);
+  }
+
+  VoterJudgement judgement() const {
+    VoterJudgement judgement;
+    const auto me = std::ranges::find(workers_, options_.worker);
+    const std::vector<double> means = watch_.means();
+    const auto index = static_cast<std::size_t>(me - workers_.begin());
+    if (index < means.size() && !std::isnan(means[index])) judgement.agreement = means[index];
+    for (const auto& [worker, reason] : accused_) judgement.accused.push_back({worker, reason});
+    return judgement;
+  }
+
+  StepMetrics line_of(const AppliedRecord& applied, const StepFigures& decided) {
     StepMetrics line;
     const Replica::Times& times = replica_.times();
     const PeersTraffic traffic = worker_.traffic();
@@ -113,14 +180,14 @@ class ElasticRecord {
     line.tokens = decided.loss.tokens;
     line.tokens_total = applied.tokens_total;
     line.workers = decided.workers;
-    line.step_seconds = watch_.elapsed();
+    line.step_seconds = watch_step_.elapsed();
     line.data_seconds = times.data;
     line.forward_seconds = times.forward;
     line.backward_seconds = times.backward;
     line.direction_seconds = times.direction;
     line.pack_seconds = times.pack;
     line.apply_seconds = times.apply;
-    line.tally_seconds = decided.seconds;
+    line.tally_seconds = worker_.take_tally_seconds();
     line.exposed_seconds =
         std::max(0.0, line.step_seconds - times.data - times.forward - times.backward -
                           times.direction - times.pack - times.apply);
@@ -131,6 +198,9 @@ class ElasticRecord {
     line.fp32_bytes = share * 4.0 * static_cast<double>(replica_.arena().count());
     line.backend = "elastic";
     line.loss_faults = decided.loss_faults;
+    const ElasticJournal::Cost cost = journal_.take_cost();
+    line.journal = {cost.written_bytes, cost.seconds, cost.waited_seconds, cost.behind_steps};
+    line.checkpoint_wait_seconds = worker_.take_checkpoint_wait();
     return line;
   }
 
@@ -171,13 +241,18 @@ class ElasticRecord {
   const RunConfig& config_;
   const ElasticOptions& options_;
   Replica& replica_;
+  ElasticJournal& journal_;
   ElasticWorker& worker_;
   TrainingResult& result_;
   ProgressLine progress_;
   std::unique_ptr<MetricsLog> metrics_;  // null: another worker writes it
   PeersTraffic before_;
   bool entered_ = false;
-  Stopwatch watch_, total_;
+  std::vector<std::int32_t> workers_;  // of the term, by voter
+  AgreementWatch watch_;
+  std::map<std::int32_t, std::string> accused_;  // by worker, with the reason
+  std::deque<Line> lines_;                       // of the last steps, ascending
+  Stopwatch watch_step_, total_;
 };
 
 }  // namespace
@@ -198,6 +273,9 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
   const FileLock lock(shard + "/in-use", fmt::format("--worker {}: its journal", options.worker));
   ElasticJournal journal(system_disk(),
                          journal_options(config, options, replica.genesis(), patience));
+  if (config.journal.copies > 1)
+    log_info("journal.copies = {}: an elastic run keeps every record on all of its workers",
+             config.journal.copies);
   Recovery recovery(replica, journal, config.output_folder, options.worker);
   Recovered start = recovery.start();
   TrainingResult result;
@@ -209,17 +287,19 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
     return result;
   };
   const auto newest = find_newest_checkpoint(config.output_folder);
-  if (replica.position().step >= config.steps && newest && newest->step >= config.steps) {
-    log_info("the run has ended after step {}: {}", config.steps, newest->path);
+  if (newest &&
+      newest->step >= config.steps) {  // published, so committed, whatever is in the journal
+    log_info("the run has ended after step {}: {}", newest->step, newest->path);
+    replica.load(newest->path, options.worker, true);
     result.checkpoint = newest->path;
     return finish();
   }
   ElasticWorker worker(config, options, hooks, replica, journal, recovery, std::move(start));
-  ElasticRecord record(config, options, replica, worker, result);
+  ElasticRecord record(config, options, replica, journal, worker, result);
   const bool finished =
       worker.run({[&](const TermRecord& entered) { record.entered(entered); },
-                  [&](const AppliedRecord& applied, const std::optional<DecidedStep>& decided) {
-                    record.applied(applied, decided);
+                  [&](const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
+                    return record.applied(applied, figures);
                   }});
   record.end(finished);
   journal.flush();

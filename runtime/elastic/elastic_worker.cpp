@@ -126,8 +126,14 @@ void ElasticWorker::fail(std::exception_ptr error) {
 
 std::optional<ElasticWorker::Place> ElasticWorker::place_in(std::int64_t term) const {
   const std::lock_guard lock(mutex_);
+  if (core_->term() != term) return std::nullopt;
+  return place_now();
+}
+
+// In the term that it is in. With the mutex held.
+std::optional<ElasticWorker::Place> ElasticWorker::place_now() const {
   const std::optional<TermRecord>& record = core_->record();
-  if (!record || record->term != term || !core_->identity()) return std::nullopt;
+  if (!record || !core_->identity()) return std::nullopt;
   const TermWorker* me = record->find(core_->identity()->worker);
   if (me == nullptr) return std::nullopt;
   return Place{static_cast<int>(me - record->workers.data()),
@@ -199,6 +205,7 @@ PeerHandlers ElasticWorker::handlers() {
 
 void ElasticWorker::listen_to_coordinator() {
   std::int64_t seen = 0;
+  bool again = false;
   while (true) {
     bool join = false;
     Join request;
@@ -212,6 +219,8 @@ void ElasticWorker::listen_to_coordinator() {
       request.address = peers_->address();
       request.config = replica_.config_digest();
       request.version = version();
+      request.steps = config_.steps;
+      request.again = again;
       std::random_device random;
       while (request.nonce == 0) request.nonce = std::uint64_t{random()} << 32 | random();
       std::optional<Identity> identity;
@@ -227,6 +236,7 @@ void ElasticWorker::listen_to_coordinator() {
         }
       }
       seen = 0;
+      again = true;
       with_core([&](WorkerCore& core) {
         asking_ = false;
         core.joined(now(), *identity);
@@ -487,9 +497,8 @@ void ElasticWorker::decide(const DecideChunk& decision, std::shared_ptr<const Ba
     ballots.push_back({polled.voter, polled.data ? polled.data.get() : own.get()});
   const TallyOptions options{static_cast<std::uint64_t>(config_.seed), decision.step - 1,
                              config_.ties};
-  DecidedStep decided;
-  ChunkVerdict verdict = decide_chunk(replica_.layout(), decision.chunk, decision.chunks, ballots,
-                                      options, decided.votes, decided.loss);
+  ChunkVerdict verdict =
+      decide_chunk(replica_.layout(), decision.chunk, decision.chunks, ballots, options);
   if (decision.chunk == 0) {
     std::array<std::span<const std::int32_t>, 2> contributors;
     for (const MeanRecord& mean : verdict.means)
@@ -497,22 +506,14 @@ void ElasticWorker::decide(const DecideChunk& decision, std::shared_ptr<const Ba
     verdict.factors.resize(counts.size());
     find_factors(replica_.state(), replica_.layout(), counts,
                  config_.schedule.factor(decision.step - 1), contributors, verdict.factors);
-    decided.step = decision.step;
-    decided.term = decision.term;
-    decided.workers = decision.chunks;
-    for (const CountedBallot& ballot : ballots) {
-      decided.voters.push_back(ballot.voter);
-      decided.loss_faults += !std::isfinite(ballot.data->loss_sum);
-    }
-    decided.seconds = watch.elapsed();
-    if (decided.loss_faults == static_cast<std::int32_t>(ballots.size()))
+    if (verdict.figures.loss_faults == static_cast<std::int32_t>(ballots.size()))
       throw DataError(
           "step {}: no worker has a finite loss: the parameters or the data are bad; the "
           "checkpoints from before are kept",
           decision.step);
   }
   with_core([&](WorkerCore& core) {
-    if (decision.chunk == 0) decided_[decision.step] = std::move(decided);
+    tally_seconds_ += watch.elapsed();
     core.decided(now(), decision.term, decision.step, std::move(verdict));
   });
 }
@@ -571,13 +572,18 @@ bool ElasticWorker::run(ElasticEvents events) {
 
 void ElasticWorker::run(const Enter& enter) {
   if (events_.entered) events_.entered(enter.record);
-  // A worker that died with its share of the last checkpoint would leave it undone for ever: no
-  // later step brings another.
-  if (replica_.position().step != config_.steps) return;
-  const auto& workers = enter.record.workers;
-  const TermWorker* me = enter.record.find(options_.worker);
-  const auto index = static_cast<int>(me - workers.data());
-  begin_checkpoint({index, static_cast<int>(workers.size()), index});
+  if (replica_.position().step == config_.steps) begin_last_checkpoint();
+}
+
+// A worker that died with its share of the last checkpoint would leave it undone for ever: no later
+// step brings another. So every term that has the last step makes one anew.
+void ElasticWorker::begin_last_checkpoint() {
+  std::optional<Place> place;
+  {
+    const std::lock_guard lock(mutex_);
+    place = place_now();
+  }
+  if (place) begin_checkpoint({place->index, place->workers, place->index});
 }
 
 void ElasticWorker::begin_checkpoint(const CheckpointShare& share) {
@@ -605,16 +611,17 @@ void ElasticWorker::run(const Apply& apply) {
   require(replica_.position() == apply.hold.position && replica_.ledger() == apply.hold.ledger,
           "step {}: the replica is not where its record leads", record.step);
   journal_.append(applied);
-  std::optional<DecidedStep> decided;
-  with_core([&](WorkerCore& core) {
-    core.applied(replica_.position(), wide(applied.parameters));
-    const auto found = decided_.find(record.step);
-    if (found != decided_.end() && found->second.term == record.term)
-      decided = std::move(found->second);
-    decided_.erase(decided_.begin(), decided_.upper_bound(record.step));
-  });
-  if (apply.share) begin_checkpoint(*apply.share);
-  if (events_.applied) events_.applied(applied, decided);
+  with_core([&](WorkerCore& core) { core.applied(replica_.position(), wide(applied.parameters)); });
+  if (apply.share)
+    begin_checkpoint(*apply.share);
+  else if (record.step == config_.steps)
+    begin_last_checkpoint();  // fetched: it was not in the term that decided it
+  if (events_.applied) {
+    std::optional<StepFigures> figures;
+    if (!apply.hold.fetched) figures = figures_of(record, apply.hold.figures);
+    VoterJudgement judgement = events_.applied(applied, figures);
+    with_core([&](WorkerCore& core) { core.judged(std::move(judgement)); });
+  }
   if (hooks_.after_step) hooks_.after_step(record.step, replica_.arena());
 }
 
@@ -626,10 +633,24 @@ void ElasticWorker::run(const Rewind& rewind) {
   const std::vector<std::int64_t> counts = replica_.counts();
   with_core([&](WorkerCore& core) {
     cast_.reset();
-    decided_.clear();
     counts_ = counts;
     core.rewound(now(), std::move(state));
   });
+}
+
+std::optional<Recovered> ElasticWorker::copy_checkpoint(const Source& source, Deadline deadline) {
+  try {
+    const std::string folder = config_.output_folder + "/checkpoints/" +
+                               fmt::format(".from-worker-{}", source.identity.worker);
+    std::filesystem::remove_all(folder);  // of a process that died while it copied
+    peers_->download(source, folder, deadline);
+    return recovery_.adopt(folder);
+  } catch (const TransportError& error) {
+    log_warning("no checkpoint from worker {}: {}", source.identity.worker, error.what());
+  } catch (const Timeout& error) {
+    log_warning("no checkpoint from worker {}: {}", source.identity.worker, error.what());
+  }
+  return std::nullopt;
 }
 
 void ElasticWorker::run(const LoadCheckpoint& load) {
@@ -643,37 +664,30 @@ void ElasticWorker::run(const LoadCheckpoint& load) {
   }
   Source source = load.source;
   if (source.address.empty()) source.address = address;
-  log_info("has to load a checkpoint: worker {} keeps nothing that follows step {}",
-           source.identity.worker, history.last().step);
+  const bool ended = source.identity == Identity{};  // the run: there is a checkpoint of its end
+  if (ended)
+    log_info("the run has ended without this worker, which was at step {}", history.last().step);
+  else
+    log_info("has to load a checkpoint: worker {} keeps nothing that follows step {}",
+             source.identity.worker, history.last().step);
   std::optional<Recovered> state = recovery_.load_newest(history);
   const Deadline deadline = Deadline::in(patience_);
   while (!state) {
-    try {
-      const std::string folder = config_.output_folder + "/checkpoints/" +
-                                 fmt::format(".from-worker-{}", source.identity.worker);
-      std::filesystem::remove_all(folder);  // of a process that died while it copied
-      peers_->download(source, folder, deadline);
-      state = recovery_.adopt(folder);
-    } catch (const TransportError& error) {
-      log_warning("no checkpoint from worker {}: {}", source.identity.worker, error.what());
-    } catch (const Timeout& error) {
-      log_warning("no checkpoint from worker {}: {}", source.identity.worker, error.what());
-    }
+    if (!ended) state = copy_checkpoint(source, deadline);
     if (!state) state = recovery_.load_newest(history);
     if (state) break;
     std::unique_lock lock(mutex_);
     if (deadline.passed())
       throw Timeout(
-          "no checkpoint that leads on from step {} came from the run's folder or worker "
-          "{} within {:.0f} s",
-          history.last().step, source.identity.worker, seconds(patience_));
+          "no checkpoint that leads on from step {} came from the run's folder{} within {:.0f} s",
+          history.last().step, ended ? "" : fmt::format(" or worker {}", source.identity.worker),
+          seconds(patience_));
     changed_.wait_for(lock, kIdle, [&] { return failure_ || stop_; });
     if (failure_) std::rethrow_exception(failure_);
   }
   const std::vector<std::int64_t> counts = replica_.counts();
   with_core([&](WorkerCore& core) {
     cast_.reset();
-    decided_.clear();
     counts_ = counts;
     core.rewound(now(), std::move(*state));
   });
@@ -683,13 +697,18 @@ void ElasticWorker::run(const LoadCheckpoint& load) {
 bool ElasticWorker::is_over() {
   if (replica_.position().step < config_.steps) return false;
   const std::lock_guard lock(mutex_);
-  if (core_->told().step < config_.steps) return false;
+  if (core_->told().step < config_.steps || !core_->history().contains(core_->told())) return false;
   if (newest_checkpoint_.step >= config_.steps) return true;
   if (!end_by_) end_by_ = Deadline::in(patience_);
   if (end_by_->passed())
     throw Timeout("the checkpoint of the last step, {}, was not published within {:.0f} s ({})",
                   config_.steps, seconds(patience_), core_->stage());
   return false;
+}
+
+double ElasticWorker::take_tally_seconds() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(tally_seconds_, 0.0);
 }
 
 std::string ElasticWorker::checkpoint() const {

@@ -32,28 +32,19 @@
 #include "runtime/elastic/peers.h"
 #include "runtime/elastic/recovery.h"
 #include "runtime/elastic/replica.h"
+#include "runtime/elastic/step_figures.h"
 #include "runtime/elastic/task_thread.h"
 #include "runtime/protocol/worker_core.h"
 
 namespace ballot {
 
-// What this worker decided of chunk 0, from whose ballots: what a step's record line is made of.
-struct DecidedStep {
-  std::int64_t step = 0, term = 0;
-  std::int32_t workers = 0;
-  std::vector<std::int32_t> voters;  // counted, ascending
-  Loss loss;
-  std::int32_t loss_faults = 0;
-  VoteStatistics votes;  // of chunk 0
-  double seconds = 0;
-};
-
 // Called on the computing thread.
 struct ElasticEvents {
   // Before the first ballot of this process, and whenever its term changes.
   std::function<void(const TermRecord&)> entered;
-  // After an update; `decided` where this worker owned chunk 0.
-  std::function<void(const AppliedRecord&, const std::optional<DecidedStep>&)> applied;
+  // After an update; with figures if this worker voted in the step. What it gives is told to the
+  // coordinator.
+  std::function<VoterJudgement(const AppliedRecord&, const std::optional<StepFigures>&)> applied;
 };
 
 class ElasticWorker {
@@ -68,6 +59,9 @@ class ElasticWorker {
 
   std::string checkpoint() const;  // the newest that is published, as far as it knows
   PeersTraffic traffic() const { return peers_->traffic(); }
+  // Of the computing thread, since the last call.
+  double take_checkpoint_wait() { return writer_.take_wait_seconds(); }
+  double take_tally_seconds();
 
  private:
   struct Cast {  // a finished ballot, and what it was made from
@@ -94,6 +88,7 @@ class ElasticWorker {
   void with_core(const Work& work);
   // Of the term that a frame came in, if this worker is in it.
   std::optional<Place> place_in(std::int64_t term) const;
+  std::optional<Place> place_now() const;
   void fail(std::exception_ptr error);
 
   // The protocol's thread.
@@ -128,6 +123,8 @@ class ElasticWorker {
   void run(const LoadCheckpoint& load);
   void run(const Enter& enter);
   void begin_checkpoint(const CheckpointShare& share);
+  void begin_last_checkpoint();
+  std::optional<Recovered> copy_checkpoint(const Source& source, Deadline deadline);
   bool is_over();
 
   const RunConfig& config_;
@@ -150,7 +147,7 @@ class ElasticWorker {
   bool stop_ = false, left_ = false, leaving_ = false;
   bool asking_ = false;  // to join
   std::optional<Cast> cast_;
-  std::map<std::int64_t, DecidedStep> decided_;  // chunk 0's, by step
+  double tally_seconds_ = 0;
   Position newest_checkpoint_;
   std::map<std::int32_t, std::string> addresses_;  // of workers, as last heard
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -184,6 +185,7 @@ class ArrivingVerdict final : public ArrivingFrame {
     }
     frame_.data.means.resize(get_between<std::uint64_t>(head, "number of means", 0, kMostMeans));
     for (MeanRecord& mean : frame_.data.means) get_mean(head, mean);
+    get_figures(head);
   }
   PeerFrame finish() override {
     const ChunkVerdictRecord& verdict = frame_.data.verdict;
@@ -224,6 +226,36 @@ class ArrivingVerdict final : public ArrivingFrame {
     const auto values = head.get<std::uint64_t>("values of a mean");
     if (values > UINT64_MAX / 64) head.fail("a mean of {} values", values);
     sections_.push_back(into(mean.values, values));
+  }
+  void get_figures(ByteReader& head) {
+    const ChunkVerdictRecord& chunk = frame_.data.verdict;
+    ChunkFigures& figures = frame_.data.figures;
+    VoteStatistics& votes = figures.votes;
+    const std::int64_t elements = chunk.end - chunk.begin;
+    votes.elements = get_between<std::int64_t>(head, "elements", 0, elements);
+    votes.ties = get_between<std::int64_t>(head, "ties", 0, votes.elements);
+    votes.unanimous = get_between<std::int64_t>(head, "unanimous elements", 0, votes.elements);
+    votes.blocks = get_between<std::int64_t>(head, "blocks", 0, elements);
+    votes.held_blocks = get_between<std::int64_t>(head, "held blocks", 0, votes.blocks);
+    votes.agreed = get_list<std::int64_t>(head, "agreed");
+    votes.compared = get_list<std::int64_t>(head, "compared");
+    std::size_t voters = 0;
+    for (const std::uint64_t word : chunk.counted)
+      voters += static_cast<std::size_t>(std::popcount(word));
+    if (votes.agreed.size() != voters || votes.compared.size() != voters)
+      head.fail("agreement of {} and {} voters, {} were counted", votes.agreed.size(),
+                votes.compared.size(), voters);
+    for (std::size_t v = 0; v < voters; ++v)
+      if (votes.compared[v] < 0 || votes.compared[v] > elements || votes.agreed[v] < 0 ||
+          votes.agreed[v] > votes.compared[v])
+        head.fail("a voter that agreed on {} of {} compared elements, the chunk has {}",
+                  votes.agreed[v], votes.compared[v], elements);
+    figures.loss_sum = head.get<double>("loss");
+    if (!std::isfinite(figures.loss_sum))
+      head.fail("a loss of {}, expected a number", figures.loss_sum);
+    figures.tokens = get_count(head, "tokens");
+    figures.loss_faults = get_between<std::int32_t>(head, "losses that are no number", 0,
+                                                    static_cast<std::int32_t>(voters));
   }
   static void expect(const Digest& said, const Digest& found, const char* what) {
     if (said != found)
@@ -393,6 +425,17 @@ OutgoingFrame make_frame(std::shared_ptr<const VerdictFrame> frame) {
     head.put(static_cast<std::uint64_t>(mean.values.size()));
     maker.section(mean.values);
   }
+  const ChunkFigures& figures = frame->data.figures;
+  head.put(figures.votes.elements);
+  head.put(figures.votes.ties);
+  head.put(figures.votes.unanimous);
+  head.put(figures.votes.blocks);
+  head.put(figures.votes.held_blocks);
+  put_list(head, figures.votes.agreed);
+  put_list(head, figures.votes.compared);
+  head.put(figures.loss_sum);
+  head.put(figures.tokens);
+  head.put(figures.loss_faults);
   return maker.make(PeerFrameKind::verdict, std::move(head), std::move(frame));
 }
 

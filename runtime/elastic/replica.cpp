@@ -30,11 +30,14 @@ const RunConfig& elastic(const RunConfig& config) {
   return config;
 }
 
-// Where files lie and how a machine is used may differ between workers, and what is recorded.
+// Where files lie and how a machine is used may differ between workers, and what is recorded. The
+// number of steps is the coordinator's to compare: it may change while the run is not under way,
+// and no history depends on it (records hold the rates that were used).
 RunConfig shared_part(RunConfig config) {
   config.model_folder = config.output_folder = config.device = "";
   config.train_data.path = config.validation_data.path = "";
   config.threads = 0;
+  config.steps = 0;
   config.evaluate_every = config.validation_windows = 0;
   config.deadline_seconds = 0;
   config.journal = {};

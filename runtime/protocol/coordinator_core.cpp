@@ -76,7 +76,30 @@ void CoordinatorCore::loaded(TimePoint now, const Row& row_as_read) {
   take(now, row_as_read);
 }
 
-JoinAnswer CoordinatorCore::join(TimePoint, const Join& join) {
+std::int64_t CoordinatorCore::steps() const {
+  return new_steps_.value_or(row_.steps);
+}
+
+// A run's length is what all of its workers have. It changes while none of them is there, or when
+// it has been reached.
+std::optional<std::string> CoordinatorCore::why_not_steps(TimePoint now, const Join& join) const {
+  if (join.steps == 0 || steps() == 0 || join.steps == steps()) return std::nullopt;
+  if (join.steps < row_.commit.step)
+    return fmt::format("train.steps = {}, step {} is committed already", join.steps,
+                       row_.commit.step);
+  if (has_ended(row_) && !new_steps_) return std::nullopt;
+  for (const auto& [worker, heard] : view_.heard)
+    if (worker != join.worker && fresh(now, heard) && !heard.pulse.leaving &&
+        !view_.broken.contains(worker))
+      return fmt::format(
+          "train.steps = {}, the run's is {} and worker {} is at work on it: its length changes "
+          "when it has ended or its workers were told to leave",
+          join.steps, steps(), worker);
+  if (new_steps_) return fmt::format("train.steps = {}, the run's is {} now", join.steps, steps());
+  return std::nullopt;
+}
+
+JoinAnswer CoordinatorCore::join(TimePoint now, const Join& join) {
   if (!leading_ || must_read_) return JoinPending{};
   if (join.run != options_.run)
     return JoinRefused{
@@ -85,6 +108,14 @@ JoinAnswer CoordinatorCore::join(TimePoint, const Join& join) {
     return JoinRefused{fmt::format("a configuration with digest {}, the run's has {}",
                                    to_string(join.config), to_string(options_.config))};
   if (join.worker < -1) return JoinRefused{fmt::format("worker {}", join.worker)};
+  if (const auto why = why_not_steps(now, join)) return JoinRefused{*why};
+  if (const auto bad = bad_voters_.find(join.worker); bad != bad_voters_.end()) {
+    if (join.again)
+      return JoinRefused{fmt::format(
+          "it was sent away: {}; once that is mended, start its process anew", bad->second)};
+    bad_voters_.erase(bad);
+  }
+  if (join.steps > 0 && join.steps != steps()) new_steps_ = join.steps;
   std::int32_t worker = join.worker;
   if (worker == -1) {
     for (const auto& [number, joins] : joins_)
@@ -142,6 +173,7 @@ std::optional<Order> CoordinatorCore::pulse(TimePoint now, const Pulse& pulse) {
     if (age(pulse) < age(old)) return order_for(now, pulse);  // overtaken on its way
     if (pulse.state != old.state || pulse.ready != old.ready || pulse.told != old.told ||
         pulse.leaving != old.leaving || pulse.suspects.size() != old.suspects.size() ||
+        pulse.judgement.accused.size() != old.judgement.accused.size() ||
         pulse.identity != old.identity)
       wants_beat_ = true;
   } else {
@@ -234,7 +266,7 @@ std::vector<Source> CoordinatorCore::sources_for(TimePoint now, std::int32_t wor
   std::vector<Source> members, others;
   for (const auto& [number, heard] : view_.heard) {
     const Pulse& pulse = heard.pulse;
-    if (number == worker || !fresh(now, heard)) continue;
+    if (number == worker || !fresh(now, heard) || view_.broken.contains(number)) continue;
     const Source source{pulse.identity, pulse.address, pulse.held.step};
     const bool of_term = row_.term && pulse.state != WorkerState::joining &&
                          pulse.term == row_.term->term && listed(pulse.identity);
@@ -273,6 +305,7 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
   if (now - last_beat_ > options_.membership.heartbeat_timeout / 2) view_.started = now;
   last_beat_ = now;
   audit(now);
+  judge_voters(now);
   name_writer(now);
 
   Decision decision = next(now, row_, view_, options_.membership);
@@ -284,6 +317,10 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
       asked.incarnation = ++row.incarnations[worker];
       changed = true;
     }
+  if (new_steps_ && *new_steps_ != row.steps) {
+    row.steps = *new_steps_;
+    changed = true;
+  }
   if (options_.membership.recover)  // the lost row gave them
     for (const auto& [worker, heard] : view_.heard) {
       std::int64_t& newest = row.incarnations[worker];
@@ -329,6 +366,7 @@ void CoordinatorCore::wrote(TimePoint now) {
       view_.expelled.erase(worker);
     }
   if (row.term != row_.term) view_.seal.reset();
+  if (new_steps_ == row.steps) new_steps_.reset();
   take(now, row);
   if (suspicions) view_.last_pardoned = now;
 }
@@ -371,6 +409,37 @@ void CoordinatorCore::audit(TimePoint now) {
   }
 }
 
+// A voter goes when more than half of its term, itself not asked, say that its ballots are at
+// chance. It could come back at once and be as bad: so not this process of it.
+void CoordinatorCore::judge_voters(TimePoint now) {
+  if (!row_.term) return;
+  std::map<std::int32_t, std::pair<std::size_t, std::string>> accused;
+  for (const TermWorker& worker : row_.term->workers) {
+    const auto heard = view_.heard.find(worker.identity.worker);
+    if (heard == view_.heard.end() || !fresh(now, heard->second)) continue;
+    const Pulse& pulse = heard->second.pulse;
+    if (pulse.identity != worker.identity || pulse.state == WorkerState::joining ||
+        pulse.term != row_.term->term)
+      continue;
+    std::set<std::int32_t> once;
+    for (const Suspicion& one : pulse.judgement.accused)
+      if (one.worker != worker.identity.worker && once.insert(one.worker).second) {
+        auto& [votes, reason] = accused[one.worker];
+        ++votes;
+        reason = one.reason;
+      }
+  }
+  for (auto& [worker, told] : accused) {
+    const TermWorker* listed_worker = row_.term->find(worker);
+    if (listed_worker == nullptr || 2 * told.first <= row_.term->workers.size()) continue;
+    const auto newest = row_.incarnations.find(worker);
+    if (newest == row_.incarnations.end() || newest->second != listed_worker->identity.incarnation)
+      continue;  // it has joined anew already
+    bad_voters_.try_emplace(worker, told.second);
+    view_.expelled.try_emplace(worker, std::move(told.second));
+  }
+}
+
 void CoordinatorCore::expel(std::int32_t worker, std::string reason) {
   view_.expelled.insert_or_assign(worker, std::move(reason));
   wants_beat_ = true;
@@ -384,6 +453,7 @@ CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
   status.commit = row_.commit;
   status.head = head();
   status.checkpoints = row_.checkpoints;
+  status.steps = row_.steps;
   status.decision = to_string(last_.kind);
   status.reason = must_read_ ? "the row has to be read" : last_.reason;
   for (const std::string& finding : {audit_.finding(), publication_.finding()})
@@ -402,6 +472,7 @@ CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
     worker.durable = pulse.durable;
     worker.stage = pulse.stage;
     worker.suspects = pulse.suspects;
+    worker.agreement = pulse.judgement.agreement;
     status.workers.push_back(std::move(worker));
   }
   if (!row_.term) return status;

@@ -50,6 +50,7 @@ struct WorkerStatus {
   Position held, durable;
   std::string stage;
   std::vector<Suspicion> suspects;
+  double agreement = -1;  // of its ballots with the majority of the others'; negative: not known
 };
 
 struct CoordinatorStatus {
@@ -59,8 +60,9 @@ struct CoordinatorStatus {
   std::int64_t head = 0;  // the furthest step held
   std::vector<WorkerStatus> workers;
   std::vector<CheckpointFact> checkpoints;
-  std::string decision;  // steady, seal, wait, term
-  std::string reason;    // what it waits for, or why it changes the term; what audits have found
+  std::int64_t steps = 0;  // the run's last; 0: not known
+  std::string decision;    // steady, seal, wait, term
+  std::string reason;      // what it waits for, or why it changes the term; what audits have found
   std::int64_t revision = 0;
 };
 
@@ -119,6 +121,8 @@ class CoordinatorCore {
  private:
   void take(TimePoint now, const Row& row);
   bool listed(const Identity& identity) const;
+  std::int64_t steps() const;
+  std::optional<std::string> why_not_steps(TimePoint now, const Join& join) const;
   bool fresh(TimePoint now, const Heard& heard) const;
   Order order_for(TimePoint now, const Pulse& pulse) const;
   std::vector<Source> sources_for(TimePoint now, std::int32_t worker) const;
@@ -128,6 +132,7 @@ class CoordinatorCore {
   Publication::Present present(TimePoint now) const;
   void name_writer(TimePoint now);
   void audit(TimePoint now);
+  void judge_voters(TimePoint now);
   void forget_asked();
 
   CoordinatorOptions options_;
@@ -142,12 +147,15 @@ class CoordinatorCore {
   Publication publication_;
   ParameterAudit audit_;
   std::set<Identity> to_rebuild_;  // whose parameters were wrong, until they join anew
+  // Whose ballots were at chance, with the reason, until their process is started anew.
+  std::map<std::int32_t, std::string> bad_voters_;
   struct Asked {
     std::uint64_t nonce = 0;
     std::int64_t incarnation = 0;  // 0: not decided yet
     bool durable = false;
   };
   std::map<std::int32_t, std::vector<Asked>> joins_;  // by worker: the last few
+  std::optional<std::int64_t> new_steps_;             // of the run, where not in the row yet
   std::int64_t reads_ = 0;                            // of the row
   std::map<Identity, std::int64_t> unknown_;          // that nobody gave: reads_ at first sight
 };

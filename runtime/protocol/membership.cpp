@@ -54,6 +54,7 @@ class Rule {
   Decision decide() const {
     if (const auto decision = row_behind()) return *decision;
     if (!row_.term) return first();
+    if (has_ended(row_)) return ended();
     const std::string urgent = urgent_reason(), planned = planned_reason();
     if (!view_.seal) {
       if (!urgent.empty()) return seal(0, urgent);
@@ -176,6 +177,15 @@ class Rule {
                               seen, all.size(), options_.min_workers, commit.step));
     Decision decision = begin(seen + 1, all, fmt::format("recovered after term {}", seen));
     decision.commit = commit;
+    return decision;
+  }
+
+  // Whoever comes back finds the run's checkpoint.
+  Decision ended() const {
+    Decision decision;
+    decision.commit = row_.commit;
+    decision.reason = fmt::format("the run has ended: step {} of {} is committed, and published",
+                                  row_.commit.step, row_.steps);
     return decision;
   }
 
@@ -449,17 +459,25 @@ bool is_cut_off(TimePoint now, const TermWorker& worker, const Row& row, const V
                 const MembershipOptions& options) {
   const auto broken = view.broken.find(worker.identity.worker);
   if (broken == view.broken.end() || broken->second.identity != worker.identity) return false;
-  if (now - std::max(broken->second.since, view.started) < options.stream_grace) return false;
+  const Duration since = now - std::max(broken->second.since, view.started);
+  if (since < options.stream_grace) return false;
+  const bool is_long = since >= kLongBreak * options.stream_grace;
+  if (is_long && view.seal && view.seal->at == 0) return true;
   return std::ranges::any_of(row.term->workers, [&](const TermWorker& other) {
     const auto heard = view.heard.find(other.identity.worker);
     if (heard == view.heard.end()) return false;
     const Pulse& pulse = heard->second.pulse;
     return pulse.identity == other.identity && pulse.state == WorkerState::sealed &&
            pulse.term == row.term->term &&
-           std::ranges::any_of(pulse.suspects, [&](const Suspicion& suspicion) {
-             return suspicion.worker == worker.identity.worker;
-           });
+           (is_long || std::ranges::any_of(pulse.suspects, [&](const Suspicion& suspicion) {
+              return suspicion.worker == worker.identity.worker;
+            }));
   });
+}
+
+bool has_ended(const Row& row) {
+  return row.steps > 0 && row.commit.step >= row.steps && !row.checkpoints.empty() &&
+         row.checkpoints.back().position.step >= row.steps;
 }
 
 Decision next(TimePoint now, const Row& row, const View& view, const MembershipOptions& options) {

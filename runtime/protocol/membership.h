@@ -29,7 +29,8 @@ struct MembershipOptions {
   // C4: within it, a second change of term for suspicions sends somebody away.
   Duration suspicion_window = std::chrono::minutes(10);
   // A worker whose stream of pulses has broken, and was not opened again for so long, counts as
-  // silent once a sealed worker suspects it too.
+  // silent once a sealed worker suspects it too, and after kLongBreak times as long once anybody
+  // waits for it.
   Duration stream_grace = std::chrono::milliseconds(500);
   // Explicit, logged: begin from the best history although nobody has the commit; and go on from a
   // row that is older than the workers' terms (C5).
@@ -80,13 +81,19 @@ struct Decision {
 };
 const char* to_string(Decision::Kind kind);
 
+// The last step is committed and its checkpoint published: no term is needed any more.
+bool has_ended(const Row& row);
+
 Decision next(TimePoint now, const Row& row, const View& view, const MembershipOptions& options);
 
 // Whether the worker of the row's term pulsed as such, within the heartbeat timeout (or the
 // coordinator is too young to say, C5), and is not cut off.
 bool is_live(TimePoint now, const TermWorker& worker, const Row& row, const View& view,
              const MembershipOptions& options);
-// Its stream of pulses broke stream_grace ago, and a sealed worker of the term suspects it.
+inline constexpr int kLongBreak = 2;
+// Its stream of pulses broke stream_grace ago, and a sealed worker of the term suspects it; or
+// kLongBreak times stream_grace ago, and somebody waits: a worker of the term is sealed, or all are
+// to seal now.
 bool is_cut_off(TimePoint now, const TermWorker& worker, const Row& row, const View& view,
                 const MembershipOptions& options);
 

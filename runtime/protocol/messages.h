@@ -68,6 +68,7 @@ struct Row {
   Position commit;
   std::vector<CheckpointFact> checkpoints;            // the last two published, the older first
   std::map<std::int32_t, std::int64_t> incarnations;  // the newest given, by worker
+  std::int64_t steps = 0;                             // the run's last step; 0: nobody has said
   std::int64_t revision = 0;
 };
 
@@ -78,6 +79,8 @@ struct Join {
   std::string address;
   Digest config;
   std::string version;
+  std::int64_t steps = 0;  // after which it takes the run to have ended; 0: it does not say
+  bool again = false;      // by a process that was in the run already: not one started anew
 };
 
 enum class WorkerState { joining, voting, sealed };
@@ -87,6 +90,16 @@ struct Suspicion {
   std::int32_t worker = 0;
   std::string reason;
   auto operator<=>(const Suspicion&) const = default;
+};
+
+// Of ballots, over the last steps (runtime/agreement_watch.h): every worker of a term that has seen
+// the same steps says the same.
+struct VoterJudgement {
+  // The share of compared elements on which its own ballots had the sign of the others' majority;
+  // negative: not known.
+  double agreement = -1;
+  std::vector<Suspicion> accused;  // whose ballots are at chance, where they are to be sent away
+  bool operator==(const VoterJudgement&) const = default;
 };
 
 struct Pulse {
@@ -119,6 +132,7 @@ struct Pulse {
   // After what it applied last, and at the latest multiples of 4, 16, 64, ... steps, so that
   // workers a few steps apart have some in common. Ascending by step.
   std::vector<ParametersAt> parameters;
+  VoterJudgement judgement;
 };
 
 // A peer whose records may be fetched.

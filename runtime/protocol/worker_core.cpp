@@ -30,6 +30,7 @@ std::int32_t voters_of(const TermRecord& record) {
 }
 
 constexpr std::size_t kMostWritten = 8;  // own shares that are not published yet
+constexpr int kMostDoublings = 12;       // of the gap in which a joiner is ready
 // Digests of parameters are kept at multiples of these.
 constexpr std::int64_t kAuditStrides[] = {4, 16, 64, 256, 1024};
 
@@ -114,12 +115,40 @@ Pulse WorkerCore::pulse(TimePoint) {
       if (history_.contains(fact.position)) pulse.checkpoints.push_back(fact);
   pulse.published = published_;
   pulse.parameters = parameters_;
+  pulse.judgement = judgement_;
   return pulse;
 }
 
+// The head moves on while records travel and are synced. So the commit that has to be durable is
+// that of the moment in which the records were first all here, and each later try may miss the head
+// by twice as much: what is missing still is fetched up to the start, in the term.
 bool WorkerCore::ready() const {
-  return state_ == WorkerState::joining && !rewinding_ && coordinator_term_ > 0 &&
-         vouched_term_ == coordinator_term_ && durable_.step + options_.join_gap >= head_;
+  if (state_ != WorkerState::joining || rewinding_ || coordinator_term_ == 0) return false;
+  if (vouched_term_ != coordinator_term_ || !caught_up_at_) return false;
+  return durable_.step >= *caught_up_at_ && held().step + ready_gap() >= head_ &&
+         held().step - applied_ <= options_.ready_backlog;
+}
+
+std::int64_t WorkerCore::ready_gap() const {
+  return options_.join_gap << std::min(tries_, kMostDoublings);
+}
+
+void WorkerCore::not_vouched() {
+  vouched_term_ = 0;
+  caught_up_at_.reset();
+  tries_ = 0;
+}
+
+void WorkerCore::look_if_ready() {
+  const bool before = std::exchange(was_ready_, ready());
+  if (was_ready_ && !before) act(PulseNow{});
+}
+
+// The last step is committed and its checkpoint published, on a history that this worker does not
+// have: those that had it need not be there any more.
+bool WorkerCore::ended_without_me() const {
+  return state_ == WorkerState::joining && !rewinding_ && !checkpoints_.empty() &&
+         checkpoints_.back().step >= options_.last_step && !history_.contains(checkpoints_.back());
 }
 
 void WorkerCore::ordered(TimePoint now, const Order& order) {
@@ -163,9 +192,24 @@ void WorkerCore::ordered(TimePoint now, const Order& order) {
       return seal(*seal_at_ == 0 ? "ordered" : fmt::format("ordered after step {}", *seal_at_), {});
   }
   if (state_ != WorkerState::joining) return;
+  if (ended_without_me()) {
+    rewinding_ = true;
+    fetching_.reset();
+    fetch_again_.reset();
+    probe_.reset();
+    not_vouched();
+    return act(LoadCheckpoint{});
+  }
   sources_ = order.sources;
   head_ = order.head;
   coordinator_term_ = order.term;
+  if (fetching_ && std::ranges::none_of(sources_, [&](const Source& source) {
+        return source.identity == fetching_->source.identity;
+      })) {
+    fetching_.reset();  // the coordinator has given up hope of it
+    ++next_source_;
+  }
+  look_if_ready();
   look_for_records(now);
 }
 
@@ -177,6 +221,7 @@ void WorkerCore::enter(TimePoint now, const TermRecord& record) {
   reached_start_ = false;
   state_ = WorkerState::voting;
   suspects_.clear();
+  judgement_.accused.clear();  // said anew after a step with these workers
   seal_reason_.clear();
   seal_at_.reset();
   open_.clear();
@@ -194,7 +239,9 @@ void WorkerCore::enter(TimePoint now, const TermRecord& record) {
   for (const std::int32_t worker : record.sources)
     if (const TermWorker* w = record.find(worker); w != nullptr && worker != identity_->worker)
       sources_.push_back({w->identity, w->address, record.start.step});
-  next_source_ = 0;
+  next_source_ = static_cast<std::size_t>(identity_->worker);
+  failed_sources_ = 0;
+  was_ready_ = false;
   reached_start_ = history_.contains(record.start);
   if (has_start() && held() != record.start) {
     // It was joining, and has fetched more since its pulse, or a tail that nobody vouched for: not
@@ -228,7 +275,9 @@ void WorkerCore::go_out() {
   probe_.reset();
   fetching_.reset();
   fetch_again_.reset();
-  vouched_term_ = 0;
+  not_vouched();
+  was_ready_ = false;
+  judgement_ = {};
   if (leaving_) {
     act(Left{});
     return;
@@ -507,6 +556,7 @@ void WorkerCore::try_hold(TimePoint now) {
   record->term = term();
   record->previous = held().digest;
   record->ranges = draw();
+  std::vector<ChunkFigures> figures(static_cast<std::size_t>(chunks));
   std::int64_t end = 0;
   for (std::int32_t c = 0; c < chunks; ++c) {
     const auto part = parts.find(c);
@@ -520,18 +570,19 @@ void WorkerCore::try_hold(TimePoint now) {
       record->factors = std::move(data.factors);
       record->means = std::move(data.means);
     }
+    figures[static_cast<std::size_t>(c)] = std::move(data.figures);
     end = data.verdict.end;
     record->chunks.push_back(std::move(data.verdict));
   }
   chunks_.erase(found);
   const Position position = record->position();
-  hold(std::move(record), position, false);
+  hold(std::move(record), position, false, std::move(figures));
   if (seal_is_due()) return seal(fmt::format("ordered after step {}", *seal_at_), {});
   begin_step(now);
 }
 
-void WorkerCore::hold(std::shared_ptr<const Record> record, const Position& position,
-                      bool fetched) {
+void WorkerCore::hold(std::shared_ptr<const Record> record, const Position& position, bool fetched,
+                      std::vector<ChunkFigures> figures) {
   if (!options_.mutations.bare_counter) {
     ledger_ = ledger_after(ledger_, *record);
   } else {
@@ -546,7 +597,7 @@ void WorkerCore::hold(std::shared_ptr<const Record> record, const Position& posi
   decided_.erase(decided_.begin(), decided_.lower_bound(position.step));
   cast_ = false;
   if (state_ == WorkerState::voting && has_start()) exchange_deadline_.reset();
-  act(HoldRecord{std::move(record), position, ledger_, fetched});
+  act(HoldRecord{std::move(record), position, ledger_, fetched, std::move(figures)});
 }
 
 void WorkerCore::forget_before(std::int64_t step) {
@@ -557,6 +608,7 @@ void WorkerCore::forget_before(std::int64_t step) {
 
 void WorkerCore::applied(const Position& position) {
   if (history_.contains(position)) applied_ = std::max(applied_, position.step);
+  look_if_ready();
 }
 
 void WorkerCore::applied(const Position& position, const Digest& parameters) {
@@ -565,9 +617,16 @@ void WorkerCore::applied(const Position& position, const Digest& parameters) {
   note_parameters(position, parameters);
 }
 
+void WorkerCore::judged(VoterJudgement judgement) {
+  const bool news = judgement.accused != judgement_.accused;
+  judgement_ = std::move(judgement);
+  if (news && identity_) act(PulseNow{});
+}
+
 void WorkerCore::synced(const Position& position) {
   if (history_.contains(position) && position.step > durable_.step) durable_ = position;
   look_at_checkpoints();
+  look_if_ready();
 }
 
 void WorkerCore::rewound(TimePoint, Recovered state) {
@@ -577,7 +636,7 @@ void WorkerCore::rewound(TimePoint, Recovered state) {
   ledger_ = std::move(state.ledger);
   durable_ = history_.last();
   applied_ = held().step;
-  vouched_term_ = 0;
+  not_vouched();
   if (kept_ && kept_->base != held()) kept_.reset();
   parameters_.clear();
   if (state.parameters) note_parameters(held(), *state.parameters);
@@ -698,7 +757,7 @@ void WorkerCore::look_for_records(TimePoint now) {
     if (vouched && !behind) return;
     if (coordinator_term_ == 0 && !behind) return;
   }
-  const Source& source = sources_[next_source_++ % sources_.size()];
+  const Source source = sources_[next_source_ % sources_.size()];
   Fetch fetch{probe_.value_or(held()), 0, {}};
   if (record_) {
     fetch.term = record_->term;
@@ -712,6 +771,9 @@ void WorkerCore::look_for_records(TimePoint now) {
 void WorkerCore::fetch_failed(TimePoint now, const Identity& source) {
   if (!fetching_ || fetching_->source.identity != source) return;
   fetching_.reset();
+  ++next_source_;
+  if (++failed_sources_ < sources_.size()) return look_for_records(now);  // the next one, at once
+  failed_sources_ = 0;
   fetch_again_ = now + options_.fetch_pause;
 }
 
@@ -719,6 +781,7 @@ void WorkerCore::fetched(TimePoint now, const Identity& source, const FetchReply
   if (!fetching_ || fetching_->source.identity != source || reply.from != fetching_->fetch.from)
     return;
   fetching_.reset();
+  failed_sources_ = 0;
   if (rewinding_ || state_ == WorkerState::sealed) return;
   const bool voting = state_ == WorkerState::voting;
 
@@ -746,7 +809,7 @@ void WorkerCore::fetched(TimePoint now, const Identity& source, const FetchReply
       return go_out();
     }
     rewinding_ = true;
-    vouched_term_ = 0;
+    not_vouched();
     return act(LoadCheckpoint{{source, {}, reply.vouched.step}});
   }
   if (leaves) return on_conflict(common->step);
@@ -773,7 +836,12 @@ void WorkerCore::fetched(TimePoint now, const Identity& source, const FetchReply
   }
   if (probe_ && probe_->step >= held().step) probe_.reset();
   const bool caught_up = reply.landmarks.empty() && held().step >= reply.vouched.step;
-  if (!voting && caught_up && held() == reply.vouched) vouched_term_ = reply.term;
+  if (taken == 0) ++next_source_;  // another one may have more
+  if (!voting && caught_up && held() == reply.vouched) {
+    vouched_term_ = reply.term;
+    if (!caught_up_at_) caught_up_at_ = std::min(told_.step, held().step);
+    if (held().step + ready_gap() < head_) ++tries_;
+  }
   if (voting && has_start()) {
     exchange_deadline_.reset();
     act(PulseNow{});
@@ -783,13 +851,14 @@ void WorkerCore::fetched(TimePoint now, const Identity& source, const FetchReply
     if (!voting && caught_up) return;  // the next order says whether there is more
     fetch_again_ = now + options_.fetch_pause;
   }
-  if (!voting && ready()) act(PulseNow{});
+  look_if_ready();
   look_for_records(now);
 }
 
 void WorkerCore::on_conflict(std::int64_t common_step) {
   if (history_.contains(told_) && common_step < told_.step && !options_.mutations.cut_to_peer) {
     // The other one has left the committed history; it is not ours to follow.
+    ++next_source_;
     return;
   }
   if (state_ == WorkerState::voting) {
@@ -798,7 +867,7 @@ void WorkerCore::on_conflict(std::int64_t common_step) {
   }
   rewinding_ = true;
   probe_.reset();
-  vouched_term_ = 0;
+  not_vouched();
   act(Rewind{*history_.at(common_step)});
 }
 

@@ -56,7 +56,8 @@ struct WorkerOptions {
   std::int64_t per_voter = 1;  // samples a voter draws per step
   // The run ends there: a seal that is ordered for a later step is due once it is held.
   std::int64_t last_step = std::numeric_limits<std::int64_t>::max();
-  std::int64_t join_gap = 2;                              // ready when so near the head (R8)
+  std::int64_t join_gap = 2;       // ready when so near the head (R8); doubled by each try in vain
+  std::int64_t ready_backlog = 8;  // ... and with no more to apply
   Duration exchange_timeout = std::chrono::minutes(5);    // for the others, once its ballot is cast
   Duration late_grace = std::chrono::seconds(5);          // after the quorum, for the other ballots
   Duration fetch_timeout = std::chrono::minutes(1);       // for one answer
@@ -105,6 +106,7 @@ struct HoldRecord {
   Position position;
   Ledger ledger;  // after it: belongs into a checkpoint of this position
   bool fetched = false;
+  std::vector<ChunkFigures> figures = {};  // by chunk; none of a fetched one
 };
 struct SendFetch {
   Source source;
@@ -121,7 +123,7 @@ struct Rewind {
 // No peer keeps the records after what it holds, or none that it has in common with them: load a
 // checkpoint, from wherever there is one, begin the journal anew at it, then rewound().
 struct LoadCheckpoint {
-  Source source;  // who said so
+  Source source;  // who said so; none (Identity{}): the run has ended, with a checkpoint
 };
 struct AskToJoin {};
 struct PulseNow {};
@@ -172,6 +174,8 @@ class WorkerCore {
   void decided(TimePoint now, std::int64_t term, std::int64_t step, ChunkVerdict verdict);
   void applied(const Position& position);
   void applied(const Position& position, const Digest& parameters);
+  // What its pulses say of ballots, its own and others', as it has seen them lately.
+  void judged(VoterJudgement judgement);
   void synced(const Position& position);
   void checkpoint_written(TimePoint now, CheckpointFact fact);
   void checkpoint_published(TimePoint now, const Position& position);
@@ -241,9 +245,14 @@ class WorkerCore {
   void look_at_poll(TimePoint now);
   void decide(std::int64_t step, Poll& poll, const Position& base);
   void try_hold(TimePoint now);
-  void hold(std::shared_ptr<const Record> record, const Position& position, bool fetched);
+  void hold(std::shared_ptr<const Record> record, const Position& position, bool fetched,
+            std::vector<ChunkFigures> figures = {});
   void give_up_waiting(TimePoint now);
   void look_for_records(TimePoint now);
+  std::int64_t ready_gap() const;
+  void not_vouched();
+  void look_if_ready();
+  bool ended_without_me() const;
   void on_conflict(std::int64_t common_step);
   void take_checkpoints(const std::vector<Position>& checkpoints);
   void look_at_checkpoints();
@@ -281,7 +290,13 @@ class WorkerCore {
   std::optional<TimePoint> fetch_again_;
   std::optional<Position> probe_;  // where it looks for the step at which two histories part
   std::int64_t head_ = 0, coordinator_term_ = 0;
-  std::int64_t vouched_term_ = 0;                // of the peer that vouched for what is held
+  std::int64_t vouched_term_ = 0;   // of the peer that vouched for what is held
+  std::size_t failed_sources_ = 0;  // in a row
+  // Since it first had all that a source serves (R8): the commit then, which has to be durable
+  // here, and how often the head had gone on meanwhile.
+  std::optional<std::int64_t> caught_up_at_;
+  int tries_ = 0;
+  bool was_ready_ = false;
   std::optional<std::int64_t> rewind_when_out_;  // step
   std::optional<Source> load_when_out_;
   bool rewinding_ = false;  // or loading a checkpoint
@@ -294,6 +309,7 @@ class WorkerCore {
   std::vector<Position> checkpoints_;     // the row's, the older first
   std::optional<Position> kept_told_;     // the newest that the driver was told of
   std::vector<ParametersAt> parameters_;  // ascending
+  VoterJudgement judgement_;
 
   std::vector<Action> actions_;
 };

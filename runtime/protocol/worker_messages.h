@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/verdict.h"  // VoteStatistics
 #include "runtime/journal/record.h"
 #include "runtime/protocol/messages.h"
 
@@ -45,11 +46,23 @@ struct BallotFrame {
   std::shared_ptr<const BallotData> data;
 };
 
+// What an owner saw in the ballots that it counted, for the run's record and for alarms: no bit of
+// any replica depends on it, so it is no part of the record chain.
+struct ChunkFigures {
+  VoteStatistics votes;  // agreed and compared by counted voter, ascending
+  // With chunk 0: over the counted ballots whose loss was finite, and how many were not.
+  double loss_sum = 0;
+  std::int64_t tokens = 0;
+  std::int32_t loss_faults = 0;
+  bool operator==(const ChunkFigures&) const = default;
+};
+
 // What an owner decides for its chunk. The means and the rate factors come with chunk 0.
 struct ChunkVerdict {
   ChunkVerdictRecord verdict;
   std::vector<TensorFactors> factors;
   std::vector<MeanRecord> means;
+  ChunkFigures figures;
   bool operator==(const ChunkVerdict&) const = default;
 };
 

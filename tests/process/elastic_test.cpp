@@ -1,8 +1,10 @@
 // Elastic runs as a user starts them: a coordinator and workers that are killed, stopped, told to
 // leave and joined by others.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <fstream>
 #include <map>
@@ -19,10 +21,12 @@ using namespace std::chrono_literals;
 using testing::HasSubstr;
 
 constexpr int kRetry = 4;  // core/error.h
+// More steps than any machine makes while a test looks on: what is disturbed is under way.
+constexpr std::int64_t kEndless = 1'000'000;
 
 class Elastic : public SmallRun {
  protected:
-  void start_coordinator(int workers, const std::vector<std::string>& more = {}) {
+  void start_coordinator(int workers, const std::string& heartbeat_timeout = "2s") {
     std::vector<std::string> words{"coordinator",
                                    "out",
                                    "--listen",
@@ -30,14 +34,14 @@ class Elastic : public SmallRun {
                                    "--start-workers",
                                    std::to_string(workers),
                                    "--heartbeat-timeout",
-                                   "2s",
+                                   heartbeat_timeout,
                                    "--seal-timeout",
                                    "2s",
                                    "--cold-wait",
                                    "60s"};
-    words.insert(words.end(), more.begin(), more.end());
     coordinator_ = std::make_unique<Command>(words, file(""), environment_);
   }
+  void set_steps(std::int64_t steps) { settings_[0] = fmt::format("train.steps={}", steps); }
   void start(int worker) {
     std::vector<std::string> words{"train",  "run.toml", "--coordinator",
                                    address_, "--worker", std::to_string(worker)};
@@ -50,9 +54,26 @@ class Elastic : public SmallRun {
       all += "--- worker " + std::to_string(number) + "\n" + worker->output();
     return all;
   }
-  void expect_all_end_well() {
+  void expect_all_end(int exit_code) {
     for (const auto& [number, worker] : workers_)
-      EXPECT_EQ(worker->wait(60s).exit_code, 0) << "worker " << number << "\n" << outputs();
+      EXPECT_EQ(worker->wait(60s).exit_code, exit_code) << "worker " << number << "\n" << outputs();
+  }
+  void expect_all_end_well() { expect_all_end(0); }
+  // Told to leave, they do; then the run is given an end, which is reached.
+  std::int64_t leave_and_go_on_to_an_end() {
+    for (const auto& [number, worker] : workers_) worker->send(SIGTERM);
+    expect_all_end(kRetry);
+    const std::int64_t end = committed() + 20;
+    set_steps(end);
+    std::vector<int> numbers;
+    for (const auto& [number, worker] : workers_) numbers.push_back(number);
+    for (const int number : numbers) start(number);
+    expect_all_end_well();
+    const nlohmann::json seen = status();
+    EXPECT_EQ(seen["steps"], end);
+    EXPECT_EQ(seen["commit"]["step"], end);
+    EXPECT_THAT(seen["reason"].get<std::string>(), HasSubstr("the run has ended"));
+    return end;
   }
   nlohmann::json status() const {
     const Ended ended = ballot({"status", address_, "--json"}, environment_);
@@ -66,6 +87,26 @@ class Elastic : public SmallRun {
   bool reaches(std::int64_t step) const {
     return within(120s, [&] { return committed() >= step; });
   }
+  // Of the process that is there now.
+  std::int64_t incarnation(int worker) const {
+    for (const auto& one : status()["workers"])
+      if (one["worker"] == worker) return one["incarnation"];
+    return 0;
+  }
+  // A new process of it votes; and so do all that there are then.
+  bool votes_again(int worker, std::int64_t after_incarnation) const {
+    return within(60s, [&] {
+      const nlohmann::json seen = status();
+      if (!seen.is_object()) return false;
+      const bool all = std::ranges::all_of(seen["workers"], [](const nlohmann::json& one) {
+        return one["state"] == "voting" && !one["voter"].is_null();
+      });
+      const bool there = std::ranges::any_of(seen["workers"], [&](const nlohmann::json& one) {
+        return one["worker"] == worker && one["incarnation"] > after_incarnation;
+      });
+      return all && there;
+    });
+  }
   // The journal's replay of the last step is proved by the digest that the live run left.
   void expect_replays(std::int64_t step) const {
     const Ended ended = ballot({"replay", "out", "--to-step", std::to_string(step)});
@@ -75,7 +116,7 @@ class Elastic : public SmallRun {
 
   std::string address_ = "127.0.0.1:" + std::to_string(test::free_port());
   Environment environment_{{"BALLOT_TOKEN", "of-this-test"}, {"OMP_NUM_THREADS", "1"}};
-  std::vector<std::string> settings_{"train.steps=12", "train.checkpoint_every=4",
+  std::vector<std::string> settings_{"train.steps=12", "train.checkpoint_every=20",
                                      "vote.deadline_seconds=60"};
   std::unique_ptr<Command> coordinator_;
   std::map<int, std::unique_ptr<Command>> workers_;
@@ -83,6 +124,7 @@ class Elastic : public SmallRun {
 
 // Nothing happens to it: the very bits of a job whose workers are fixed.
 TEST_F(Elastic, UndisturbedItGivesTheBitsOfAFixedJob) {
+  settings_[1] = "train.checkpoint_every=4";
   start_coordinator(3);
   for (int w = 0; w < 3; ++w) start(w);
   expect_all_end_well();
@@ -99,31 +141,81 @@ TEST_F(Elastic, UndisturbedItGivesTheBitsOfAFixedJob) {
 }
 
 TEST_F(Elastic, AKilledWorkerIsNotWaitedForAndComesBackAtTheHead) {
-  settings_[0] = "train.steps=400";
-  settings_[1] = "train.checkpoint_every=100";
+  set_steps(kEndless);
   start_coordinator(3);
   for (int w = 0; w < 3; ++w) start(w);
   ASSERT_TRUE(reaches(5)) << outputs();
   for (const int victim : {2, 0, 1}) {  // 0 writes the record and decides the means
+    const std::int64_t before = incarnation(victim);
     workers_[victim]->send(SIGKILL);
+    workers_[victim]->wait(10s);
     const std::int64_t then = committed();
     ASSERT_TRUE(reaches(then + 5)) << outputs();
     start(victim);
-    ASSERT_TRUE(within(60s, [&] {
-      const nlohmann::json seen = status();
-      int voting = 0;
-      for (const auto& worker : seen["workers"]) voting += worker["state"] == "voting";
-      return voting == 3;
-    })) << outputs();
+    ASSERT_TRUE(votes_again(victim, before)) << outputs();
   }
+  const std::int64_t end = leave_and_go_on_to_an_end();
+  expect_replays(end);
+  const auto steps = metrics("out", "step");  // whoever died, each has its line
+  ASSERT_EQ(steps.size(), static_cast<std::size_t>(end)) << outputs();
+  for (std::size_t i = 0; i < steps.size(); ++i) EXPECT_EQ(steps[i]["step"], i + 1) << outputs();
+}
+
+// Two at once: nobody is left to suspect the second, and it is not waited for long.
+TEST_F(Elastic, OfTwoKilledAtOnceNeitherIsWaitedForUntilItsHeartbeatIsMissed) {
+  set_steps(kEndless);
+  start_coordinator(3, "100s");
+  for (int w = 0; w < 3; ++w) start(w);
+  ASSERT_TRUE(reaches(5)) << outputs();
+  workers_[1]->send(SIGKILL);
+  workers_[2]->send(SIGKILL);
+  const std::int64_t then = committed();
+  ASSERT_TRUE(within(50s, [&] { return committed() >= then + 5; })) << outputs();
+}
+
+// All that is left of it is what it was: whoever comes back finds it so, whatever it had.
+TEST_F(Elastic, OneThatWasAwayWhenTheRunEndedFindsItsEnd) {
+  set_steps(kEndless);
+  start_coordinator(3);
+  for (int w = 0; w < 3; ++w) start(w);
+  ASSERT_TRUE(reaches(5)) << outputs();
+  workers_[2]->send(SIGKILL);
+  workers_[2]->wait(10s);
+  workers_.erase(2);
+  const std::int64_t then = committed();
+  ASSERT_TRUE(reaches(then + 5)) << outputs();
+  const std::int64_t end = leave_and_go_on_to_an_end();
+  start(2);
+  EXPECT_EQ(workers_[2]->wait(60s).exit_code, 0) << outputs();
+  EXPECT_THAT(workers_[2]->output(), HasSubstr(fmt::format("ends after step {}", end)));
+  expect_replays(end);
+}
+
+// And another end, later: the same run goes on.
+TEST_F(Elastic, ARunThatHasEndedIsMadeLonger) {
+  start_coordinator(2);
+  start(0);
+  start(1);
   expect_all_end_well();
-  expect_replays(400);
-  EXPECT_EQ(metrics("out", "step").back()["step"], 400);
+  set_steps(20);
+  start(0);
+  ASSERT_TRUE(within(60s, [&] { return status().value("steps", 0) == 20; })) << outputs();
+  const std::string longer = settings_[0];
+  set_steps(30);
+  const Ended other = ballot({"train", "run.toml", "--coordinator", address_, "--worker", "1",
+                              "--set", settings_[0], "--set", settings_[1]},
+                             environment_);
+  EXPECT_EQ(other.exit_code, 2) << other.output;
+  EXPECT_THAT(other.output, HasSubstr("train.steps = 30, the run's is 20"));
+  settings_[0] = longer;
+  start(1);
+  expect_all_end_well();
+  expect_replays(20);
+  EXPECT_EQ(metrics("out", "step").size(), 20u);
 }
 
 TEST_F(Elastic, AllKilledAtOnceTheyGoOnFromTheirJournals) {
-  settings_[0] = "train.steps=60";
-  settings_[1] = "train.checkpoint_every=20";
+  set_steps(kEndless);
   start_coordinator(3);
   for (int w = 0; w < 3; ++w) start(w);
   ASSERT_TRUE(reaches(25)) << outputs();
@@ -134,14 +226,12 @@ TEST_F(Elastic, AllKilledAtOnceTheyGoOnFromTheirJournals) {
   coordinator_->wait(10s);
   start_coordinator(3);
   for (const int w : {2, 0, 1}) start(w);
-  ASSERT_TRUE(within(60s, [&] { return committed() >= then; })) << outputs();
-  expect_all_end_well();
-  expect_replays(60);
+  ASSERT_TRUE(reaches(then + 5)) << outputs();
+  expect_replays(leave_and_go_on_to_an_end());
 }
 
 TEST_F(Elastic, TheCoordinatorMayDieAndSomebodyMayJoin) {
-  settings_[0] = "train.steps=300";
-  settings_[1] = "train.checkpoint_every=100";
+  set_steps(kEndless);
   start_coordinator(2);
   start(0);
   start(1);
@@ -157,37 +247,37 @@ TEST_F(Elastic, TheCoordinatorMayDieAndSomebodyMayJoin) {
   workers_[1]->send(SIGTERM);  // and one leaves in order
   EXPECT_EQ(workers_[1]->wait(60s).exit_code, kRetry) << outputs();
   workers_.erase(1);
-  expect_all_end_well();
-  expect_replays(300);
+  expect_replays(leave_and_go_on_to_an_end());
 }
 
 // `launch --elastic` on one machine: whoever dies is started again, and a signal ends it in order.
 TEST_F(Elastic, LaunchedWorkersAndTheirCoordinatorAreStartedAgain) {
-  const std::vector<std::string> words{"launch",
-                                       "run.toml",
-                                       "--workers",
-                                       "3",
-                                       "--elastic",
-                                       "--restarts",
-                                       "4",
-                                       "--set",
-                                       "train.steps=300",
-                                       "--set",
-                                       "vote.deadline_seconds=60"};
-  Command job(words, file(""), {{"OMP_NUM_THREADS", "1"}});
-  const auto reached = [&](std::int64_t step) {
-    return within(120s, [&] {
-      std::ifstream record(file("out/metrics.jsonl"));
-      std::string line;
-      std::int64_t last = -1;
-      while (std::getline(record, line)) {
-        const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, false);
-        if (parsed.is_object() && parsed.value("type", "") == "step") last = parsed["step"];
-      }
-      return last >= step;
-    });
+  const auto words = [](std::int64_t steps) {
+    return std::vector<std::string>{"launch",
+                                    "run.toml",
+                                    "--workers",
+                                    "3",
+                                    "--elastic",
+                                    "--restarts",
+                                    "4",
+                                    "--set",
+                                    fmt::format("train.steps={}", steps),
+                                    "--set",
+                                    "train.checkpoint_every=100",
+                                    "--set",
+                                    "vote.deadline_seconds=60"};
   };
-  ASSERT_TRUE(reached(5)) << job.output();
+  Command job(words(kEndless), file(""), {{"OMP_NUM_THREADS", "1"}});
+  const auto last_step = [&] {
+    std::ifstream record(file("out/metrics.jsonl"));
+    std::int64_t last = -1;
+    for (std::string line; std::getline(record, line);) {
+      const nlohmann::json parsed = nlohmann::json::parse(line, nullptr, false);
+      if (parsed.is_object() && parsed.value("type", "") == "step") last = parsed["step"];
+    }
+    return last;
+  };
+  ASSERT_TRUE(within(120s, [&] { return last_step() >= 5; })) << job.output();
   const pid_t coordinator = job.child("coordinator", "out");
   ASSERT_GT(coordinator, 0) << job.output();
   for (const int worker : {1, 0}) {
@@ -204,9 +294,10 @@ TEST_F(Elastic, LaunchedWorkersAndTheirCoordinatorAreStartedAgain) {
       SIGTERM);  // while it is away: the workers are let go when it is back, or by the deadline
   const Ended stopped = job.wait(200s);
   EXPECT_EQ(stopped.exit_code, kRetry) << stopped.output;
-  const Ended ended = ballot(words, {{"OMP_NUM_THREADS", "1"}});  // and on to the end
+  const std::int64_t end = last_step() + 200;
+  const Ended ended = ballot(words(end), {{"OMP_NUM_THREADS", "1"}});  // and on to an end
   EXPECT_EQ(ended.exit_code, 0) << ended.output;
-  expect_replays(300);
+  expect_replays(end);
 }
 
 TEST_F(Elastic, AWorkerOfAnotherConfigurationIsRefused) {

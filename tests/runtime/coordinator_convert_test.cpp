@@ -33,6 +33,8 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(join.worker, 4);
   EXPECT_EQ(join.nonce, 0xfedcba9876543210u);
   EXPECT_EQ(join.config, (Digest{7, 8}));
+  EXPECT_EQ(join.steps, 500);
+  EXPECT_TRUE(join.again);
   EXPECT_EQ(decode_join_answer(bytes_of(encode(Identity{4, 2}))), (Identity{4, 2}));
 
   const Pulse sent = test::full_pulse(), pulse = decode_pulse(bytes_of(encode(sent)));
@@ -53,6 +55,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(pulse.checkpoints, sent.checkpoints);
   EXPECT_EQ(pulse.published, sent.published);
   EXPECT_EQ(pulse.parameters, sent.parameters);
+  EXPECT_EQ(pulse.judgement, sent.judgement);
 
   const Order order = decode_order(bytes_of(encode(test::full_order())));
   EXPECT_EQ(order.incarnation, 2);
@@ -71,10 +74,13 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(row.commit, test::full_row().commit);
   EXPECT_EQ(row.checkpoints, test::full_row().checkpoints);
   EXPECT_EQ(row.incarnations, test::full_row().incarnations);
+  EXPECT_EQ(row.steps, 500);
 
   const ServiceStatus status = decode_status(bytes_of(encode(test::full_status())));
   EXPECT_EQ(encode(status), encode(test::full_status()));
   EXPECT_EQ(status.coordinator.workers.at(0).since_pulse, std::chrono::milliseconds(1500));
+  EXPECT_EQ(status.coordinator.workers.at(0).agreement, 0.75);
+  EXPECT_EQ(status.coordinator.steps, 500);
 }
 
 TEST(CoordinatorMessages, NothingIsNotTheSameAsZero) {
@@ -90,6 +96,8 @@ TEST(CoordinatorMessages, NothingIsNotTheSameAsZero) {
   pulse.pending.reset();
   pulse.checkpoints.clear();
   pulse.parameters.clear();
+  pulse.judgement = {};
+  EXPECT_EQ(decode_pulse(bytes_of(encode(pulse))).judgement, VoterJudgement{});
   EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).pending.has_value());
   EXPECT_TRUE(decode_pulse(bytes_of(encode(pulse))).checkpoints.empty());
   EXPECT_TRUE(decode_pulse(bytes_of(encode(pulse))).parameters.empty());
@@ -136,6 +144,14 @@ TEST(CoordinatorMessages, WhatIsOutsideItsLimitsIsRefusedByFieldAndValue) {
               for (int i = 0; i < 300; ++i) p.add_suspects();
             }),
             "pulse.suspects has 302 entries, expected at most 256");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) { p.set_agreement(1.5); }),
+            "pulse.agreement = 1.5: expected 0 to 1");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) { p.mutable_accused(0)->set_worker(4096); }),
+            "pulse.accused[0].worker = 4096: expected 0 to 4095");
+  EXPECT_EQ(pulse_with([](wire::Pulse& p) {
+              for (int i = 0; i < 300; ++i) p.add_accused();
+            }),
+            "pulse.accused has 301 entries, expected at most 256");
   EXPECT_EQ(pulse_with([](wire::Pulse& p) { p.mutable_suspects(1)->set_worker(-3); }),
             "pulse.suspects[1].worker = -3: expected 0 to 4095");
   EXPECT_THAT(why([] { decode_pulse(bytes_of(std::string(kMostRequestBytes + 1, 'x'))); }),
@@ -249,6 +265,7 @@ TEST(CoordinatorMessages, AJoinNamesItsRunAndItsAddress) {
   EXPECT_THAT(with([](wire::JoinRequest& j) { j.clear_run(); }), HasSubstr("join.run has 0 bytes"));
   EXPECT_THAT(with([](wire::JoinRequest& j) { j.clear_address(); }), HasSubstr("join.address"));
   EXPECT_EQ(with([](wire::JoinRequest& j) { j.clear_config(); }), "join.config is missing");
+  EXPECT_THAT(with([](wire::JoinRequest& j) { j.set_steps(-1); }), HasSubstr("join.steps = -1"));
 }
 
 TEST(CoordinatorMessages, TextFromElsewhereIsCutAndMadePrintable) {

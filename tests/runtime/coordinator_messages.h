@@ -31,6 +31,8 @@ inline Join full_join() {
   join.address = "10.0.0.1:29500";
   join.config = {7, 8};
   join.version = "0.1.0";
+  join.steps = 500;
+  join.again = true;
   return join;
 }
 
@@ -53,6 +55,7 @@ inline Pulse full_pulse() {
   pulse.checkpoints = {full_checkpoint(), full_checkpoint()};
   pulse.published = {30, {11, 12}};
   pulse.parameters = {{{32, {13, 14}}, {15, 16}}, {{41, {1, 2}}, {17, 18}}};
+  pulse.judgement = {0.625, {{2, "at chance"}}};
   return pulse;
 }
 
@@ -77,6 +80,7 @@ inline Row full_row() {
   row.commit = {41, {1, 2}};
   row.checkpoints = {full_checkpoint(), full_checkpoint()};
   row.incarnations = {{0, 3}, {2, 1}, {5, 9}};
+  row.steps = 500;
   return row;
 }
 
@@ -88,6 +92,7 @@ inline ServiceStatus full_status() {
   to.start = {41, {1, 2}};
   to.commit = {41, {1, 2}};
   to.head = 42;
+  to.steps = 500;
   WorkerStatus worker;
   worker.identity = {4, 2};
   worker.address = "10.0.0.1:29500";
@@ -98,6 +103,7 @@ inline ServiceStatus full_status() {
   worker.durable = {41, {1, 2}};
   worker.stage = "votes";
   worker.suspects = {{5, "late"}};
+  worker.agreement = 0.75;
   to.workers = {worker};
   to.checkpoints = {full_checkpoint()};
   to.decision = "wait";

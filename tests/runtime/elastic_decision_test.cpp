@@ -11,6 +11,7 @@
 #include "collectives/vote.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
+#include "runtime/elastic/step_figures.h"
 #include "runtime/elastic/voter_ballot.h"
 #include "tests/support/tiny_run.h"
 
@@ -102,10 +103,8 @@ TEST_P(ElasticDecision, IsTheVoteOfAFixedJobForAnyNumberOfOwners) {
           ASSERT_TRUE(has_sizes_of(part, layout_, chunk, owners));
           counted.push_back({v, &part});
         }
-        VoteStatistics statistics;
-        Loss loss;
-        ChunkVerdict decided = decide_chunk(layout_, chunk, owners, counted,
-                                            {kSeed, kStep, GetParam()}, statistics, loss);
+        ChunkVerdict decided =
+            decide_chunk(layout_, chunk, owners, counted, {kSeed, kStep, GetParam()});
         const BallotChunk c = layout_.voted().chunk(chunk, owners);
         for (std::size_t w = 0; w < decided.verdict.bits.size(); ++w)
           ASSERT_EQ(decided.verdict.bits[w], expected.bits.words()[c.begin / 64 + w]);
@@ -127,10 +126,54 @@ TEST_P(ElasticDecision, IsTheVoteOfAFixedJobForAnyNumberOfOwners) {
         ASSERT_EQ(decided.means.size(), layout_.mean_lengths(1).empty() ? 1u : 2u);
         EXPECT_EQ(decided.means[0].values, mean);  // every bit: the same sums in the same order
         EXPECT_EQ(decided.means[0].contributors, contributors);
-        EXPECT_EQ(loss.tokens, 10 * (voters > 1 ? voters - 1 : voters));  // voter 1's is NaN
+        EXPECT_EQ(decided.figures.tokens,
+                  10 * (voters > 1 ? voters - 1 : voters));  // voter 1's is NaN
+        EXPECT_EQ(decided.figures.loss_faults, voters > 1 ? 1 : 0);
       }
     }
   }
+}
+
+// Of all chunks together they are those of the whole vote, whoever owns which.
+TEST_P(ElasticDecision, FiguresOfItsChunksAreThoseOfTheVote) {
+  constexpr int kVoters = 3;
+  std::vector<VoterBallot> ballots;
+  for (int v = 0; v < kVoters; ++v) ballots.push_back(random_ballot(v));
+  VoteStatistics expected;
+  run_loopback(kVoters, [&](Transport& transport) {
+    VoteOptions options;
+    options.seed = kSeed;
+    options.ties = GetParam();
+    const auto vote = make_vote(*ballots[static_cast<std::size_t>(transport.rank())].bits,
+                                transport, options, Deadline::in(60s));
+    vote->elect(kStep, Deadline::in(60s));
+    if (transport.rank() == 0) expected = vote->verdict().statistics;
+  });
+  Record record;
+  record.step = kStep + 1;
+  std::vector<ChunkFigures> figures;
+  for (int chunk = 0; chunk < kVoters; ++chunk) {
+    std::vector<BallotData> parts;
+    for (const VoterBallot& b : ballots) parts.push_back(part_of(b, layout_, chunk, kVoters));
+    std::vector<CountedBallot> counted;
+    for (int v = 0; v < kVoters; ++v) counted.push_back({v, &parts[static_cast<std::size_t>(v)]});
+    ChunkVerdict decided =
+        decide_chunk(layout_, chunk, kVoters, counted, {kSeed, kStep, GetParam()});
+    decided.verdict.counted = {7};
+    record.chunks.push_back(decided.verdict);
+    figures.push_back(decided.figures);
+  }
+  EXPECT_EQ(figures_of(record, figures).votes, expected);
+
+  // A voter that one chunk's owner did not count has what the others say of it.
+  record.chunks[1].counted = {5};
+  VoteStatistics& one = figures[1].votes;
+  const std::int64_t agreed = one.agreed[1], compared = one.compared[1];
+  one.agreed.erase(one.agreed.begin() + 1);
+  one.compared.erase(one.compared.begin() + 1);
+  expected.agreed[1] -= agreed;
+  expected.compared[1] -= compared;
+  EXPECT_EQ(figures_of(record, figures).votes, expected);
 }
 
 TEST_P(ElasticDecision, APartOfAnotherSizeIsTold) {

@@ -54,6 +54,24 @@ TEST_F(ElasticJournalTest, ServesRecordsFromMemoryAndFromTheDiskAlike) {
   }
 }
 
+TEST_F(ElasticJournalTest, WhatItCostIsToldOnceAlsoAfterItWasBegunAnew) {
+  ElasticJournal journal(disk_, options());
+  append(journal, 6);
+  journal.flush();
+  const ElasticJournal::Cost cost = journal.take_cost();
+  EXPECT_GT(cost.written_bytes, 0u);
+  EXPECT_GT(cost.seconds, 0);
+  EXPECT_EQ(cost.behind_steps, 0);
+  EXPECT_EQ(journal.take_cost().written_bytes, 0u);
+  journal.cut_after(at(3));
+  chain_.resize(3);
+  append(journal, 1, 7);
+  journal.flush();
+  const std::uint64_t one = journal.take_cost().written_bytes;
+  EXPECT_GT(one, 0u);
+  EXPECT_LT(one, cost.written_bytes);
+}
+
 TEST_F(ElasticJournalTest, GoesBackAndOnWithAnotherHistory) {
   {
     ElasticJournal journal(disk_, options());

@@ -10,8 +10,10 @@
 #include <thread>
 
 #include "core/disk.h"
+#include "core/error.h"
 #include "runtime/coordinator/coordinator_server.h"
 #include "runtime/journal/shards.h"
+#include "runtime/metrics_names.h"
 #include "runtime/replay_run.h"
 #include "tests/support/tiny_run.h"
 #include "tests/support/trained.h"
@@ -23,10 +25,11 @@ using namespace std::chrono_literals;
 
 class ElasticTraining : public testing::Test {
  protected:
-  // All to their end.
+  // All to their end; one may be refused, with `refusal`.
   std::vector<TrainingResult> train(int workers, const RunConfig& config,
                                     MembershipOptions membership,
-                                    const std::function<TrainingHooks(int)>& hooks = {}) {
+                                    const std::function<TrainingHooks(int)>& hooks = {},
+                                    std::string* refusal = nullptr) {
     CoordinatorServerOptions options;
     options.listen = "127.0.0.1:0";
     options.desk.coordinator.run = "test";
@@ -48,6 +51,11 @@ class ElasticTraining : public testing::Test {
         try {
           results[static_cast<std::size_t>(w)] =
               train_elastic(config, elastic, hooks ? hooks(w) : TrainingHooks{});
+        } catch (const ConfigError& error) {
+          if (refusal != nullptr)
+            *refusal = error.what();
+          else
+            ADD_FAILURE() << "worker " << w << ": " << error.what();
         } catch (const std::exception& error) {
           ADD_FAILURE() << "worker " << w << ": " << error.what();
         }
@@ -95,6 +103,73 @@ TEST_F(ElasticTraining, GivesTheBitsOfAFixedJob) {
   EXPECT_EQ(results[0].digest, train_on(3, fixed)[0].digest);
   EXPECT_NEAR(results[0].last_loss, metrics_of(config.output_folder, "evaluation").back()["loss"],
               1e-12);
+  // And its record says the same of the votes.
+  const auto lines = metrics_of(config.output_folder, "step"),
+             expected = metrics_of(fixed.output_folder, "step");
+  ASSERT_EQ(lines.size(), expected.size());
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    for (const char* name : {metric::kTieShare, metric::kUnanimousShare, metric::kHeldShare,
+                             metric::kAgreement, metric::kLossFaults, metric::kTokensTotal})
+      EXPECT_EQ(lines[i][name], expected[i][name]) << name << " of step " << i + 1;
+    for (const char* name : {metric::kJournalSeconds, metric::kJournalBytes,
+                             metric::kJournalWaitSeconds, metric::kJournalLag})
+      EXPECT_TRUE(lines[i].contains(name)) << name;
+  }
+}
+
+// A worker whose gradients have the wrong sign.
+class InvertedModel : public ModelAround {
+ public:
+  using ModelAround::ModelAround;
+  Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
+    struct Invert : GradientSink {
+      void loss_known(double loss) override { next->loss_known(loss); }
+      void ready(const Parameter& p) override {
+        float* const gradient = p.gradient.f32();
+        for (std::int64_t i = 0; i < p.extent(); ++i) gradient[i] = -gradient[i];
+        next->ready(p);
+      }
+      GradientSink* next = nullptr;
+    } invert;
+    invert.next = &sink;
+    return model_->differentiate(batches, invert);
+  }
+};
+
+// Named by all the others, and sent away if that is the policy: its process ends, the run goes on.
+TEST_F(ElasticTraining, AVoterAtChanceIsNamedAndMayBeSentAway) {
+  for (const char* policy : {"warn", "abstain"}) {
+    const std::string name = policy;
+    const RunConfig config = run_.run(name, "[optimizer]\nrate = 0.003\n",
+                                      {"train.steps=80", "train.batch=4",
+                                       "audit.agreement_window=30", "audit.bad_voter=" + name});
+    std::string refusal;
+    const auto results = train(
+        4, config, {},
+        [](int w) {
+          TrainingHooks hooks;
+          // Slow enough that somebody is there to hear of it.
+          hooks.after_step = [](std::int64_t, const ParameterArena&) {
+            std::this_thread::sleep_for(10ms);
+          };
+          if (w == 1)
+            hooks.wrap_model = [](std::unique_ptr<Model> model, const ParameterArena&) {
+              return std::make_unique<InvertedModel>(std::move(model));
+            };
+          return hooks;
+        },
+        name == "abstain" ? &refusal : nullptr);
+    for (const int w : {0, 2, 3}) {
+      EXPECT_EQ(results[static_cast<std::size_t>(w)].steps, 80);
+      EXPECT_EQ(results[static_cast<std::size_t>(w)].digest, results[0].digest);
+    }
+    const auto alarms = metrics_of(config.output_folder, "alarm");
+    ASSERT_FALSE(alarms.empty());
+    for (const auto& alarm : alarms) EXPECT_EQ(alarm["worker"], 1);
+    const auto steps = metrics_of(config.output_folder, "step");
+    EXPECT_EQ(steps.back()[metric::kAgreement].size(), name == "warn" ? 4u : 3u);
+    EXPECT_EQ(refusal.find("sent away: step") != std::string::npos, name == "abstain") << refusal;
+  }
 }
 
 // With a quorum nobody waits for a late voter, whose samples somebody draws again: each is used
@@ -160,7 +235,7 @@ TEST_F(ElasticTraining, GoesOnInItsFolderAfterTheEndOfAnEarlierPart) {
   expect_identical(train(2, config, {}), 10);
   config.steps = 17;
   MembershipOptions membership;
-  membership.recover = true;                       // this coordinator's row is new
+  membership.recover = true;  // this coordinator's row is new
   membership.cold_wait = 500ms;
   const auto more = train(3, config, membership);  // and with one more worker
   expect_identical(more, 17);

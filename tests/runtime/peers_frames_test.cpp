@@ -156,6 +156,23 @@ TEST(PeerFrames, AVerdictWhoseDigestIsNotItsBitsIsRefused) {
   verdict = std::make_shared<VerdictFrame>(*make_verdict(1, 2));
   verdict->data.means[0].digest.low ^= 1;
   EXPECT_THAT(why_refused(messages_of({make_frame(verdict)})), HasSubstr("a mean with digest"));
+  const auto with_figures = [&](const auto& change) {
+    verdict = std::make_shared<VerdictFrame>(*make_verdict(1, 2));
+    change(verdict->data.figures);
+    return why_refused(messages_of({make_frame(verdict)}));
+  };
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.votes.elements = 1025; }),
+              HasSubstr("elements = 1025, expected 0 to 1024"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.votes.ties = 1001; }), HasSubstr("ties"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.votes.held_blocks = 3; }),
+              HasSubstr("held blocks = 3, expected 0 to 2"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.votes.agreed.push_back(0); }),
+              HasSubstr("were counted"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.votes.agreed[0] = 8; }),
+              HasSubstr("agreed on 8 of 7 compared"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.loss_sum = NAN; }), HasSubstr("a loss of nan"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.loss_faults = 100; }),
+              HasSubstr("losses that are no number = 100"));
 }
 
 TEST(PeerFrames, ARecordWithoutAllItsBitsIsRefused) {

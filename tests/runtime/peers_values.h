@@ -1,6 +1,8 @@
 // Ballots and verdicts for tests: of any size, their content a function of the seed.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <memory>
 #include <random>
 
@@ -50,7 +52,20 @@ inline std::shared_ptr<const VerdictFrame> make_verdict(std::int64_t step, std::
   frame->step = step;
   frame->chunk = 0;
   frame->base = {step - 1, {7, static_cast<std::uint64_t>(step)}};
-  frame->data = {chunk, record.factors, record.means};
+  ChunkFigures figures;
+  figures.votes.elements = 500 * units;
+  figures.votes.ties = std::min<std::int64_t>(3, figures.votes.elements);
+  figures.votes.unanimous = 400 * units;
+  figures.votes.blocks = units;
+  for (const std::uint64_t word : chunk.counted)
+    for (int voter = 0; voter < std::popcount(word); ++voter) {
+      const std::int64_t compared = std::min<std::int64_t>(voter + 7, 512 * units);
+      figures.votes.agreed.push_back(std::min<std::int64_t>(voter, compared));
+      figures.votes.compared.push_back(compared);
+    }
+  figures.loss_sum = 12.5;
+  figures.tokens = 64;
+  frame->data = {chunk, record.factors, record.means, figures};
   return frame;
 }
 

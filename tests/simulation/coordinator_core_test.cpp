@@ -243,6 +243,38 @@ TEST_F(Coordinator, AWorkerWithWrongParametersIsExpelledAndToldToRebuildThem) {
   EXPECT_FALSE(core->pulse(now, pulse(again))->rewind);
 }
 
+TEST_F(Coordinator, AVoterThatMostOthersAccuseGoesAndOnlyAnotherProcessOfItComesBack) {
+  options.membership.start_workers = 4;
+  core.emplace(options, stored, now);
+  core->lead(true, now);
+  core->loaded(now, stored);
+  for (const std::int32_t w : {0, 1, 2, 3}) core->pulse(now, pulse(join(w, 10 + w)));
+  ASSERT_TRUE(beat());
+  const auto accuse = [&](std::int32_t worker, std::int32_t whom) {
+    Pulse p = pulse({worker, 1}, WorkerState::voting, 1);
+    p.judgement = {0.6, {{whom, "it is at chance"}, {whom, "it is at chance"}}};
+    core->pulse(now, p);
+    beat();
+  };
+  core->pulse(now, pulse({3, 1}, WorkerState::voting, 1));
+  accuse(1, 0);  // the bad one itself says what it likes
+  accuse(0, 1);
+  accuse(2, 1);
+  EXPECT_EQ(core->status(now).decision, "steady");  // two of four
+  accuse(3, 1);
+  EXPECT_THAT(core->status(now).reason, HasSubstr("worker 1 is expelled: it is at chance"));
+  EXPECT_EQ(core->status(now).workers[0].agreement, 0.6);
+  Join again = ask(1, 77);
+  again.again = true;
+  const JoinAnswer answer = core->join(now, again);
+  ASSERT_TRUE(std::holds_alternative<JoinRefused>(answer));
+  EXPECT_THAT(std::get<JoinRefused>(answer).reason, HasSubstr("sent away: it is at chance"));
+  EXPECT_EQ(join(1, 78).incarnation, 2);
+  accuse(2, 1);  // of the one before: not of this one
+  again.nonce = 79;
+  EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, again)));
+}
+
 TEST_F(Coordinator, EveryNewStartIsANewIncarnationAndFencesTheOld) {
   const Identity old = join(3, 7), young = join(3, 8);
   EXPECT_EQ(young.incarnation, old.incarnation + 1);
@@ -268,6 +300,51 @@ TEST_F(Coordinator, AnotherRunOrConfigurationIsRefusedWithBoth) {
   EXPECT_THAT(std::get<JoinRefused>(core->join(now, wrong)).reason,
               HasSubstr("digest 00000000000000030000000000000004, the run's has "
                         "00000000000000010000000000000002"));
+}
+
+TEST_F(Coordinator, ARunsLengthIsWhatAllItsWorkersHave) {
+  const auto refusal = [&](std::int32_t worker, std::uint64_t nonce, std::int64_t steps) {
+    Join join = ask(worker, nonce);
+    join.steps = steps;
+    const JoinAnswer answer = core->join(now, join);
+    const auto* refused = std::get_if<JoinRefused>(&answer);
+    return refused == nullptr ? std::string() : refused->reason;
+  };
+  EXPECT_EQ(refusal(0, 1, 100), "");
+  EXPECT_EQ(refusal(1, 2, 100), "");
+  beat();
+  EXPECT_EQ(stored.steps, 100);
+  EXPECT_EQ(core->status(now).steps, 100);
+  core->pulse(now, pulse({0, 1}));
+  EXPECT_THAT(refusal(1, 3, 200), HasSubstr("train.steps = 200, the run's is 100 and worker 0"));
+  EXPECT_EQ(refusal(1, 4, 0), "");  // it does not say
+  now += seconds(11);               // nobody is there any more
+  EXPECT_EQ(refusal(1, 5, 200), "");
+  EXPECT_THAT(refusal(0, 6, 100), HasSubstr("the run's is 200"));
+  beat();
+  EXPECT_EQ(stored.steps, 200);
+
+  // Reached: longer at any time, shorter than what is committed never.
+  stored.commit = {200, {5, 5}};
+  stored.checkpoints = {{stored.commit, {}, {}, 0, 2}};
+  core->loaded(now, stored);
+  core->pulse(now, pulse({0, 1}));
+  EXPECT_THAT(refusal(1, 7, 150), HasSubstr("step 200 is committed"));
+  EXPECT_EQ(refusal(1, 8, 300), "");
+  EXPECT_THAT(refusal(2, 9, 200), HasSubstr("the run's is 300"));
+  beat();
+  EXPECT_EQ(stored.steps, 300);
+}
+
+TEST_F(Coordinator, AWorkerWhoseStreamBrokeIsNamedToNobodyAsASource) {
+  first_term();
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse({w, 1}, WorkerState::voting, 1));
+  const Identity third = join(2, 30);
+  EXPECT_EQ(core->pulse(now, pulse(third))->sources.size(), 2u);
+  core->stream_broken(now, {0, 1});
+  const auto order = core->pulse(now, pulse(third));
+  ASSERT_EQ(order->sources.size(), 1u);
+  EXPECT_EQ(order->sources[0].identity.worker, 1);
 }
 
 TEST_F(Coordinator, ATermIsNotShownBeforeItsRowIsDurable) {

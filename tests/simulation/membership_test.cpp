@@ -127,6 +127,43 @@ TEST_F(Membership, ABrokenStreamAloneSaysNothing) {
   EXPECT_TRUE(is_live(now, row.term->workers[2], row, view, options));
 }
 
+// Of two that are killed at once the first is suspected, and nobody looks for the second any more.
+TEST_F(Membership, ALongBreakIsSilenceWhileEverybodyIsToSealNow) {
+  view.broken[2] = view.broken[3] = {{3, 7}, now};
+  view.broken[2].identity.worker = 2;
+  now += kLongBreak * options.stream_grace;
+  EXPECT_EQ(decide().kind, Decision::Kind::steady);
+  order_seal(20);  // planned: nobody waits
+  EXPECT_TRUE(is_live(now, row.term->workers[1], row, view, options));
+  seal(1, 20);
+  EXPECT_FALSE(is_live(now, row.term->workers[1], row, view, options));
+  pulse(1).state = WorkerState::voting;
+  order_seal();
+  seal(1, 12);
+  pulse(1).suspects = {{3, "connection reset"}};
+  const Decision d = decide();
+  ASSERT_EQ(d.kind, Decision::Kind::term);
+  EXPECT_THAT(workers(d), ElementsAre(1));
+  now -= std::chrono::milliseconds(1);
+  view.seal->since = now;
+  EXPECT_THAT(decide().reason, HasSubstr("worker 2 to seal"));
+}
+
+TEST_F(Membership, AnEndedRunChangesNoTermAnyMoreAndSaysSo) {
+  row.steps = 11;
+  row.checkpoints.push_back({at(8), {}, {}, 0, 3});
+  for (const std::int32_t w : {1, 2, 3}) silence(w);
+  EXPECT_EQ(decide().kind, Decision::Kind::seal);  // what it is worth is not published yet
+  row.checkpoints.push_back({at(11), {}, {}, 0, 3});
+  EXPECT_EQ(decide().kind, Decision::Kind::steady);
+  EXPECT_THAT(decide().reason, HasSubstr("the run has ended: step 11 of 11"));
+  joiner(4, 3);
+  order_seal();
+  EXPECT_EQ(decide().kind, Decision::Kind::steady);
+  row.steps = 20;  // made longer
+  EXPECT_NE(decide().kind, Decision::Kind::steady);
+}
+
 // It may still vote: a cold start waits for it as for any other.
 TEST_F(Membership, NothingBeginsColdWithoutAWorkerThatIsOnlyCutOff) {
   options.min_workers = 3;

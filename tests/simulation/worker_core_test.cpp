@@ -441,6 +441,130 @@ TEST_F(Worker, AJoinerThatIsAheadOfItsTermsStartGoesBackAndJoinsAnew) {
   EXPECT_EQ(only<AskToJoin>(core->take()).size(), 1u);
 }
 
+// The head of a fast run is somewhere else whenever its records have come.
+TEST_F(Worker, AJoinerThatTheHeadOutrunsIsReadyAfterAFewTries) {
+  int pulses = 0;
+  std::int64_t tries = 0, head = 50, durable = 0;
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.sources = {{id(0), "a", 0}};
+  o.head = head;
+  core->ordered(now, o);
+  auto asked = only<SendFetch>(core->take());
+  while (!core->ready()) {
+    ASSERT_LT(++tries, 10);
+    ASSERT_EQ(asked.size(), 1u);
+    FetchReply reply;
+    reply.from = asked[0].fetch.from;
+    reply.term = 1;
+    Position position = reply.from;
+    while (position.step < head - 1) {
+      auto record = std::make_shared<Record>();
+      record->step = position.step + 1;
+      record->term = 1;
+      record->previous = position.digest;
+      position = record->position();
+      reply.records.push_back(std::move(record));
+    }
+    reply.vouched = position;
+    head += 20;  // meanwhile, and it is told of a later commit
+    o.head = head;
+    o.commit = {head - 30, {1, 1}};
+    core->ordered(now, o);
+    core->fetched(now, id(0), reply);
+    const auto actions = core->take();
+    asked = only<SendFetch>(actions);
+    for (const HoldRecord& hold : only<HoldRecord>(actions)) core->applied(hold.position);
+    core->synced(*core->history().at(durable));  // one fsync behind
+    durable = core->held().step;
+    pulses += only<PulseNow>(core->take()).size() > 0;
+  }
+  EXPECT_EQ(tries, 4);  // 4, 8, 16, 32 steps
+  EXPECT_EQ(pulses, 1);
+  EXPECT_TRUE(core->pulse(now).ready);
+}
+
+TEST_F(Worker, AJoinerWithMuchToApplyIsNotReady) {
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.sources = {{id(0), "a", 0}};
+  o.head = 20;
+  core->ordered(now, o);
+  FetchReply reply{genesis, 1, {}, genesis, {}, {}};
+  for (int i = 0; i < 20; ++i) {
+    auto record = std::make_shared<Record>();
+    record->step = reply.vouched.step + 1;
+    record->term = 1;
+    record->previous = reply.vouched.digest;
+    reply.vouched = record->position();
+    reply.records.push_back(std::move(record));
+  }
+  core->fetched(now, id(0), reply);
+  core->synced(core->held());
+  EXPECT_FALSE(core->ready());
+  core->take();
+  core->applied(*core->history().at(11));
+  EXPECT_FALSE(core->ready());
+  core->applied(*core->history().at(12));
+  EXPECT_TRUE(core->ready());
+  EXPECT_EQ(only<PulseNow>(core->take()).size(), 1u);
+}
+
+TEST_F(Worker, AnotherSourceIsAskedAtOnceWhereOneFails) {
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.head = 20;
+  o.sources = {{id(0), "a", 20}, {id(2), "b", 20}, {id(3), "c", 20}};
+  core->ordered(now, o);
+  auto asked = only<SendFetch>(core->take());
+  ASSERT_EQ(asked.size(), 1u);
+  const Source first = asked[0].source;
+  core->fetch_failed(now, first.identity);
+  asked = only<SendFetch>(core->take());
+  ASSERT_EQ(asked.size(), 1u);
+  EXPECT_NE(asked[0].source, first);
+  // The coordinator knows it as dead: its answer is not waited for.
+  std::erase(o.sources, asked[0].source);
+  core->ordered(now, o);
+  asked = only<SendFetch>(core->take());
+  ASSERT_EQ(asked.size(), 1u);
+  core->fetch_failed(now, asked[0].source.identity);
+  EXPECT_TRUE(only<SendFetch>(core->take()).empty());  // all of them: after a pause
+  now += options.fetch_pause;
+  core->tick(now);
+  EXPECT_EQ(only<SendFetch>(core->take()).size(), 1u);
+}
+
+TEST_F(Worker, OneThatComesBackAfterTheRunHasEndedLoadsItsCheckpoint) {
+  options.last_step = 30;
+  core.emplace(options, Recovered{History(genesis), {}});
+  core->take();
+  core->joined(now, {1, 5});
+  core->take();
+  Order o;
+  o.incarnation = 5;
+  o.term = 4;
+  o.head = 30;
+  o.commit = {30, {3, 3}};
+  o.checkpoints = {{20, {2, 2}}};
+  core->ordered(now, o);
+  EXPECT_TRUE(only<LoadCheckpoint>(core->take()).empty());
+  o.checkpoints = {{20, {2, 2}}, o.commit};
+  core->ordered(now, o);
+  EXPECT_EQ(only<LoadCheckpoint>(core->take()).size(), 1u);
+  core->ordered(now, o);
+  EXPECT_TRUE(only<LoadCheckpoint>(core->take()).empty());
+  core->rewound(now, {History(o.commit, 4), {}});
+  const auto kept = only<CheckpointsKept>(core->take());
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept[0].newest, o.commit);
+  core->ordered(now, o);
+  EXPECT_TRUE(core->take().empty());
+}
+
 TEST_F(Worker, CommitIsReportedByWhatItsHistoryContains) {
   order(record(1, genesis, {0, 1}));
   whole_step();

@@ -298,7 +298,11 @@ class World {
     WorkerOptions options = worker_options_of(s_);
     options.address = fmt::format("worker-{}", w.number);
     std::optional<Recovered> state = replay(w, w.journal->end());
-    if (!state) state = load_newest(w);
+    if (!state) {
+      // Or what its records follow: they are of no use.
+      if (store_.has_damage()) checker_.disk_lost(w.number);
+      state = load_newest(w);
+    }
     w.core = std::make_unique<WorkerCore>(options, std::move(*state));
     note("w{} starts at step {}", w.number, w.core->held().step);
     w.computing = 0;
