@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "collectives/cuda_vote.h"
 #include "collectives/kernels.h"
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/parallel.h"
@@ -201,11 +204,81 @@ class BlockCaster {
   std::uint64_t* abstentions_;
 };
 
+// Writes `count` bits from bit 0 of `source` to the abstentions from `block` on; returns how many
+// are 1. Whole words are this segment's alone.
+std::int64_t put_abstentions(const std::uint64_t* source, std::int64_t block, std::int64_t count,
+                             std::uint64_t* words) {
+  std::int64_t ones = 0;
+  for (std::int64_t done = 0; done < count;) {
+    const std::int64_t to = block + done, piece = std::min(count - done, 64 - to % 64);
+    std::uint64_t bits = source[done / 64] >> (done % 64);
+    if (done % 64 + piece > 64) bits |= source[done / 64 + 1] << (64 - done % 64);
+    bits &= low_bits(piece);
+    const std::uint64_t mask = low_bits(piece) << (to % 64);
+    if (piece == 64) {
+      words[to / 64] = bits;
+    } else {
+      const std::atomic_ref<std::uint64_t> word(words[to / 64]);
+      word.fetch_or(bits << (to % 64), std::memory_order_relaxed);
+      word.fetch_and(bits << (to % 64) | ~mask, std::memory_order_relaxed);
+    }
+    ones += std::popcount(bits);
+    done += piece;
+  }
+  return ones;
+}
+
+// Scratch of the device: the segment's bits, its abstentions from bit 0, sums of its rows, the
+// threshold, flags of its rows.
+std::int64_t cast_on_gpu(const Tensor& direction, const BallotSegment& segment,
+                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                         Ballot& ballot, Stream& stream) {
+  const auto words = static_cast<std::size_t>(segment.extent() / 64);
+  const auto block_words = static_cast<std::size_t>((segment.blocks() + 63) / 64);
+  const auto rows = options.abstain_below > 0 ? static_cast<std::size_t>(segment.rows) : 0;
+  auto* const bits = reinterpret_cast<std::uint64_t*>(
+      stream.scratch((words + block_words + rows + 1) * 8 + silent_rows.size()));
+  std::uint64_t* const abstentions = bits + words;
+  auto* const row_sums = reinterpret_cast<double*>(abstentions + block_words);
+  auto* const threshold = reinterpret_cast<float*>(row_sums + rows);
+  auto* const silent = reinterpret_cast<std::uint8_t*>(threshold + 2);
+  const Device device = direction.device;
+  fill_zero(abstentions, block_words * 8, stream);
+  copy_bytes(silent, device, silent_rows.data(), Device{}, silent_rows.size(), stream);
+  CudaVote& gpu = cuda_vote();
+  if (options.abstain_below > 0)
+    gpu.find_threshold(direction, options.abstain_below, row_sums, threshold, stream);
+  gpu.pack_signs({.direction = direction.f32(),
+                  .rows = segment.rows,
+                  .cols = segment.cols,
+                  .row_stride = segment.row_stride,
+                  .block = segment.block,
+                  .arena_word = segment.arena_offset / 64,
+                  .coin_stream = zero_coin_stream(options.seed, options.step, options.voter),
+                  .threshold = options.abstain_below > 0 ? threshold : nullptr,
+                  .silent_rows = silent_rows.empty() ? nullptr : silent,
+                  .bits = bits,
+                  .abstentions = abstentions},
+                 stream);
+  auto* const host = reinterpret_cast<std::uint64_t*>(stream.pinned_scratch(block_words * 8));
+  copy_bytes(host, Device{}, abstentions, device, block_words * 8, stream);
+  copy_bytes(ballot.bits().words() + segment.offset / 64, Device{}, bits, device, words * 8,
+             stream);
+  stream.synchronize();
+  return put_abstentions(host, segment.first_block, segment.blocks(), ballot.abstentions().words());
+}
+
 }  // namespace
 
-std::int64_t cast_ballot(const float* direction, const BallotSegment& segment,
+std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
                          const CastOptions& options, std::span<const std::uint8_t> silent_rows,
-                         Ballot& ballot) {
+                         Ballot& ballot, Stream& stream) {
+  require(direction.rank == 2 && direction.extent[0] == segment.rows &&
+              direction.extent[1] == segment.cols &&
+              (segment.rows == 1 || direction.stride[0] == segment.row_stride) &&
+              (segment.cols == 1 || direction.stride[1] == 1),
+          "segment {} ({}, {}) with rows {} apart: direction {}", segment.name, segment.rows,
+          segment.cols, segment.row_stride, direction.describe());
   require(silent_rows.empty() || static_cast<std::int64_t>(silent_rows.size()) == segment.rows,
           "segment {}: {} flags of silent rows for {} rows", segment.name, silent_rows.size(),
           segment.rows);
@@ -213,10 +286,12 @@ std::int64_t cast_ballot(const float* direction, const BallotSegment& segment,
           options.abstain_below);
   require(segment.block > 0 && segment.offset + segment.extent() <= ballot.layout().extent(),
           "segment {} is not one of the ballot's layout", segment.name);
-  const double threshold = options.abstain_below > 0
-                               ? options.abstain_below * root_mean_square(direction, segment)
-                               : 0.0;
-  const BlockCaster caster(direction, segment, options, silent_rows, threshold, ballot);
+  if (direction.device.kind == Device::Kind::cuda)
+    return cast_on_gpu(direction, segment, options, silent_rows, ballot, stream);
+  const float* const x = direction.f32();
+  const double threshold =
+      options.abstain_below > 0 ? options.abstain_below * root_mean_square(x, segment) : 0.0;
+  const BlockCaster caster(x, segment, options, silent_rows, threshold, ballot);
   std::atomic<std::int64_t> abstained = 0;
   parallel_for(segment.blocks(), kGrain / segment.block,
                [&](std::int64_t begin, std::int64_t end) { abstained += caster.cast(begin, end); });
@@ -232,8 +307,12 @@ void abstain(const BallotSegment& segment, Ballot& ballot) {
 
 std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word,
                          int voter) {
+  return mix64(zero_coin_stream(seed, step, voter) ^ static_cast<std::uint64_t>(arena_word));
+}
+
+std::uint64_t zero_coin_stream(std::uint64_t seed, std::int64_t step, int voter) {
   const std::uint64_t stream = hash64(seed, kZeroDomain, static_cast<std::uint64_t>(step));
-  return hash64(stream, static_cast<std::uint64_t>(voter), static_cast<std::uint64_t>(arena_word));
+  return mix64(mix64(stream) ^ static_cast<std::uint64_t>(voter));
 }
 
 std::uint64_t tie_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word) {

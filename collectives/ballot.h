@@ -14,6 +14,7 @@
 
 #include "collectives/ballot_layout.h"
 #include "collectives/bit_vector.h"
+#include "core/tensor.h"  // Tensor
 
 namespace ballot {
 
@@ -38,13 +39,15 @@ struct CastOptions {
   double abstain_below = 0;
 };
 
-// Packs the signs of `direction` (rows x cols of the segment, rows row_stride apart) into the
-// ballot. `silent_rows` may be empty; else one byte a row, non-zero = every block of that row
+// Packs the signs of `direction` (f32, the segment's rows and cols, rows row_stride apart, on the
+// stream's device, in memory of whole rows) into the ballot, which is the host's: the bits have
+// come when this returns.
+// `silent_rows` may be empty; else one byte a row, non-zero = every block of that row
 // abstains. Returns the number of blocks that abstained. Different segments may be cast from
 // different threads.
-std::int64_t cast_ballot(const float* direction, const BallotSegment& segment,
+std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
                          const CastOptions& options, std::span<const std::uint8_t> silent_rows,
-                         Ballot& ballot);
+                         Ballot& ballot, Stream& stream);
 
 // The whole segment says nothing this step.
 void abstain(const BallotSegment& segment, Ballot& ballot);
@@ -53,7 +56,9 @@ void abstain(const BallotSegment& segment, Ballot& ballot);
 // voters, tie coins are the same everywhere.
 std::uint64_t zero_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word, int voter);
 std::uint64_t tie_coins(std::uint64_t seed, std::int64_t step, std::int64_t arena_word);
-// tie_coins(seed, step, word) = mix64(tie_coin_stream(seed, step) ^ word), for whole registers.
+// tie_coins(seed, step, word) = mix64(tie_coin_stream(seed, step) ^ word), for whole registers;
+// zero_coins(seed, step, word, voter) = mix64(zero_coin_stream(seed, step, voter) ^ word).
 std::uint64_t tie_coin_stream(std::uint64_t seed, std::int64_t step);
+std::uint64_t zero_coin_stream(std::uint64_t seed, std::int64_t step, int voter);
 
 }  // namespace ballot

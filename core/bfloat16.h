@@ -1,5 +1,5 @@
 // The upper half of an IEEE fp32: 8 bits of exponent, 7 of fraction. Storage and matrix inputs
-// only; arithmetic is fp32.
+// only; arithmetic is fp32. On a GPU too: constexpr functions are compiled for it.
 #pragma once
 
 #include <bit>
@@ -11,15 +11,15 @@ struct bfloat16 {
   std::uint16_t bits;
 };
 
-inline float to_float(bfloat16 x) {
+constexpr float to_float(bfloat16 x) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
 }
-inline float to_float(float x) {
+constexpr float to_float(float x) {
   return x;
 }
 
 // Round to nearest, ties to even; NaN stays NaN (quiet).
-inline bfloat16 to_bfloat16(float x) {
+constexpr bfloat16 to_bfloat16(float x) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const std::uint32_t quiet = (bits >> 16) | 0x40u;
@@ -27,13 +27,13 @@ inline bfloat16 to_bfloat16(float x) {
 }
 
 template <class T>
-inline T from_float(float x);
+constexpr T from_float(float x);
 template <>
-inline float from_float<float>(float x) {
+constexpr float from_float<float>(float x) {
   return x;
 }
 template <>
-inline bfloat16 from_float<bfloat16>(float x) {
+constexpr bfloat16 from_float<bfloat16>(float x) {
   return to_bfloat16(x);
 }
 

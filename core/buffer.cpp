@@ -6,18 +6,15 @@
 #include <cstring>
 #include <utility>
 
+#include "core/cuda/cuda_core.h"
 #include "core/error.h"
 
 namespace ballot {
 namespace {
 constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-}  // namespace
 
-Buffer::Buffer(std::size_t size_bytes, Device device) : size_bytes_(size_bytes), device_(device) {
-  require(device.kind == Device::Kind::cpu, "buffer on {}: this build has only the CPU",
-          to_string(device));
-  if (size_bytes == 0) return;
+std::byte* allocate_on_cpu(std::size_t size_bytes) {
   // Large buffers start on a huge page: the arena is streamed through every step and 4 KiB pages
   // cost a tenth of it.
   const std::size_t alignment = size_bytes >= 2 * kHugePage ? kHugePage : kAlignment;
@@ -26,7 +23,15 @@ Buffer::Buffer(std::size_t size_bytes, Device device) : size_bytes_(size_bytes),
   if (memory == nullptr) throw Unavailable("out of memory: asked for {} bytes", size_bytes);
   if (alignment == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
   std::memset(memory, 0, rounded);
-  data_ = static_cast<std::byte*>(memory);
+  return static_cast<std::byte*>(memory);
+}
+
+}  // namespace
+
+Buffer::Buffer(std::size_t size_bytes, Device device) : size_bytes_(size_bytes), device_(device) {
+  if (size_bytes == 0) return;
+  data_ = device.kind == Device::Kind::cuda ? cuda_core().allocate(size_bytes, device)
+                                            : allocate_on_cpu(size_bytes);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
@@ -42,7 +47,11 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  std::free(data_);
+  if (data_ == nullptr) return;
+  if (device_.kind == Device::Kind::cuda)
+    cuda_core().release(data_, device_);
+  else
+    std::free(data_);
 }
 
 }  // namespace ballot

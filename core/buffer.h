@@ -1,7 +1,8 @@
 // Owns bytes on one device. Move-only; zeroed when made; aligned to 64 bytes (a cache line, an
-// AVX-512 register).
+// AVX-512 register), on a GPU to 256. A GPU's bytes must not be touched by the host: core/copy.h.
 //
-// Memory is taken when a run starts, not per step. Throws Unavailable, naming the size, when there
+// Memory is taken when a run starts, not per step: on a GPU making and ending a buffer wait for the
+// device. Throws Unavailable, naming the size, when there
 // is not enough.
 #pragma once
 
@@ -20,7 +21,7 @@ class Buffer {
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
 
-  std::byte* data() const { return data_; }
+  std::byte* data() const { return data_; }  // an address of the device's
   std::size_t size_bytes() const { return size_bytes_; }
   Device device() const { return device_; }
   std::span<std::byte> bytes() const { return {data_, size_bytes_}; }

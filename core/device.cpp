@@ -1,56 +1,9 @@
 #include "core/device.h"
 
-#include <dnnl.hpp>
-
-#include "core/cuda_backend.h"
-#include "core/error.h"
-
 namespace ballot {
 
 std::string to_string(Device device) {
   return device.kind == Device::Kind::cpu ? "cpu" : "cuda:" + std::to_string(device.index);
-}
-
-Device find_device(const std::string& name) {
-  if (name == "cpu" || name == "auto") return Device{};
-  if (name == "cuda") return find_cuda_device();
-  throw ConfigError("device = \"{}\": expected \"cpu\", \"cuda\" or \"auto\"", name);
-}
-
-// The instruction set that oneDNN will really use (DNNL_MAX_CPU_ISA lowers it), not merely what the
-// processor has.
-std::string processor_features() {
-  switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::sse41:
-      return "sse41";
-    case dnnl::cpu_isa::avx:
-      return "avx";
-    case dnnl::cpu_isa::avx2:
-      return "avx2";
-    case dnnl::cpu_isa::avx2_vnni:
-      return "avx2_vnni";
-    case dnnl::cpu_isa::avx512_core:
-      return "avx512_core";
-    case dnnl::cpu_isa::avx512_core_vnni:
-      return "avx512_core_vnni";
-    case dnnl::cpu_isa::avx512_core_bf16:
-      return "avx512_core_bf16";
-    case dnnl::cpu_isa::avx512_core_amx:
-      return "avx512_core_amx";
-    default:
-      return "portable";
-  }
-}
-
-bool has_native_bf16() {
-  const auto isa = dnnl::get_effective_cpu_isa();
-  return isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx;
-}
-
-bool has_bf16() {
-  const auto isa = dnnl::get_effective_cpu_isa();
-  return has_native_bf16() || isa == dnnl::cpu_isa::avx512_core ||
-         isa == dnnl::cpu_isa::avx512_core_vnni;
 }
 
 }  // namespace ballot

@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
-#include "core/matmul.h"
+#include "core/matmul_cpu.h"
 #include "core/parallel.h"
 
 namespace ballot {
@@ -106,18 +106,7 @@ std::int64_t stride_of(const Tensor& x, int dimension) {
 
 }  // namespace
 
-void matmul(const Tensor& a, const Tensor& b, const Tensor& c, Accumulate accumulate,
-            Stream& stream) {
-  const bool fits = a.rank == 2 && b.rank == 2 && c.rank == 2 && a.extent[0] == c.extent[0] &&
-                    b.extent[1] == c.extent[1] && a.extent[1] == b.extent[0] && a.type == b.type;
-  if (!fits || (c.stride[1] != 1 && c.extent[1] != 1))
-      [[unlikely]]  // the message costs as much as a small product
-    require(false, "matmul of {} and {} into {} (columns {} apart)", a.describe(), b.describe(),
-            c.describe(), c.stride[1]);
-  if (stream.device().kind != Device::Kind::cpu) [[unlikely]]
-    require(false, "matmul on {}", to_string(stream.device()));
-  if (c.count() == 0) return;
-  require(a.extent[1] > 0, "matmul over an empty inner dimension");
+void matmul_cpu(const Tensor& a, const Tensor& b, const Tensor& c, Accumulate accumulate) {
   const Key key{a.extent[0],     b.extent[1],     a.extent[1],
                 stride_of(a, 0), stride_of(a, 1), stride_of(b, 0),
                 stride_of(b, 1), stride_of(c, 0), omp_in_parallel() ? 1 : thread_count(),

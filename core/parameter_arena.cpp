@@ -1,5 +1,6 @@
 #include "core/parameter_arena.h"
 
+#include "core/cuda/cuda_core.h"
 #include "core/error.h"
 #include "core/parallel.h"
 
@@ -78,11 +79,23 @@ std::int64_t ParameterArena::count() const {
 }
 
 void ParameterArena::refresh_compute() const {
-  for (const Parameter& parameter : parameters_) refresh_compute(parameter);
+  if (compute_ == DType::f32) return;
+  Stream stream(device());
+  for (const Parameter& parameter : parameters_) refresh_compute(parameter, stream);
+  stream.synchronize();
 }
 
 void ParameterArena::refresh_compute(const Parameter& parameter) const {
   if (compute_ == DType::f32) return;
+  Stream stream(device());
+  refresh_compute(parameter, stream);
+  stream.synchronize();
+}
+
+void ParameterArena::refresh_compute(const Parameter& parameter, Stream& stream) const {
+  if (compute_ == DType::f32) return;
+  if (device().kind == Device::Kind::cuda)
+    return cuda_core().round_to_bf16(parameter.value, parameter.compute, stream);
   const float* source = parameter.value.f32();
   bfloat16* target = parameter.compute.bf16();
   parallel_for(parameter.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {

@@ -1,5 +1,5 @@
-// One allocation for all parameters of a model and one for their gradients, laid out before
-// anything is read.
+// One allocation for all parameters of a model and one for their gradients, on one device, laid out
+// before anything is read.
 //
 // Parameters lie in the order given (models give backward order), each at a multiple of 512
 // elements, so a cache line of ballot bits never belongs to two tensors. The index of an element in
@@ -31,9 +31,11 @@ class ParameterArena {
   DType compute() const { return compute_; }
   Device device() const { return values_.device(); }
 
-  // Rounds values into what products read; nothing to do when compute is f32.
+  // Rounds values into what products read; nothing to do when compute is f32. Without a stream it
+  // is done on return (where a run starts), else in that stream's order.
   void refresh_compute() const;
   void refresh_compute(const Parameter& parameter) const;
+  void refresh_compute(const Parameter& parameter, Stream& stream) const;
 
  private:
   std::vector<Parameter> parameters_;

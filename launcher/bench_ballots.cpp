@@ -58,27 +58,31 @@ BenchBallots::BenchBallots(const BallotLayout& layout, std::uint64_t seed)
   });
 }
 
-const float* BenchBallots::direction(int voter, const Tile& tile) {
+Tensor BenchBallots::direction(int voter, const Tile& tile) {
   const BallotSegment& s = tile.segment;
   const std::uint64_t random = hash64(seed_, static_cast<std::uint64_t>(voter) + 3, tile.number);
   const std::uint64_t places =
       static_cast<std::uint64_t>((pool_elements_ - s.extent()) / kShift + 1);
-  const float* window = pool_.as<float>() + static_cast<std::int64_t>(random % places) * kShift;
-  if (s.cols == s.row_stride) return window;
+  float* window = pool_.as<float>() + static_cast<std::int64_t>(random % places) * kShift;
+  const auto lying_at = [&s](float* data) {
+    return make_matrix(data, DType::f32, s.rows, s.cols, s.row_stride);
+  };
+  if (s.cols == s.row_stride) return lying_at(window);
   float* target = padded_.as<float>();  // padding is zero
   std::fill_n(target, s.extent(), 0.0f);
   for (std::int64_t row = 0; row < s.rows; ++row)
     std::copy_n(window + row * s.row_stride, s.cols, target + row * s.row_stride);
-  return target;
+  return lying_at(target);
 }
 
 double BenchBallots::cast(int voter, std::int64_t step, Ballot& ballot) {
   const CastOptions options{.seed = seed_, .step = step, .voter = voter};
+  Stream stream;
   double total = 0;
   for (const Tile& tile : tiles_) {
-    const float* source = direction(voter, tile);
+    const Tensor source = direction(voter, tile);
     Stopwatch watch;
-    cast_ballot(source, tile.segment, options, {}, ballot);
+    cast_ballot(source, tile.segment, options, {}, ballot, stream);
     total += watch.elapsed();
   }
   return total;
@@ -86,6 +90,7 @@ double BenchBallots::cast(int voter, std::int64_t step, Ballot& ballot) {
 
 double BenchBallots::apply(const Verdict& verdict) {
   const RateFactors factors{.decay = 1e-4f, .step = 1e-3f};
+  Stream stream;
   double total = 0;
   std::int64_t at = 0;
   for (const Tile& tile : tiles_) {
@@ -100,7 +105,7 @@ double BenchBallots::apply(const Verdict& verdict) {
     parameter.compute = parameter.value;
     at += s.extent();
     Stopwatch watch;
-    apply_verdict(verdict, s, factors, parameter);
+    apply_verdict(verdict, s, factors, parameter, stream);
     total += watch.elapsed();
   }
   return total;
@@ -111,12 +116,13 @@ bool BenchBallots::is_right(const Tile& tile, const Verdict& verdict, int voters
   const BallotSegment& s = tile.segment;
   const BallotLayout layout({s});  // the tile alone; coins keep their places in the arena
   const BallotSegment& alone = layout.segments()[0];
+  Stream stream;
   std::vector<Ballot> ballots;
   std::vector<BallotPart> parts;
   for (int v = 0; v < voters; ++v) {
     ballots.emplace_back(layout);
     cast_ballot(direction(v, tile), alone, {.seed = seed_, .step = step, .voter = v}, {},
-                ballots.back());
+                ballots.back(), stream);
   }
   for (const Ballot& ballot : ballots)
     parts.push_back({ballot.bits().words(), ballot.abstentions().words()});

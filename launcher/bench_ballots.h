@@ -49,7 +49,7 @@ class BenchBallots {
     BallotSegment segment;  // rows of a segment of the layout, with their places in the ballot
     std::size_t number = 0;
   };
-  const float* direction(int voter, const Tile& tile);
+  Tensor direction(int voter, const Tile& tile);
   bool is_right(const Tile& tile, const Verdict& verdict, int voters, const VoteOptions& options,
                 std::int64_t step);
 

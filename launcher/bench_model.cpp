@@ -7,7 +7,9 @@
 #include "collectives/transport/loopback_transport.h"
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/host_bytes.h"
 #include "core/matmul.h"
+#include "launcher/bench_shapes.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "runtime/run_config.h"
@@ -34,9 +36,13 @@ LlamaConfig named_config(const std::string& name) {
     config.vocabulary = 258;
   } else if (std::filesystem::exists(name + "/config.json")) {
     return read_model_config(name);
+  } else if (const std::optional<LlamaConfig> known = named_llama(name)) {
+    return *known;
   } else {
-    throw ConfigError("--config {}: expected llama-28m, llama-2m or a folder with a config.json",
-                      name);
+    throw ConfigError(
+        "--config {}: expected llama-28m, llama-2m, {} (Llamas only) or a folder with a "
+        "config.json",
+        name, fmt::join(named_models(), ", "));
   }
   config.head_size = config.hidden_size / config.heads;
   config.max_positions = 4096;
@@ -50,21 +56,30 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-double measure_matmul(DType type, std::int64_t size) {
-  Stream stream;
-  const OwnedTensor a(type, {size, size}), b(type, {size, size}), c(DType::f32, {size, size});
-  for (const OwnedTensor* x : {&a, &b})
+std::int64_t peak_side(Device device) {
+  return device.kind == Device::Kind::cpu ? 1024 : 8192;
+}
+
+double measure_matmul(DType type, std::int64_t size, Device device) {
+  Stream stream(device);
+  const OwnedTensor a(type, {size, size}, device), b(type, {size, size}, device),
+      c(DType::f32, {size, size}, device);
+  for (const OwnedTensor* x : {&a, &b}) {
+    const HostBytes host(*x, HostBytes::Holds::zeros);
     for (std::int64_t i = 0; i < size * size; ++i) {
       const float value = static_cast<float>(static_cast<std::int32_t>(mix64(i)) * 0x1p-31);
       if (type == DType::f32)
-        x->view().f32()[i] = value;
+        reinterpret_cast<float*>(host.data())[i] = value;
       else
-        x->view().bf16()[i] = to_bfloat16(value);
+        reinterpret_cast<bfloat16*>(host.data())[i] = to_bfloat16(value);
     }
+    host.put_back();
+  }
   std::vector<double> rates;
   for (int repeat = 0; repeat < 12; ++repeat) {
     Stopwatch watch;
     matmul(a, b, c, Accumulate::no, stream);
+    stream.synchronize();
     rates.push_back(2.0 * size * size * size / watch.elapsed() / 1e9);
   }
   return median(rates);
@@ -72,10 +87,10 @@ double measure_matmul(DType type, std::int64_t size) {
 
 ModelBenchResult bench_model(const ModelBench& bench) {
   const LlamaConfig config = named_config(bench.config);
-  const ParameterArena arena(llama_parameter_shapes(config), bench.compute);
+  const ParameterArena arena(llama_parameter_shapes(config), bench.compute, bench.device);
   initialize_llama(config, arena, 1);
   arena.refresh_compute();
-  const std::unique_ptr<Model> model = make_llama(config, arena);
+  const std::unique_ptr<Model> model = make_llama(config, arena, bench.device);
   const std::array<ParameterGroup, 4> groups = preset_groups(
       bench.rule, bench.rule == "adamw" ? 0.001 : 0.002);  // a run file's presets: what a run does
   OptimizerState state(arena, groups);
@@ -119,7 +134,7 @@ ModelBenchResult bench_model(const ModelBench& bench) {
   result.tokens_per_second = tokens / result.step_seconds;
   result.product_gflops = tokens * model->flops_per_token(bench.length) /
                           (result.forward_seconds + result.backward_seconds) / 1e9;
-  result.peak_gflops = measure_matmul(bench.compute, 1024);
+  result.peak_gflops = measure_matmul(bench.compute, peak_side(bench.device), bench.device);
   return result;
 }
 

@@ -11,10 +11,11 @@ namespace ballot {
 
 struct ModelBench {
   std::string config =
-      "llama-28m";  // a named shape, or a Hugging Face folder (its config.json only)
+      "llama-28m";  // llama-28m, llama-2m, a Llama of bench_shapes.h, or a folder (config.json)
   std::string rule =
       "adamw";  // adamw (what a PyTorch user compares with) or olion (votes as the only voter)
   DType compute = DType::f32;
+  Device device;
   std::int64_t batch = 8, length = 256;
   std::int64_t warmup_steps = 2, steps = 8;
 };
@@ -24,13 +25,15 @@ struct ModelBenchResult {
   double tokens_per_second = 0;  // by the median step
   double step_seconds = 0, forward_seconds = 0, backward_seconds = 0, optimizer_seconds = 0;
   double product_gflops = 0;               // of forward and backward, while they ran
-  double peak_gflops = 0;                  // 1024^3 in the same type, same threads, same run
+  double peak_gflops = 0;                  // of a product of peak_side(), same type, same run
   double loss_before = 0, loss_after = 0;  // it trains: the second is lower
 };
 
 ModelBenchResult bench_model(const ModelBench& bench);
 
 // GFLOP/s of one square product of this size.
-double measure_matmul(DType type, std::int64_t size);
+double measure_matmul(DType type, std::int64_t size, Device device = {});
+// A side of that product large enough to show what the device can do.
+std::int64_t peak_side(Device device);
 
 }  // namespace ballot

@@ -17,7 +17,7 @@ namespace {
 
 struct BenchFlags {
   ModelBench bench;
-  std::string compute = "both";
+  std::string compute = "both", device = "cpu";
   std::int64_t threads = 0;
   bool json = false;
 };
@@ -37,7 +37,7 @@ void print(const ModelBench& bench, const ModelBenchResult& r, bool json) {
                                          {"optimizer_seconds", r.optimizer_seconds},
                                          {"product_gflops", r.product_gflops},
                                          {"matmul_peak_gflops", r.peak_gflops},
-                                         {"processor", processor_features()},
+                                         {"processor", processor_features(bench.device)},
                                          {"threads", thread_count()}};
     fmt::print("{}\n", line.dump());
     return;
@@ -45,7 +45,7 @@ void print(const ModelBench& bench, const ModelBenchResult& r, bool json) {
   const auto share = [&r](double seconds) { return 100 * seconds / r.step_seconds; };
   fmt::print("{} ({:.1f} M parameters), {}, {} on {} with {} threads, B = {}, T = {}\n",
              bench.config, r.parameters / 1e6, bench.rule, to_string(bench.compute),
-             processor_features(), thread_count(), bench.batch, bench.length);
+             processor_features(bench.device), thread_count(), bench.batch, bench.length);
   fmt::print(
       "  {:.0f} tokens/s; a step takes {:.0f} ms: forward {:.0f} %, backward {:.0f} %, optimizer "
       "{:.0f} %\n",
@@ -54,16 +54,19 @@ void print(const ModelBench& bench, const ModelBenchResult& r, bool json) {
   fmt::print(
       "  products run at {:.0f} GFLOP/s within forward and backward = {:.0f} % of the {:.0f} "
       "GFLOP/s of one "
-      "1024^3 product in this run\n",
-      r.product_gflops, 100 * r.product_gflops / r.peak_gflops, r.peak_gflops);
+      "{}^3 product in this run\n",
+      r.product_gflops, 100 * r.product_gflops / r.peak_gflops, r.peak_gflops,
+      peak_side(bench.device));
 }
 
 int run_bench(BenchFlags flags) {
   set_thread_count(flags.threads > 0 ? static_cast<int>(flags.threads) : default_threads(1));
+  flags.bench.device = find_device(flags.device);
   for (const DType type : {DType::f32, DType::bf16}) {
     if (flags.compute != "both" && flags.compute != to_string(type)) continue;
-    if (type == DType::bf16 && !has_bf16()) {
-      fmt::print("bf16: this processor ({}) has no bf16 products\n", processor_features());
+    if (type == DType::bf16 && !has_bf16(flags.bench.device)) {
+      fmt::print("bf16: this processor ({}) has no bf16 products\n",
+                 processor_features(flags.bench.device));
       if (flags.compute == "bf16") return 2;
       continue;
     }
@@ -79,13 +82,18 @@ void add_bench_model(CLI::App& bench, Action& action) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* model = bench.add_subcommand(
       "model", "tokens per second of training and the share of the matmul peak");
-  model->add_option("--config", flags->bench.config, "llama-28m, llama-2m or a model folder")
+  model
+      ->add_option("--config", flags->bench.config,
+                   "llama-28m, llama-2m, llama-3.2-1b and other Llamas, or a model folder")
       ->capture_default_str();
   model->add_option("--rule", flags->bench.rule, "optimizer")
       ->check(CLI::IsMember({"adamw", "olion", "lion", "signum", "muon", "sgd"}))
       ->capture_default_str();
   model->add_option("--compute", flags->compute, "type of products")
       ->check(CLI::IsMember({"f32", "bf16", "both"}))
+      ->capture_default_str();
+  model->add_option("--device", flags->device, "what computes")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   model->add_option("--batch", flags->bench.batch, "B")
       ->check(CLI::PositiveNumber)

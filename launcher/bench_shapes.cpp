@@ -7,7 +7,6 @@
 
 #include "core/error.h"
 #include "core/parameter_arena.h"  // kRowAlignment
-#include "models/llama/llama_config.h"
 #include "models/model_folder.h"
 
 namespace ballot {
@@ -29,7 +28,7 @@ constexpr LlamaShape kLlamas[] = {
     {"smollm2-135m", 576, 1536, 30, 9, 3, 64, 49152, true},
 };
 
-std::vector<ParameterShape> llama_shapes(const LlamaShape& shape) {
+LlamaConfig config_of(const LlamaShape& shape) {
   LlamaConfig config;
   config.hidden_size = shape.hidden;
   config.intermediate_size = shape.intermediate;
@@ -39,7 +38,8 @@ std::vector<ParameterShape> llama_shapes(const LlamaShape& shape) {
   config.head_size = shape.head_size;
   config.vocabulary = shape.vocabulary;
   config.tied_head = shape.tied;
-  return llama_parameter_shapes(config);
+  config.max_positions = 131072;
+  return config;
 }
 
 // GPT-2 small (Radford et al. 2019): matrices as its checkpoints store them (in, out), head tied.
@@ -96,9 +96,16 @@ std::vector<std::string> named_models() {
   return names;
 }
 
+std::optional<LlamaConfig> named_llama(const std::string& name) {
+  for (const LlamaShape& shape : kLlamas)
+    if (name == shape.name) return config_of(shape);
+  return std::nullopt;
+}
+
 BenchShapes model_shapes(const std::string& name_or_folder) {
   for (const LlamaShape& shape : kLlamas)
-    if (name_or_folder == shape.name) return with_counts(shape.name, llama_shapes(shape));
+    if (name_or_folder == shape.name)
+      return with_counts(shape.name, llama_parameter_shapes(config_of(shape)));
   if (name_or_folder == "gpt2") return with_counts("gpt2", gpt2_shapes());
   if (std::filesystem::exists(name_or_folder + "/config.json"))
     return with_counts(name_or_folder, llama_parameter_shapes(read_model_config(name_or_folder)));

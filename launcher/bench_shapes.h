@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "collectives/ballot_layout.h"
 #include "core/parameter.h"  // ParameterShape
+#include "models/llama/llama_config.h"
 
 namespace ballot {
 
@@ -22,6 +24,8 @@ struct BenchShapes {
 // otherwise, with the names.
 BenchShapes model_shapes(const std::string& name_or_folder);
 std::vector<std::string> named_models();
+// The Llamas among them, to be built; none for any other name.
+std::optional<LlamaConfig> named_llama(const std::string& name);
 
 // `count` elements in matrices of rows of 4096.
 BenchShapes flat_shapes(std::int64_t count);

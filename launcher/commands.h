@@ -27,5 +27,6 @@ void add_plan(CLI::App& app, Action& action);
 void add_coordinator(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);  // status, expel
 void add_replay(CLI::App& app, Action& action);
+void add_selftest(CLI::App& app, Action& action);
 
 }  // namespace ballot

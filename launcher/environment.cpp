@@ -16,13 +16,15 @@ struct Source {
   const char* rank;
   const char* size;
   const char* local_size;  // may be null
+  const char* local_rank;
 };
 
 // In the order in which they are believed.
 constexpr Source kSources[] = {
-    {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"},
-    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"},
-    {"SLURM_PROCID", "SLURM_NTASKS", nullptr},
+    {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK"},
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE",
+     "OMPI_COMM_WORLD_LOCAL_RANK"},
+    {"SLURM_PROCID", "SLURM_NTASKS", nullptr, "SLURM_LOCALID"},
 };
 
 std::optional<int> read_number(const Lookup& environment, const char* name) {
@@ -69,6 +71,7 @@ WorkerPlace find_place(const Lookup& environment) {
       place.rank = *rank;
       place.size = *size;
       place.local_size = place.size;
+      place.local_rank = read_number(environment, source.local_rank).value_or(place.rank);
     }
     if (const auto local = read_number(environment, source.local_size))
       place.local_size = std::max(1, *local);

@@ -13,6 +13,7 @@ struct WorkerPlace {
   int rank = 0;
   int size = 1;
   int local_size = 1;      // workers on this machine, for the default number of threads
+  int local_rank = 0;      // which of these it is, for the choice of its GPU
   bool under_mpi = false;  // mpirun started it: the transport is MPI
 };
 

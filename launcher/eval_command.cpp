@@ -21,7 +21,7 @@ namespace ballot {
 namespace {
 
 struct EvalFlags {
-  std::string model, compute = "f32";
+  std::string model, compute = "f32", device = "cpu";
   TokenSource data;
   std::int64_t sequence_length = 0, batch = 8, threads = 0;
   bool json = false;
@@ -36,16 +36,19 @@ int evaluate_file(const EvalFlags& flags) {
   const Compute compute = flags.compute == "auto"  ? Compute::automatic
                           : flags.compute == "f32" ? Compute::f32
                                                    : Compute::bf16;
-  const ParameterArena arena(llama_parameter_shapes(config), resolve_compute(compute));
+  const Device device = find_device(flags.device);
+  const ParameterArena arena(llama_parameter_shapes(config), resolve_compute(compute, device),
+                             device);
   load_parameters(flags.model, arena);
-  const std::unique_ptr<Model> model = make_llama(config, arena);
+  const std::unique_ptr<Model> model = make_llama(config, arena, device);
   const Loss loss = evaluate(*model, windows, flags.batch);
   if (flags.json) {
     const nlohmann::ordered_json result = {{"loss", loss.mean()},
                                            {"tokens", loss.tokens},
                                            {"perplexity", std::exp(loss.mean())},
                                            {"sequence_length", flags.sequence_length},
-                                           {"compute", to_string(arena.compute())}};
+                                           {"compute", to_string(arena.compute())},
+                                           {"device", to_string(device)}};
     fmt::print("{}\n", result.dump());
   } else {
     fmt::print("loss {:.6f} nats per token over {} tokens (perplexity {:.3f})\n", loss.mean(),
@@ -70,6 +73,9 @@ void add_eval(CLI::App& app, Action& action) {
       ->capture_default_str();
   command->add_option("--compute", flags->compute, "type of products")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--device", flags->device, "what computes")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   command->add_option("--format", flags->data.format, "of the data")
       ->check(CLI::IsMember({"auto", "text", "jsonl", "bin"}))

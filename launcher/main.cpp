@@ -43,6 +43,7 @@ int main(int count, char** arguments) {
   ballot::add_coordinator(app, action);
   ballot::add_status(app, action);
   ballot::add_replay(app, action);
+  ballot::add_selftest(app, action);
   try {
     app.parse(count, arguments);
     return action ? action() : 0;

@@ -102,18 +102,20 @@ void measure_passes(Rates& rates) {
   segment.row_stride = parameter.row_stride;
   const BallotLayout layout({segment});
   Ballot ballot(layout);
+  Stream stream;
   fill_noise(parameter.gradient.f32(), parameter.extent());
   const double elements = static_cast<double>(kRows * kCols);
   rates.pack = elements / time_of([&] {
-                 cast_ballot(parameter.gradient.f32(), layout.segments().front(), {}, {}, ballot);
+                 cast_ballot(parameter.gradient, layout.segments().front(), {}, {}, ballot, stream);
                });
   Verdict verdict;
   verdict.bits = BitVector(layout.extent());
   verdict.held_blocks = BitVector(layout.blocks());
   std::ranges::copy(ballot.bits().span(), verdict.bits.words());
-  rates.apply = elements / time_of([&] {
-                  apply_verdict(verdict, layout.segments().front(), {1e-6f, 1e-6f}, parameter);
-                });
+  rates.apply =
+      elements / time_of([&] {
+        apply_verdict(verdict, layout.segments().front(), {1e-6f, 1e-6f}, parameter, stream);
+      });
 }
 
 }  // namespace

@@ -67,7 +67,9 @@ int run_worker(const TrainFlags& flags) {
   hooks.resume = !flags.resume.empty();
   hooks.resume_from = flags.resume == "checkpoint" ? ResumeFrom::checkpoint : ResumeFrom::journal;
   hooks.should_stop = [] { return stop_asked.load(); };
-  if (!flags.elastic.coordinator.empty()) return run_elastic(config, flags, hooks);
+  const bool elastic = !flags.elastic.coordinator.empty();
+  hooks.local_rank = elastic ? flags.elastic.worker : find_place().local_rank;
+  if (elastic) return run_elastic(config, flags, hooks);
   return run_on_transport(flags.transport, [&](Transport& transport) {
     const TrainingResult result = train(config, transport, hooks);
     return static_cast<int>(result.stopped ? ExitCode::retry : ExitCode::done);

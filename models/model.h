@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"           // Stream
 #include "core/gradient_sink.h"    // GradientSink
 #include "core/parameter_arena.h"  // ParameterArena, ParameterShape
 #include "core/tensor.h"           // Tensor
@@ -46,16 +47,21 @@ class Model {
   // The loss alone; changes nothing that is trained.
   virtual Loss evaluate(const TokenBatch& batch) = 0;
 
-  // (B * T, V) f32, valid until the next call.
+  // (B * T, V) f32 on the model's device, complete, valid until the next call.
   virtual Tensor logits(const TokenBatch& batch) = 0;
 
   // Seconds spent in forward and in backward by the last differentiate(); the sink's own time is
-  // left out.
+  // left out. On a GPU: until the work was given to it, but for the wait for each micro-batch's
+  // loss, which is backward's.
   struct Times {
     double forward = 0;
     double backward = 0;
   };
   virtual Times times() const = 0;
+
+  // Its work runs on this stream of its device. A gradient given to the sink is final in this
+  // stream's order: on a GPU the sink gives its own work to it, or waits for it.
+  virtual Stream& stream() = 0;
 
   virtual std::int64_t vocabulary() const = 0;
   // Floating-point operations of one token's forward and backward at sequence length T (products

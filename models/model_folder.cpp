@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/host_bytes.h"
 #include "core/log.h"
 #include "core/parallel.h"
 #include "models/strict_json.h"
@@ -184,6 +185,30 @@ void check_tensors(const Weights& weights, const ParameterArena& arena) {
               fmt::join(extra, ", "));
 }
 
+constexpr std::int64_t kPieceElements = std::int64_t{1} << 22;
+
+// Pieces of whole rows, of a size that a file or another device takes well.
+template <class Body>
+void for_each_piece(const Parameter& parameter, const Body& body) {
+  const std::int64_t most = std::max<std::int64_t>(1, kPieceElements / parameter.row_stride);
+  for (std::int64_t first = 0; first < parameter.shape.rows; first += most)
+    body(first, std::min(most, parameter.shape.rows - first));
+}
+
+// Rows of a stored tensor, widened, into rows that are row_stride apart.
+void widen_rows(const StoredTensor& stored, const Parameter& parameter, std::int64_t first,
+                std::int64_t rows, float* target) {
+  const std::int64_t cols = parameter.shape.cols;
+  const std::int64_t stored_stride = cols * static_cast<std::int64_t>(size_bytes(stored.type));
+  const std::byte* source = stored.bytes.data() + first * stored_stride;
+  parallel_for(rows, std::max<std::int64_t>(1, 65536 / cols),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t row = begin; row < end; ++row)
+                   widen_row(stored.type, source + row * stored_stride,
+                             target + row * parameter.row_stride, cols);
+               });
+}
+
 }  // namespace
 
 LlamaConfig read_model_config(const std::string& folder) {
@@ -196,15 +221,11 @@ void load_parameters(const std::string& folder, const ParameterArena& arena) {
   check_tensors(weights, arena);
   for (const Parameter& parameter : arena.parameters()) {
     const StoredTensor& stored = *weights.find(parameter.shape.name);
-    const std::int64_t cols = parameter.shape.cols;
-    const std::int64_t stored_stride = cols * static_cast<std::int64_t>(size_bytes(stored.type));
-    float* target = parameter.value.f32();
-    parallel_for(parameter.shape.rows, std::max<std::int64_t>(1, 65536 / cols),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t row = begin; row < end; ++row)
-                     widen_row(stored.type, stored.bytes.data() + row * stored_stride,
-                               target + row * parameter.row_stride, cols);
-                 });
+    for_each_piece(parameter, [&](std::int64_t first, std::int64_t rows) {
+      const HostBytes host(parameter.value.rows(first, first + rows), HostBytes::Holds::zeros);
+      widen_rows(stored, parameter, first, rows, reinterpret_cast<float*>(host.data()));
+      host.put_back();
+    });
   }
   arena.refresh_compute();
 }
@@ -223,18 +244,16 @@ void save_parameters(const std::string& folder, const ParameterArena& arena, Sto
   SafetensorsWriter writer((fs::path(folder) / kWeights).string(), layout, {{"format", "pt"}});
 
   // Rows are gathered without their padding, so that the file is written in large pieces.
-  constexpr std::int64_t kPieceElements = std::int64_t{1} << 20;
   std::vector<std::byte> piece;
   for (const Parameter* parameter : ordered) {
     const std::int64_t cols = parameter->shape.cols;
     const std::int64_t stored_stride = cols * static_cast<std::int64_t>(size_bytes(type));
-    const std::int64_t piece_rows = std::max<std::int64_t>(1, kPieceElements / cols);
-    const float* source = parameter->value.f32();
-    for (std::int64_t first = 0; first < parameter->shape.rows; first += piece_rows) {
-      const std::int64_t rows = std::min(piece_rows, parameter->shape.rows - first);
+    for_each_piece(*parameter, [&](std::int64_t first, std::int64_t rows) {
+      const HostBytes host(parameter->value.rows(first, first + rows));
+      const auto* source = reinterpret_cast<const float*>(host.data());
       piece.resize(static_cast<std::size_t>(rows * stored_stride));
       for (std::int64_t row = 0; row < rows; ++row) {
-        const float* from = source + (first + row) * parameter->row_stride;
+        const float* from = source + row * parameter->row_stride;
         std::byte* to = piece.data() + row * stored_stride;
         if (type == StoredType::f32) {
           std::memcpy(to, from, static_cast<std::size_t>(stored_stride));
@@ -243,7 +262,7 @@ void save_parameters(const std::string& folder, const ParameterArena& arena, Sto
         }
       }
       writer.write(piece);
-    }
+    });
   }
   writer.finish();
 }

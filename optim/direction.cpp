@@ -7,18 +7,13 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "optim/cuda_optim.h"
 #include "optim/square_sum.h"
 
 namespace ballot {
 namespace {
 
-// M <- keep M + absorb g;  u = from_gradient g + from_momentum M, the old M or the new one.
-struct Weights {
-  float keep, absorb, from_gradient, from_momentum;
-  bool old_momentum;
-};
-
-Weights weights_of(const ParameterGroup& group) {
+MomentumWeights weights_of(const ParameterGroup& group) {
   const auto narrow = [](double x) { return static_cast<float>(x); };
   const double b = group.momentum, b1 = group.beta1, b2 = group.beta2;
   switch (group.rule) {
@@ -42,7 +37,7 @@ Weights weights_of(const ParameterGroup& group) {
 template <class T>
 [[gnu::always_inline]] inline void absorb_elements(const float* __restrict g, T* __restrict m,
                                                    float* __restrict u, std::int64_t count,
-                                                   Weights w) {
+                                                   MomentumWeights w) {
   if (w.old_momentum) {
     for (std::int64_t i = 0; i < count; ++i) {
       const float old = to_float(m[i]);
@@ -60,11 +55,11 @@ template <class T>
 }
 
 BALLOT_VECTORIZED void absorb_f32(const float* __restrict g, float* __restrict m,
-                                  float* __restrict u, std::int64_t count, Weights w) {
+                                  float* __restrict u, std::int64_t count, MomentumWeights w) {
   absorb_elements(g, m, u, count, w);
 }
 BALLOT_VECTORIZED void absorb_bf16(const float* __restrict g, bfloat16* __restrict m,
-                                   float* __restrict u, std::int64_t count, Weights w) {
+                                   float* __restrict u, std::int64_t count, MomentumWeights w) {
   absorb_elements(g, m, u, count, w);
 }
 
@@ -74,8 +69,9 @@ bool same_layout(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silent_rows) {
-  const double sum = square_sum(gradient, silent_rows);
+GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silent_rows,
+                           Stream& stream) {
+  const double sum = square_sum(gradient, silent_rows, stream);
   return {.finite = std::isfinite(sum), .square_sum = sum};
 }
 
@@ -85,18 +81,23 @@ void find_direction(const ParameterGroup& group, const Tensor& gradient, const T
               (gradient.stride[1] == 1 || gradient.extent[1] == 1),
           "group {}: gradient {}, momentum {} and direction {} must lie alike", group.name,
           gradient.describe(), momentum.describe(), direction.describe());
+  require(momentum.device == gradient.device && direction.device == gradient.device,
+          "group {}: gradient on {}, momentum on {}, direction on {}", group.name,
+          to_string(gradient.device), to_string(momentum.device), to_string(direction.device));
   const bool orthogonalize =
       group.rule == Rule::muon || (group.rule == Rule::olion && group.newton_schulz);
   require(!orthogonalize || newton_schulz != nullptr, "group {}: {} without a NewtonSchulz",
           group.name, to_string(group.rule));
-  const Weights weights = weights_of(group);
+  const MomentumWeights weights = weights_of(group);
   // Padding is 0 in both inputs, so one flat pass leaves it 0 and needs no rows.
   const std::int64_t extent =
       gradient.count() == 0 ? 0
                             : (gradient.extent[0] - 1) * gradient.stride[0] + gradient.extent[1];
   const float* g = gradient.f32();
   float* u = direction.f32();
-  if (momentum.type == DType::f32) {
+  if (gradient.device.kind == Device::Kind::cuda) {
+    cuda_optim().absorb(weights, extent, g, momentum, u, stream);
+  } else if (momentum.type == DType::f32) {
     float* m = momentum.f32();
     parallel_for(extent, 4096, [&](std::int64_t begin, std::int64_t end) {
       absorb_f32(g + begin, m + begin, u + begin, end - begin, weights);

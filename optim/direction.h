@@ -22,8 +22,9 @@ struct GradientScan {
   bool finite = true;
   double square_sum = 0;  // of the real elements, summed in a fixed order whatever the team
 };
-// `silent_rows`, if not empty, gets 1 for each row that is all zero, else 0.
-GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silent_rows);
+// `silent_rows`, if not empty, gets 1 for each row that is all zero, else 0. Waits for the stream.
+GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silent_rows,
+                           Stream& stream);
 
 // `gradient`, `momentum` (f32 or bf16) and `direction` (f32) have the parameter's rows, cols and
 // row stride; padding stays 0. `newton_schulz` may be null for rules that do not use it.

@@ -5,14 +5,15 @@
 #include <vector>
 
 #include "collectives/mean.h"
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "optim/contribution.h"
 
 namespace ballot {
 namespace {
 
-BALLOT_VECTORIZED void scale(const float* __restrict x, float* __restrict y, std::int64_t count,
-                             float factor) {
+BALLOT_VECTORIZED void scale(const float* x, float* y, std::int64_t count, float factor) {
   for (std::int64_t i = 0; i < count; ++i) y[i] = factor * x[i];
 }
 
@@ -53,21 +54,28 @@ double MemberGramSum::sum(double mine) {
   return total;
 }
 
-void MemberGramSum::sum(const Tensor& gram) {
+void MemberGramSum::sum(const Tensor& gram, Stream& stream) {
   const std::int64_t side = gram.extent[0], count = side * side;
   const auto found = state_->means.find(side);
   require(found != state_->means.end() && gram.extent[1] == side && gram.is_contiguous(),
           "a sum of {}: no such side was announced", gram.describe());
   Mean& mean = *found->second;
-  const auto copy = [count](const float* from, float* to, float factor) {
+  const auto rescale = [count](const float* from, float* to, float factor) {
     parallel_for(count, 4096, [&](std::int64_t begin, std::int64_t end) {
       scale(from + begin, to + begin, end - begin, factor);
     });
   };
   mean.begin(++state_->sums);
-  copy(gram.f32(), mean.values().data(), 1.0f);
+  copy_scaled(gram, 1.0f, mean.values(), stream);
   mean.reduce(Deadline::in(state_->patience));
-  copy(mean.values().data(), gram.f32(), static_cast<float>(state_->members.size()));
+  const auto members = static_cast<float>(state_->members.size());
+  if (gram.device.kind == Device::Kind::cuda) {
+    rescale(mean.values().data(), mean.values().data(), members);
+    copy_bytes(gram.data, gram.device, mean.values().data(), Device{}, mean.values().size_bytes(),
+               stream);
+  } else {
+    rescale(mean.values().data(), gram.f32(), members);
+  }
 }
 
 }  // namespace ballot

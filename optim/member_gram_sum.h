@@ -1,8 +1,9 @@
 // The sums of a cut matrix over the members that hold its parts, by a transport of just them.
 //
-// Sums go in the order of ranks, at one owner for each slice (collectives/mean.h), so that all
-// members have the same bits: they must, or their parts would drift apart over the iterations. One
-// thread at a time; every member makes the same calls in the same order, also with other matrices.
+// A GPU's Gram matrix is copied to the host, summed there and copied back. Sums go in the order of
+// ranks, at one owner for each slice (collectives/mean.h), so that all members have the same bits:
+// they must, or their parts would drift apart over the iterations. One thread at a time; every
+// member makes the same calls in the same order, also with other matrices.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ class MemberGramSum final : public GramSum {
   ~MemberGramSum() override;
 
   double sum(double mine) override;
-  void sum(const Tensor& gram) override;
+  void sum(const Tensor& gram, Stream& stream) override;
 
  private:
   struct State;

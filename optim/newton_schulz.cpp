@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "core/matmul.h"
 #include "core/parallel.h"
+#include "optim/cuda_optim.h"
 #include "optim/square_sum.h"
 
 namespace ballot {
@@ -67,10 +68,45 @@ void polynomial_row(const bfloat16* gram, const float* square, bfloat16* result,
   result[diagonal] = to_bfloat16(kA + (kB * to_float(gram[diagonal]) + kC * square[diagonal]));
 }
 
+std::byte* at(const Tensor& matrix, std::int64_t row) {
+  return matrix.data + row * matrix.stride[0] * static_cast<std::int64_t>(size_bytes(matrix.type));
+}
+
+// y <- factor x, rounded to y's type.
+void scale(const Tensor& x, const Tensor& y, float factor, Stream& stream) {
+  if (x.device.kind == Device::Kind::cuda) return cuda_optim().scale(x, y, factor, stream);
+  const float* source = x.f32();
+  parallel_for(x.extent[0], 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row)
+      scale_row(source + row * x.stride[0], at(y, row), y.type, x.extent[1], factor);
+  });
+}
+
+float scale_of(double square_sum) {
+  return static_cast<float>(1.0 / (std::sqrt(square_sum) + kEpsilon));
+}
+
+// result <- B' = a I + b A + c A A; with f32 result is A A.
+void find_polynomial(const Tensor& gram, const Tensor& square, const Tensor& result,
+                     Stream& stream) {
+  if (gram.device.kind == Device::Kind::cuda)
+    return cuda_optim().polynomial(gram, square, result, stream);
+  const std::int64_t side = gram.extent[0];
+  parallel_for(side, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      if (gram.type == DType::f32)
+        polynomial_row(gram.f32(), square.f32(), side, row);
+      else
+        polynomial_row(gram.bf16(), square.f32(), result.bf16(), side, row);
+    }
+  });
+}
+
 }  // namespace
 
 struct NewtonSchulz::State {
   DType type;
+  Device device;
   std::int64_t largest_side, largest_count;
   Buffer matrix[2];   // X and the next X
   Buffer gram;        // A
@@ -79,21 +115,22 @@ struct NewtonSchulz::State {
 };
 
 NewtonSchulz::NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t largest_count,
-                           DType type)
+                           DType type, Device device)
     : state_(std::make_unique<State>()) {
   require(largest_smaller_side >= 0 && largest_count >= 0,
           "Newton-Schulz for side {} and {} elements", largest_smaller_side, largest_count);
   State& state = *state_;
   state.type = type;
+  state.device = device;
   state.largest_side = largest_smaller_side;
   state.largest_count = largest_count;
   const std::size_t count = static_cast<std::size_t>(largest_count);
   const std::size_t area = static_cast<std::size_t>(largest_smaller_side * largest_smaller_side);
-  for (Buffer& matrix : state.matrix) matrix = Buffer(count * size_bytes(type));
-  state.gram = Buffer(area * size_bytes(type));
-  state.square = Buffer(area * sizeof(float));
+  for (Buffer& matrix : state.matrix) matrix = Buffer(count * size_bytes(type), device);
+  state.gram = Buffer(area * size_bytes(type), device);
+  state.square = Buffer(area * sizeof(float), device);
   // In f32 B' takes the place of A A.
-  if (type != DType::f32) state.polynomial = Buffer(area * size_bytes(type));
+  if (type != DType::f32) state.polynomial = Buffer(area * size_bytes(type), device);
 }
 
 NewtonSchulz::~NewtonSchulz() = default;
@@ -101,44 +138,58 @@ NewtonSchulz::~NewtonSchulz() = default;
 void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream) {
   require(x.rank == 2, "Newton-Schulz of {}", x.describe());
   if (std::min(x.extent[0], x.extent[1]) == 0) return;
-  iterate(x, x.extent[0] <= x.extent[1], steps, square_sum(x), nullptr, stream);
+  const bool wide = x.extent[0] <= x.extent[1];
+  const Tensor first = prepare(x, wide, steps);
+  if (x.device.kind == Device::Kind::cuda) {
+    // The norm stays on the device: nothing waits for it.
+    const auto rows = static_cast<std::size_t>(x.extent[0]);
+    auto* const sum = reinterpret_cast<double*>(stream.scratch((1 + rows) * sizeof(double)));
+    cuda_optim().square_sum(x, sum, sum + 1, nullptr, stream);
+    cuda_optim().normalize(x, first, sum, stream);
+  } else {
+    scale(x, first, scale_of(square_sum(x, {}, stream)), stream);
+  }
+  iterate(x, wide, steps, nullptr, stream);
 }
 
 void NewtonSchulz::orthogonalize_part(const Tensor& x, bool wide, int steps, GramSum& parts,
                                       Stream& stream) {
-  iterate(x, wide, steps, parts.sum(square_sum(x)), &parts, stream);
+  const Tensor first = prepare(x, wide, steps);
+  scale(x, first, scale_of(parts.sum(square_sum(x, {}, stream))), stream);
+  iterate(x, wide, steps, &parts, stream);
 }
 
-void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, double square_sum, GramSum* parts,
-                           Stream& stream) {
+Tensor NewtonSchulz::matrix(int step, std::int64_t rows, std::int64_t cols) const {
+  return make_tensor(state_->matrix[step % 2].data(), state_->type, {rows, cols}, state_->device);
+}
+
+// Checks the matrix; where its scaled copy goes.
+Tensor NewtonSchulz::prepare(const Tensor& x, bool wide, int steps) const {
   require(x.rank == 2 && (x.stride[1] == 1 || x.extent[1] == 1), "Newton-Schulz of {}",
           x.describe());
   require(steps >= 1, "Newton-Schulz with {} steps, expected at least 1", steps);
-  State& state = *state_;
+  const State& state = *state_;
   const std::int64_t rows = x.extent[0], cols = x.extent[1], side = wide ? rows : cols;
+  require(x.device == state.device, "Newton-Schulz of a matrix on {}, scratch is on {}",
+          to_string(x.device), to_string(state.device));
   require(side <= state.largest_side && rows * cols <= state.largest_count,
           "Newton-Schulz of {}, scratch is for side {} and {} elements", x.describe(),
           state.largest_side, state.largest_count);
+  return matrix(0, rows, cols);
+}
 
+void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, GramSum* parts, Stream& stream) {
+  const State& state = *state_;
+  const std::int64_t rows = x.extent[0], cols = x.extent[1], side = wide ? rows : cols;
   const DType type = state.type;
-  const float scale = static_cast<float>(1.0 / (std::sqrt(square_sum) + kEpsilon));
-  const float* source = x.f32();
-  std::byte* first = state.matrix[0].data();
-  const std::int64_t row_bytes = cols * static_cast<std::int64_t>(size_bytes(type));
-  parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row)
-      scale_row(source + row * x.stride[0], first + row * row_bytes, type, cols, scale);
-  });
-
-  const Tensor gram = make_tensor(state.gram.data(), type, {side, side});
-  const Tensor square = make_tensor(state.square.data(), DType::f32, {side, side});
+  const Tensor gram = make_tensor(state.gram.data(), type, {side, side}, state.device);
+  const Tensor square = make_tensor(state.square.data(), DType::f32, {side, side}, state.device);
   const Tensor polynomial =
-      type == DType::f32 ? square : make_tensor(state.polynomial.data(), type, {side, side});
+      type == DType::f32 ? square
+                         : make_tensor(state.polynomial.data(), type, {side, side}, state.device);
   for (int step = 0; step < steps; ++step) {
-    const Tensor now = make_tensor(state.matrix[step % 2].data(), type, {rows, cols});
-    const Tensor next = step + 1 == steps
-                            ? x
-                            : make_tensor(state.matrix[(step + 1) % 2].data(), type, {rows, cols});
+    const Tensor now = matrix(step, rows, cols);
+    const Tensor next = step + 1 == steps ? x : matrix(step + 1, rows, cols);
     // Parts are summed in f32 and rounded once, in the square's place that is not needed yet.
     const Tensor& own_gram = parts == nullptr ? gram : square;
     if (wide)
@@ -146,23 +197,11 @@ void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, double square_
     else
       matmul(now.transposed(), now, own_gram, Accumulate::no, stream);
     if (parts != nullptr) {
-      parts->sum(square);
-      parallel_for(side, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t row = begin; row < end; ++row)
-          scale_row(square.f32() + row * side,
-                    gram.data + row * side * static_cast<std::int64_t>(size_bytes(type)), type,
-                    side, 1.0f);
-      });
+      parts->sum(square, stream);
+      scale(square, gram, 1.0f, stream);
     }
     matmul(gram, gram, square, Accumulate::no, stream);
-    parallel_for(side, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        if (type == DType::f32)
-          polynomial_row(gram.f32(), square.f32(), side, row);
-        else
-          polynomial_row(gram.bf16(), square.f32(), polynomial.bf16(), side, row);
-      }
-    });
+    find_polynomial(gram, square, polynomial, stream);
     if (wide)
       matmul(polynomial, now, next, Accumulate::no, stream);
     else

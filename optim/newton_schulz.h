@@ -25,12 +25,15 @@ class GramSum {
  public:
   virtual ~GramSum() = default;
   virtual double sum(double mine) = 0;
-  virtual void sum(const Tensor& gram) = 0;  // f32 (side, side), contiguous, in place
+  // f32 (side, side), contiguous, in place; on the stream's device.
+  virtual void sum(const Tensor& gram, Stream& stream) = 0;
 };
 
 class NewtonSchulz {
  public:
-  NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t largest_count, DType type);
+  // For matrices on `device`.
+  NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t largest_count, DType type,
+               Device device = {});
   ~NewtonSchulz();
   // x (rows, cols) f32 with any row stride, in place. A zero matrix stays zero.
   void orthogonalize(const Tensor& x, int steps, Stream& stream);
@@ -41,8 +44,9 @@ class NewtonSchulz {
 
  private:
   struct State;
-  void iterate(const Tensor& x, bool wide, int steps, double square_sum, GramSum* parts,
-               Stream& stream);
+  Tensor matrix(int step, std::int64_t rows, std::int64_t cols) const;
+  Tensor prepare(const Tensor& x, bool wide, int steps) const;
+  void iterate(const Tensor& x, bool wide, int steps, GramSum* parts, Stream& stream);
   std::unique_ptr<State> state_;
 };
 

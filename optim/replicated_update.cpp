@@ -7,22 +7,14 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "optim/cuda_optim.h"
+#include "optim/digest_mix.h"
 
 namespace ballot {
 namespace {
-
-constexpr std::uint64_t kIndexFactor = 0x9e3779b97f4a7c15ull;
-constexpr std::uint64_t kMixFactor = 0xbf58476d1ce4e5b9ull;
-
-// Each step is a bijection of 64 bits, so for one index different bits give different digests; the
-// shifts keep sums of digests from being linear in the bits.
-[[gnu::always_inline]] inline std::uint64_t mix_digest(std::uint32_t bits, std::uint64_t start) {
-  std::uint64_t x = start + bits;
-  x = (x ^ (x >> 32)) * kMixFactor;
-  return x ^ (x >> 32);
-}
 
 [[gnu::always_inline]] inline float decayed(float p, float decay) {
   // p - 0 p would turn -0 into +0.
@@ -41,10 +33,10 @@ struct Run {
                                                   bfloat16* __restrict compute, std::uint64_t index,
                                                   std::int64_t count) {
   std::uint64_t digest = 0;
-  const std::uint64_t start = index * kIndexFactor;
+  const std::uint64_t start = index * kDigestIndexFactor;
   for (std::int64_t i = 0; i < count; ++i)
     digest += mix_digest(std::bit_cast<std::uint32_t>(value[i]),
-                         start + static_cast<std::uint64_t>(i) * kIndexFactor);
+                         start + static_cast<std::uint64_t>(i) * kDigestIndexFactor);
   if (compute != nullptr)
     for (std::int64_t i = 0; i < count; ++i) compute[i] = to_bfloat16(value[i]);
   return digest;
@@ -82,15 +74,15 @@ constexpr std::int64_t kPrefetch =
 
 // Sixteen elements' digests at once, as pairs: an even element is the low half of its pair.
 struct DigestSum {
-  Digests even, odd;  // index x kIndexFactor of the next sixteen
+  Digests even, odd;  // index x kDigestIndexFactor of the next sixteen
   Digests next, factor, low;
   Digests sum{};
 
   [[gnu::always_inline]] explicit DigestSum(std::uint64_t index)
-      : even((kPairIndex + index) * kIndexFactor),
-        odd(even + kIndexFactor),
-        next(Digests{} + opaque(16 * kIndexFactor)),
-        factor(Digests{} + opaque(kMixFactor)),
+      : even((kPairIndex + index) * kDigestIndexFactor),
+        odd(even + kDigestIndexFactor),
+        next(Digests{} + opaque(16 * kDigestIndexFactor)),
+        factor(Digests{} + opaque(kDigestMixFactor)),
         low(Digests{} + opaque(0xffffffffu)) {}
   [[gnu::always_inline]] void add(const Digests& pairs) {
     Digests x = (pairs & low) + even, y = (pairs >> 32) + odd;
@@ -212,13 +204,6 @@ BALLOT_VECTORIZED std::uint64_t apply_direction_row(Run run, const float* __rest
   return digest;
 }
 
-struct AdamFactors {
-  float keep1, absorb1, keep2, absorb2;
-  float step;  // step / (1 - b1^t)
-  float root;  // sqrt(1 - b2^t)
-  float epsilon, decay;
-};
-
 BALLOT_VECTORIZED std::uint64_t apply_adamw_row(Run run, const float* __restrict gradient,
                                                 float* __restrict first, float* __restrict second,
                                                 std::int64_t count, AdamFactors f) {
@@ -250,6 +235,59 @@ Run row_run(const Parameter& parameter, std::int64_t row) {
   return run;
 }
 
+bool on_gpu(const Parameter& parameter) {
+  return parameter.value.device.kind == Device::Kind::cuda;
+}
+
+// body(digest) on the parameter's device, where the digest starts at 0; returns it.
+template <class Body>
+std::uint64_t digest_on_gpu(std::uint64_t* digest, Stream& stream, const Body& body) {
+  fill_zero(digest, sizeof *digest, stream);
+  body(digest);
+  auto* host = reinterpret_cast<std::uint64_t*>(stream.pinned_scratch(sizeof *digest));
+  copy_bytes(host, Device{}, digest, stream.device(), sizeof *digest, stream);
+  stream.synchronize();
+  return *host;
+}
+template <class Body>
+std::uint64_t digest_on_gpu(Stream& stream, const Body& body) {
+  return digest_on_gpu(reinterpret_cast<std::uint64_t*>(stream.scratch(sizeof(std::uint64_t))),
+                       stream, body);
+}
+
+// Scratch of the device: the digest, then the segment's words as the verdict has them.
+std::uint64_t apply_verdict_on_gpu(const Verdict& verdict, const BallotSegment& segment,
+                                   RateFactors factors, const Parameter& parameter,
+                                   Stream& stream) {
+  const bool holds_elements = verdict.held_elements.bit_count() > 0;
+  const auto words = static_cast<std::size_t>(segment.extent() / 64);
+  const std::int64_t block_word = segment.first_block / 64;
+  const auto block_words =
+      static_cast<std::size_t>((segment.first_block + segment.blocks() + 63) / 64 - block_word);
+  auto* const digest = reinterpret_cast<std::uint64_t*>(
+      stream.scratch((1 + block_words + (holds_elements ? 2 : 1) * words) * 8));
+  std::uint64_t* const held_blocks = digest + 1;
+  std::uint64_t* const negative = held_blocks + block_words;
+  std::uint64_t* const held_elements = holds_elements ? negative + words : nullptr;
+  const auto upload = [&](std::uint64_t* to, const BitVector& from, std::int64_t word,
+                          std::size_t count) {
+    copy_bytes(to, stream.device(), from.words() + word, Device{}, count * 8, stream);
+  };
+  upload(negative, verdict.bits, segment.offset / 64, words);
+  upload(held_blocks, verdict.held_blocks, block_word, block_words);
+  if (holds_elements) upload(held_elements, verdict.held_elements, segment.offset / 64, words);
+  const DeviceVerdict on_device{.negative = negative,
+                                .held_elements = held_elements,
+                                .held_blocks = held_blocks,
+                                .first_block = segment.first_block % 64,
+                                .block = segment.block,
+                                .decay = factors.decay,
+                                .step = factors.step};
+  return digest_on_gpu(digest, stream, [&](std::uint64_t* sum) {
+    cuda_optim().apply_verdict(on_device, parameter, sum, stream);
+  });
+}
+
 void require_parameter(const Parameter& parameter) {
   const auto lies = [&](const Tensor& x) {
     return x.rank == 2 && x.extent[0] == parameter.shape.rows &&
@@ -262,10 +300,16 @@ void require_parameter(const Parameter& parameter) {
           "{}: products read an f32 copy", parameter.shape.name);
 }
 
+// A GPU's passes walk all tensors alike.
 void require_shape(const Parameter& parameter, const Tensor& x, const char* what) {
   require(x.rank == 2 && x.extent[0] == parameter.shape.rows &&
               x.extent[1] == parameter.shape.cols && (x.stride[1] == 1 || x.extent[1] == 1),
           "{}: {} is {}", parameter.shape.name, what, x.describe());
+  require(x.device == parameter.value.device &&
+              (!on_gpu(parameter) || x.stride[0] == parameter.row_stride || x.extent[0] == 1),
+          "{}: {} is {} on {} with rows {} apart, the value's are {} apart on {}",
+          parameter.shape.name, what, x.describe(), to_string(x.device), x.stride[0],
+          parameter.row_stride, to_string(parameter.value.device));
 }
 
 // body(row) -> digest, summed over the rows; the sum is of integers, so any order gives it.
@@ -292,11 +336,11 @@ double power(double base, std::int64_t exponent) {
 }  // namespace
 
 std::uint64_t element_digest(std::uint32_t bits, std::uint64_t arena_index) {
-  return mix_digest(bits, arena_index * kIndexFactor);
+  return mix_digest(bits, arena_index * kDigestIndexFactor);
 }
 
 std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment,
-                            RateFactors factors, const Parameter& parameter) {
+                            RateFactors factors, const Parameter& parameter, Stream& stream) {
   require_parameter(parameter);
   require(segment.rows == parameter.shape.rows && segment.cols == parameter.shape.cols &&
               segment.row_stride == parameter.row_stride &&
@@ -315,6 +359,7 @@ std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment
                verdict.held_elements.bit_count() >= segment.offset + segment.extent()),
           "a verdict of {} elements and {} blocks ends before segment {}", verdict.bits.bit_count(),
           verdict.held_blocks.bit_count(), segment.name);
+  if (on_gpu(parameter)) return apply_verdict_on_gpu(verdict, segment, factors, parameter, stream);
   const int block_shift = std::countr_zero(static_cast<std::uint64_t>(segment.block / 64));
   const std::int64_t row_blocks = segment.row_stride / segment.block;
   return for_each_row(parameter, [&](std::int64_t row) {
@@ -330,10 +375,14 @@ std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment
 }
 
 std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
-                              const Parameter& parameter) {
+                              const Parameter& parameter, Stream& stream) {
   require_parameter(parameter);
   require_shape(parameter, direction, "direction");
   const float* d = direction.f32();
+  if (on_gpu(parameter))
+    return digest_on_gpu(stream, [&](std::uint64_t* digest) {
+      cuda_optim().apply_direction(d, factors.decay, factors.step, parameter, digest, stream);
+    });
   return for_each_row(parameter, [&](std::int64_t row) {
     return apply_direction_row(row_run(parameter, row), d + row * direction.stride[0],
                                parameter.shape.cols, factors);
@@ -350,7 +399,7 @@ AdamCorrections adam_corrections(const ParameterGroup& group, std::int64_t count
 
 std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
                           AdamCorrections corrections, float decay, const Tensor& first,
-                          const Tensor& second, const Parameter& parameter) {
+                          const Tensor& second, const Parameter& parameter, Stream& stream) {
   require_parameter(parameter);
   require_shape(parameter, gradient, "gradient");
   require_shape(parameter, first, "first moment");
@@ -366,6 +415,10 @@ std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
   const float* g = gradient.f32();
   float* m = first.f32();
   float* v = second.f32();
+  if (on_gpu(parameter))
+    return digest_on_gpu(stream, [&](std::uint64_t* digest) {
+      cuda_optim().apply_adamw(adam, g, m, v, parameter, digest, stream);
+    });
   return for_each_row(parameter, [&](std::int64_t row) {
     return apply_adamw_row(row_run(parameter, row), g + row * gradient.stride[0],
                            m + row * first.stride[0], v + row * second.stride[0],
@@ -373,8 +426,12 @@ std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
   });
 }
 
-std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter) {
+std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter, Stream& stream) {
   require_parameter(parameter);
+  if (on_gpu(parameter))
+    return digest_on_gpu(stream, [&](std::uint64_t* digest) {
+      cuda_optim().apply_decay(factors.decay, parameter, digest, stream);
+    });
   return for_each_row(parameter, [&](std::int64_t row) {
     return apply_decay_row(row_run(parameter, row), parameter.shape.cols, factors);
   });

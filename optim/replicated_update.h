@@ -6,6 +6,9 @@
 // its bits, -0 too. Every pass also refreshes what products read (bf16) and adds up the parameter's
 // digest: the sum over its real elements of a hash of (bits, arena index), mod 2^64, so order does
 // not matter. Any team size.
+//
+// All of them wait for the stream: the digest is a host value. Tensors lie on the parameter's
+// device; a verdict is the host's.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +22,11 @@ namespace ballot {
 // W <- (W - decay W) - step * (+1 or -1), or without the step where the verdict holds. Returns the
 // digest.
 std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment,
-                            RateFactors factors, const Parameter& parameter);
+                            RateFactors factors, const Parameter& parameter, Stream& stream);
 
 // W <- (W - decay W) - step * direction.  (muon, sgd)
 std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
-                              const Parameter& parameter);
+                              const Parameter& parameter, Stream& stream);
 
 // What AdamW's update multiplies and divides by at its t-th update, with the bias corrections in
 // it: computed once per step by one worker (journal, elastic runs), the same on every replica.
@@ -39,17 +42,17 @@ AdamCorrections adam_corrections(const ParameterGroup& group, std::int64_t count
 // Hutter 2019) `gradient`, `first` and `second` f32 shaped as the parameter.
 std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
                           AdamCorrections corrections, float decay, const Tensor& first,
-                          const Tensor& second, const Parameter& parameter);
+                          const Tensor& second, const Parameter& parameter, Stream& stream);
 // The same at its `count`-th update.
 inline std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
                                  std::int64_t count, RateFactors factors, const Tensor& first,
-                                 const Tensor& second, const Parameter& parameter) {
+                                 const Tensor& second, const Parameter& parameter, Stream& stream) {
   return apply_adamw(group, gradient, adam_corrections(group, count, factors.step), factors.decay,
-                     first, second, parameter);
+                     first, second, parameter, stream);
 }
 
 // Only decay and digest (no contribution this step), or only the digest with decay = 0.
-std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter);
+std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter, Stream& stream);
 
 // For one index no two values have the same digest.
 std::uint64_t element_digest(std::uint32_t bits, std::uint64_t arena_index);

@@ -5,8 +5,10 @@
 #include <array>
 #include <cstring>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "optim/cuda_optim.h"
 
 namespace ballot {
 namespace {
@@ -37,17 +39,36 @@ BALLOT_VECTORIZED double row_square_sum(const float* __restrict x, std::int64_t 
   return sum;
 }
 
+// Scratch of the device: the sum, the sums of rows, the flags of rows.
+double square_sum_on_gpu(const Tensor& x, std::span<std::uint8_t> zero_rows, Stream& stream) {
+  const auto rows = static_cast<std::size_t>(x.extent[0]);
+  const std::size_t sums_bytes = (1 + rows) * sizeof(double);
+  auto* sums = reinterpret_cast<double*>(stream.scratch(sums_bytes + zero_rows.size()));
+  auto* flags = reinterpret_cast<std::uint8_t*>(sums) + sums_bytes;
+  std::byte* host = stream.pinned_scratch(sizeof(double) + zero_rows.size());
+  cuda_optim().square_sum(x, sums, sums + 1, zero_rows.empty() ? nullptr : flags, stream);
+  copy_bytes(host, Device{}, sums, x.device, sizeof(double), stream);
+  copy_bytes(host + sizeof(double), Device{}, flags, x.device, zero_rows.size(), stream);
+  stream.synchronize();
+  if (!zero_rows.empty()) std::memcpy(zero_rows.data(), host + sizeof(double), zero_rows.size());
+  double sum;
+  std::memcpy(&sum, host, sizeof sum);
+  return sum;
+}
+
 }  // namespace
 
-double square_sum(const Tensor& x, std::span<std::uint8_t> zero_rows) {
+double square_sum(const Tensor& x, std::span<std::uint8_t> zero_rows, Stream& stream) {
   require(x.rank == 2 && (x.stride[1] == 1 || x.extent[1] == 1), "square sum of {}", x.describe());
   const std::int64_t rows = x.extent[0], cols = x.extent[1], stride = x.stride[0];
   require(zero_rows.empty() || static_cast<std::int64_t>(zero_rows.size()) == rows,
           "{} row flags for {}", zero_rows.size(), x.describe());
   const float* data = x.f32();
+  if (rows == 0) return 0;
+  if (x.device.kind == Device::Kind::cuda) return square_sum_on_gpu(x, zero_rows, stream);
   // The cut into pieces is a function of the shape alone.
   const std::int64_t piece_rows = (rows + kPieces - 1) / kPieces;
-  const std::int64_t pieces = rows == 0 ? 0 : (rows + piece_rows - 1) / piece_rows;
+  const std::int64_t pieces = (rows + piece_rows - 1) / piece_rows;
   std::array<double, kPieces> sums{};
   parallel_for(pieces, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t piece = begin; piece < end; ++piece) {

@@ -12,7 +12,7 @@
 namespace ballot {
 
 // x (rows, cols) f32, any row stride, columns contiguous. `zero_rows`, if not empty, gets 1 for
-// each all-zero row.
-double square_sum(const Tensor& x, std::span<std::uint8_t> zero_rows = {});
+// each all-zero row. Waits for the stream.
+double square_sum(const Tensor& x, std::span<std::uint8_t> zero_rows, Stream& stream);
 
 }  // namespace ballot

@@ -4,22 +4,22 @@
 #include <cmath>
 
 #include "core/clock.h"
-#include "core/parallel.h"
+#include "optim/contribution.h"
 #include "optim/direction.h"
 
 namespace ballot {
 namespace {
 
-BALLOT_VECTORIZED void copy_scaled(const float* __restrict x, float* __restrict y, float scale,
-                                   std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) y[i] = scale * x[i];
+// All parameters lie on one.
+Device device_of(const OptimizerState& state) {
+  return state.states().empty() ? Device{} : state.states().front().parameter->value.device;
 }
 
 }  // namespace
 
 BallotCaster::BallotCaster(const OptimizerState& state, const StepLayout& layout,
                            std::uint64_t seed)
-    : layout_(layout), seed_(seed) {
+    : layout_(layout), seed_(seed), stream_(device_of(state)) {
   std::int64_t largest = 0, most_rows = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
   for (const ParameterState& s : state.states()) {
     if (s.group->reduce != Reduce::vote) continue;
@@ -34,9 +34,9 @@ BallotCaster::BallotCaster(const OptimizerState& state, const StepLayout& layout
   }
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}})
     if (largest_count[i] > 0)
-      newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
-                                                         i == 0 ? DType::f32 : DType::bf16);
-  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float));
+      newton_schulz_[i] = std::make_unique<NewtonSchulz>(
+          smaller_side[i], largest_count[i], i == 0 ? DType::f32 : DType::bf16, stream_.device());
+  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float), stream_.device());
   silent_rows_.assign(static_cast<std::size_t>(most_rows), 0);
 }
 
@@ -58,18 +58,18 @@ bool BallotCaster::cast(ParameterState& state, bool usable, Ballot& ballot) {
   const std::span<std::uint8_t> silent_rows =
       rows_matter ? std::span(silent_rows_).first(static_cast<std::size_t>(p.shape.rows))
                   : std::span<std::uint8_t>{};
-  const bool finite = usable && scan_gradient(p.gradient, silent_rows).finite;
+  const bool finite = usable && scan_gradient(p.gradient, silent_rows, stream_).finite;
   if (!finite || abstains_) {
     abstain(segment, ballot);
     return finite;
   }
   if (before_change_) before_change_(p, Changing::state);
-  const Tensor direction = shaped_as(p, direction_.as<float>());
+  const Tensor direction = shaped_as(p, direction_.as<float>(), direction_.device());
   find_direction(group, p.gradient, trimmed(state.momentum, p), direction,
                  newton_schulz_[wire_index(group.newton_schulz_type)].get(), stream_);
   times_.direction += watch.lap();
-  cast_ballot(direction.f32(), segment, CastOptions{seed_, step_, voter_, group.abstain_below},
-              silent_rows, ballot);
+  cast_ballot(direction, segment, CastOptions{seed_, step_, voter_, group.abstain_below},
+              silent_rows, ballot, stream_);
   times_.pack += watch.lap();
   return true;
 }
@@ -79,7 +79,7 @@ BallotCaster::Contribution BallotCaster::contribute(const ParameterState& state,
   const Parameter& p = *state.parameter;
   const ParameterGroup& group = *state.group;
   Stopwatch watch;
-  const GradientScan scan = scan_gradient(p.gradient, {});
+  const GradientScan scan = scan_gradient(p.gradient, {}, stream_);
   const bool finite = usable && scan.finite;
   if (!finite || abstains_) return {finite, false};
   // One voter's influence on a mean is bounded by its norm: the vote bounds it by its one bit.
@@ -87,11 +87,10 @@ BallotCaster::Contribution BallotCaster::contribute(const ParameterState& state,
   const float scale = group.clip_norm > 0 && norm > group.clip_norm
                           ? static_cast<float>(group.clip_norm / norm)
                           : 1.0f;
-  const float* source = p.gradient.f32();
-  float* target = values.data() + layout_.place(state).mean_offset;
-  parallel_for(p.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {
-    copy_scaled(source + begin, target + begin, scale, end - begin);
-  });
+  copy_scaled(p.gradient, scale,
+              values.subspan(static_cast<std::size_t>(layout_.place(state).mean_offset),
+                             static_cast<std::size_t>(p.extent())),
+              stream_);
   times_.pack += watch.lap();
   return {true, true};
 }

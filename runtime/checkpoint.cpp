@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/host_bytes.h"
 #include "core/log.h"
 #include "models/model_folder.h"
 #include "models/safetensors.h"
@@ -55,9 +56,11 @@ void read_state(const SafetensorsReader& file, const std::string& name, const Pa
     throw DataError("{}: {} is {} of {} elements, expected {} ({}, {})", file.path(), name,
                     to_string(stored.type), stored.count(), to_string(owned.type), rows, cols);
   const auto element = static_cast<std::int64_t>(size_bytes(owned.type));
+  const HostBytes host(owned, HostBytes::Holds::zeros);
   for (std::int64_t r = 0; r < rows; ++r)
-    std::memcpy(owned.data + r * parameter.row_stride * element,
+    std::memcpy(host.data() + r * parameter.row_stride * element,
                 stored.bytes.data() + r * cols * element, static_cast<std::size_t>(cols * element));
+  host.put_back();
 }
 
 void read_count(const SafetensorsReader& file, const std::string& name, std::int64_t step,
@@ -142,9 +145,7 @@ TrainingState load_checkpoint(const std::string& path, const ParameterArena& are
     if (s.momentum.view().data == nullptr) continue;
     const std::string name = "momentum." + s.parameter->shape.name;
     if (s.is_private && mine.empty()) {
-      const Tensor& momentum = s.momentum;
-      std::memset(momentum.data, 0,
-                  static_cast<std::size_t>(s.parameter->extent()) * size_bytes(momentum.type));
+      fill_zero(s.momentum);
       continue;
     }
     const SafetensorsReader& file = (s.is_private ? mine : replicated).holder_of(name);

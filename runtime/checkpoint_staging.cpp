@@ -17,18 +17,32 @@ std::uint64_t packed_bytes(const CheckpointTensor& tensor) {
 
 // Bytes [begin, end) of a tensor without its rows' padding.
 void copy_packed(const CheckpointTensor& tensor, std::uint64_t begin, std::uint64_t end,
-                 std::byte* target) {
+                 std::byte* target, Stream& stream) {
   const std::uint64_t element = size_bytes(tensor.source.type);
   const std::uint64_t row = static_cast<std::uint64_t>(tensor.parameter->shape.cols) * element;
   const std::uint64_t stride = static_cast<std::uint64_t>(tensor.parameter->row_stride) * element;
   const std::byte* source = tensor.source.data;
+  const Device device = tensor.source.device;
   if (row == stride) {
-    std::memcpy(target, source + begin, end - begin);
+    copy_bytes(target, Device{}, source + begin, device, end - begin, stream);
     return;
   }
   while (begin < end) {
-    const std::uint64_t in_row = begin % row, count = std::min(end - begin, row - in_row);
-    std::memcpy(target, source + begin / row * stride + in_row, count);
+    const std::uint64_t in_row = begin % row;
+    std::uint64_t count = std::min(end - begin, row - in_row);
+    const std::byte* from = source + begin / row * stride + in_row;
+    if (in_row == 0 && end - begin >= 2 * row) {  // whole rows at once
+      const auto rows = static_cast<std::int64_t>((end - begin) / row);
+      const std::int64_t cols = tensor.parameter->shape.cols;
+      const DType type = tensor.source.type;
+      // Read only.
+      copy(make_matrix(const_cast<std::byte*>(from), type, rows, cols, tensor.parameter->row_stride,
+                       device),
+           make_matrix(target, type, rows, cols, cols), stream);
+      count = static_cast<std::uint64_t>(rows) * row;
+    } else {
+      copy_bytes(target, Device{}, from, device, count, stream);
+    }
     target += count;
     begin += count;
   }
@@ -44,13 +58,16 @@ void CheckpointStaging::reserve(std::span<const CheckpointFile> files) {
   std::uint64_t pieces = 0;
   for (const CheckpointFile& file : files) {
     std::uint64_t bytes = 0;
-    for (const CheckpointTensor& tensor : file.tensors) bytes += packed_bytes(tensor);
+    for (const CheckpointTensor& tensor : file.tensors) {
+      bytes += packed_bytes(tensor);
+      device_ = tensor.source.device;
+    }
     pieces += (bytes + piece_bytes_ - 1) / piece_bytes_;
   }
   const std::uint64_t rooms = std::clamp<std::uint64_t>(pieces + 1, 2, most);
   if (memory_.size_bytes() >= rooms * piece_bytes_) return;
-  memory_ = Buffer();  // before the new one is there
-  memory_ = Buffer(static_cast<std::size_t>(rooms * piece_bytes_));
+  memory_ = PinnedBuffer();  // before the new one is there
+  memory_ = PinnedBuffer(static_cast<std::size_t>(rooms * piece_bytes_), device_);
 }
 
 void CheckpointStaging::start(std::span<const CheckpointFile> files) {
@@ -99,14 +116,16 @@ void CheckpointStaging::start(std::span<const CheckpointFile> files) {
 void CheckpointStaging::copy(const Cut& cut) const {
   const std::vector<std::uint64_t>& offsets = offsets_[cut.file];
   std::byte* target = memory_.data() + cut.room * piece_bytes_;
+  Stream stream(device_);
   auto t = static_cast<std::size_t>(std::upper_bound(offsets.begin(), offsets.end(), cut.begin) -
                                     offsets.begin() - 1);
   for (std::uint64_t begin = cut.begin; begin < cut.end; ++t) {
     const std::uint64_t end = std::min(cut.end, offsets[t + 1]);
-    copy_packed(files_[cut.file].tensors[t], begin - offsets[t], end - offsets[t], target);
+    copy_packed(files_[cut.file].tensors[t], begin - offsets[t], end - offsets[t], target, stream);
     target += end - begin;
     begin = end;
   }
+  stream.synchronize();
 }
 
 void CheckpointStaging::take_room(Cut& cut) {

@@ -20,8 +20,8 @@
 #include <span>
 #include <vector>
 
-#include "core/buffer.h"
 #include "core/clock.h"
+#include "core/copy.h"
 #include "runtime/checkpoint_share.h"
 
 namespace ballot {
@@ -72,7 +72,8 @@ class CheckpointStaging {
   bool is_copied(const Stretch& stretch) const;
 
   const std::uint64_t limit_bytes_, piece_bytes_;
-  Buffer memory_;
+  Device device_;  // of the tensors, all of them
+  PinnedBuffer memory_;
 
   std::span<const CheckpointFile> files_;
   std::vector<std::vector<std::uint64_t>> offsets_;  // of each file's tensors, and of its end

@@ -26,8 +26,10 @@ OptimizerState::OptimizerState(const ParameterArena& arena,
     const bool adamw = state.group->rule == Rule::adamw;
     if (!state.is_private || keeps_private(parameter))
       state.momentum = OwnedTensor(adamw ? DType::f32 : state.group->momentum_type,
-                                   {parameter.shape.rows, parameter.row_stride});
-    if (adamw) state.second = OwnedTensor(DType::f32, {parameter.shape.rows, parameter.row_stride});
+                                   {parameter.shape.rows, parameter.row_stride}, arena.device());
+    if (adamw)
+      state.second =
+          OwnedTensor(DType::f32, {parameter.shape.rows, parameter.row_stride}, arena.device());
     states_.push_back(std::move(state));
   }
 }

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/host_bytes.h"
 #include "optim/replicated_update.h"
 #include "runtime/gather_values.h"
 
@@ -103,14 +104,14 @@ void ReplicaAudit::repair(const ReplicaDifference& difference, std::vector<std::
                           Deadline deadline) {
   const Parameter& parameter = arena_.parameters()[difference.parameter];
   ParameterState& state = state_.of(parameter);
-  std::vector<Bytes> parts = {
-      std::as_writable_bytes(std::span(parameter.value.f32(), parameter.extent())),
-      std::as_writable_bytes(std::span(&state.count, 1))};
+  std::vector<HostBytes> tensors;
+  tensors.emplace_back(parameter.value, HostBytes::Holds::what_it_has);
   if (!state.is_private)
     for (const OwnedTensor* moment : {&state.momentum, &state.second})
       if (moment->view().data != nullptr)
-        parts.emplace_back(moment->view().data, static_cast<std::size_t>(moment->view().count()) *
-                                                    size_bytes(moment->view().type));
+        tensors.emplace_back(*moment, HostBytes::Holds::what_it_has);
+  std::vector<Bytes> parts{std::as_writable_bytes(std::span(&state.count, 1))};
+  for (const HostBytes& tensor : tensors) parts.push_back(tensor.bytes());
   const int source = difference.most.front(), me = transport_.rank();
   const bool receives = std::ranges::binary_search(difference.others, me);
   std::vector<SendParts> to(transport_.size());
@@ -119,14 +120,19 @@ void ReplicaAudit::repair(const ReplicaDifference& difference, std::vector<std::
     for (const int other : difference.others) to[other].assign(parts.begin(), parts.end());
   if (receives) from[source].assign(parts.begin(), parts.end());
   transport_.start_exchange(Purpose::control, to, from)->wait(deadline);
+  if (receives)
+    for (const HostBytes& tensor : tensors) tensor.put_back();
   // What products read is made anew too.
-  if (receives) digests[difference.parameter] = apply_decay(RateFactors{0, 0}, parameter);
+  if (!receives) return;
+  Stream stream(arena_.device());
+  digests[difference.parameter] = apply_decay(RateFactors{0, 0}, parameter, stream);
 }
 
 std::vector<std::uint64_t> parameter_digests(const ParameterArena& arena) {
+  Stream stream(arena.device());
   std::vector<std::uint64_t> digests;
   for (const Parameter& parameter : arena.parameters())
-    digests.push_back(apply_decay(RateFactors{0, 0}, parameter));
+    digests.push_back(apply_decay(RateFactors{0, 0}, parameter, stream));
   return digests;
 }
 

@@ -312,14 +312,18 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   if (config.schedule.warmup_steps > config.steps)
     wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps,
           config.steps);
-  if (config.compute == Compute::bf16 && !has_bf16())
-    wrong("train.compute = \"bf16\": this processor ({}) has no bf16 products; they need AVX-512",
-          processor_features());
+  Device device;
   try {
-    find_device(config.device);
+    device = find_device(config.device);
   } catch (const WorldError& failure) {
     problems.push_back(fmt::format("train.{}", failure.what()));
   }
+  if (config.compute == Compute::bf16 && !has_bf16(device))
+    wrong("train.compute = \"bf16\": this processor ({}) has no bf16 products; they need AVX-512",
+          processor_features(device));
+  if (device != Device{} && config.members > 1)
+    wrong("vote.members = {} with train.device = \"{}\": members of a voter work on CPUs only",
+          config.members, config.device);
   if (config.node_size > 1 && config.vote_schedule &&
       *config.vote_schedule != Schedule::hierarchical)
     wrong("vote.node_size = {} with vote.schedule = \"{}\"; only hierarchical has nodes",
@@ -342,9 +346,9 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
     if (group.abstain_below > 0 && group.reduce != Reduce::vote)
       wrong("group.{}: abstain_below = {} with reduce = \"{}\"; only votes abstain", group.name,
             group.abstain_below, to_string(group.reduce));
-    if (group.newton_schulz_type == DType::bf16 && group.newton_schulz && !has_bf16())
+    if (group.newton_schulz_type == DType::bf16 && group.newton_schulz && !has_bf16(device))
       wrong("group.{}: newton_schulz_type = \"bf16\": this processor ({}) has no bf16 products",
-            group.name, processor_features());
+            group.name, processor_features(device));
     if (group.rule == Rule::muon && (group.name != "hidden" || !group.newton_schulz))
       wrong("group.{}: rule \"muon\" is for hidden matrices with newton_schulz = true", group.name);
     if (group.rule == Rule::adamw &&
@@ -380,11 +384,11 @@ const char* to_string(JournalConfig::Enabled enabled) {
                                                       : "off";
 }
 
-DType resolve_compute(Compute compute) {
-  if (compute == Compute::automatic) return has_native_bf16() ? DType::bf16 : DType::f32;
-  if (compute == Compute::bf16 && !has_bf16())
+DType resolve_compute(Compute compute, Device device) {
+  if (compute == Compute::automatic) return has_native_bf16(device) ? DType::bf16 : DType::f32;
+  if (compute == Compute::bf16 && !has_bf16(device))
     throw Unavailable("compute = \"bf16\": this processor ({}) has no bf16 products",
-                      processor_features());
+                      processor_features(device));
   return compute == Compute::bf16 ? DType::bf16 : DType::f32;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "collectives/vote.h"       // Ties, Schedule, Estimator
+#include "core/device.h"            // Device
 #include "optim/parameter_group.h"  // ParameterGroup
 #include "optim/schedule.h"         // RateSchedule
 #include "runtime/token_source.h"   // TokenSource
@@ -106,8 +107,8 @@ std::string to_toml(const RunConfig& config);
 // Every key with its default and help.
 std::string run_config_reference();
 
-DType resolve_compute(
-    Compute compute);  // auto -> bf16 where the processor has instructions for it, else f32
+// auto -> bf16 where the device has instructions for it, else f32.
+DType resolve_compute(Compute compute, Device device = {});
 const char* to_string(Compute compute);
 const char* to_string(Ties ties);
 const char* to_string(JournalConfig::Enabled enabled);

@@ -50,12 +50,12 @@ const BallotSegment& StepLayout::segment(const ParameterState& state) const {
 
 Tensor trimmed(const OwnedTensor& owned, const Parameter& parameter) {
   return make_matrix(owned.view().data, owned.view().type, parameter.shape.rows,
-                     parameter.shape.cols, parameter.row_stride);
+                     parameter.shape.cols, parameter.row_stride, owned.view().device);
 }
 
-Tensor shaped_as(const Parameter& parameter, float* data) {
+Tensor shaped_as(const Parameter& parameter, float* data, Device device) {
   return make_matrix(data, DType::f32, parameter.shape.rows, parameter.shape.cols,
-                     parameter.row_stride);
+                     parameter.row_stride, device);
 }
 
 }  // namespace ballot

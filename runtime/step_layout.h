@@ -52,7 +52,7 @@ class StepLayout {
 
 // The matrix itself, without the padding columns that the owner's shape includes.
 Tensor trimmed(const OwnedTensor& owned, const Parameter& parameter);
-// Memory of at least extent() elements, as a matrix that lies like the parameter.
-Tensor shaped_as(const Parameter& parameter, float* data);
+// Memory of at least extent() elements on `device`, as a matrix that lies like the parameter.
+Tensor shaped_as(const Parameter& parameter, float* data, Device device);
 
 }  // namespace ballot

@@ -15,7 +15,8 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
       options_(options),
       layout_(state),
       update_(arena, state, layout_, options.vote.seed, options.vote.ties),
-      caster_(state, layout_, options.vote.seed) {
+      caster_(state, layout_, options.vote.seed),
+      stream_(arena.device()) {
   std::size_t in_flight = kPiecesInFlight;
   if (!layout_.voted().segments().empty()) {
     ballot_ = std::make_unique<Ballot>(layout_.voted());
@@ -95,7 +96,8 @@ void StepPipeline::ready(const Parameter& parameter) {
 }
 
 void StepPipeline::offer(ParameterState& state) {
-  const bool finite = !outcome_.loss_fault && scan_gradient(state.parameter->gradient, {}).finite;
+  const bool finite =
+      !outcome_.loss_fault && scan_gradient(state.parameter->gradient, {}, stream_).finite;
   outcome_.gradient_faults += !finite;
   members_->offer(state, finite && !caster_.abstains());
   members_->advance();

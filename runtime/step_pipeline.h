@@ -105,6 +105,7 @@ class StepPipeline : public GradientSink {
   StepLayout layout_;
   StepUpdate update_;
   BallotCaster caster_;
+  Stream stream_;  // of scans for the voter's other members
   OnHeld on_held_;
   std::unique_ptr<Ballot> ballot_;
   std::unique_ptr<Vote> vote_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "optim/direction.h"
 #include "optim/replicated_update.h"
@@ -30,9 +31,12 @@ StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const
       seed_(seed),
       factors_(arena.parameters().size()),
       counts_(arena.parameters().size()),
-      digests_(arena.parameters().size()) {
-  std::int64_t largest = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
+      digests_(arena.parameters().size()),
+      stream_(arena.device()) {
+  std::int64_t largest = 0, largest_mean = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
   for (const ParameterState& s : state.states()) {
+    if (s.group->reduce != Reduce::vote)
+      largest_mean = std::max(largest_mean, s.parameter->extent());
     if (s.group->reduce == Reduce::vote || s.group->rule == Rule::adamw) continue;
     const Parameter& p = *s.parameter;
     largest = std::max(largest, p.extent());
@@ -41,11 +45,14 @@ StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const
     smaller_side[type] = std::max(smaller_side[type], std::min(p.shape.rows, p.shape.cols));
     largest_count[type] = std::max(largest_count[type], p.count());
   }
-  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float));
+  const Device device = arena.device();
+  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float), device);
+  if (device.kind == Device::Kind::cuda)
+    gradient_ = Buffer(static_cast<std::size_t>(largest_mean) * sizeof(float), device);
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}})
     if (largest_count[i] > 0)
       newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
-                                                         i == 0 ? DType::f32 : DType::bf16);
+                                                         i == 0 ? DType::f32 : DType::bf16, device);
   if (layout.alone().segments().empty()) return;
   // The same zeros, tally and update as any vote, with the mean as the only voter.
   alone_ = std::move(make_loopback(1).front());
@@ -110,7 +117,7 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
     const Stopwatch watch;
     const Verdict& verdict = s.group->reduce == Reduce::vote ? *decision.verdict : *mean_verdict;
     digests_[static_cast<std::size_t>(p.index)] =
-        apply_verdict(verdict, layout_.segment(s), RateFactors{f.decay, f.step}, p);
+        apply_verdict(verdict, layout_.segment(s), RateFactors{f.decay, f.step}, p, stream_);
     times_.apply += watch.elapsed();
   }
   return digests_;
@@ -120,21 +127,27 @@ bool StepUpdate::has_mean(const ParameterState& state, const StepDecision& decis
   return has_contributors(layout_.place(state), decision.contributors);
 }
 
-Tensor StepUpdate::mean_gradient(const ParameterState& state, const StepDecision& decision) const {
+// On the parameter's device, until the next one is asked for.
+Tensor StepUpdate::mean_gradient(const ParameterState& state, const StepDecision& decision) {
   const Parameter& p = *state.parameter;
   const StepLayout::Place& place = layout_.place(state);
   const std::span<float> values = decision.means[place.wire];
   require(place.mean_offset + p.extent() <= static_cast<std::int64_t>(values.size()),
           "{}: elements {} to {} of a mean of {}", p.shape.name, place.mean_offset,
           place.mean_offset + p.extent(), values.size());
-  return shaped_as(p, values.data() + place.mean_offset);
+  float* const mean = values.data() + place.mean_offset;
+  const Device device = p.value.device;
+  if (device.kind == Device::Kind::cpu) return shaped_as(p, mean, device);
+  copy_bytes(gradient_.data(), device, mean, Device{},
+             static_cast<std::size_t>(p.extent()) * sizeof(float), stream_);
+  return shaped_as(p, gradient_.as<float>(), device);
 }
 
 Tensor StepUpdate::find_mean_direction(ParameterState& state, const StepDecision& decision) {
   const Stopwatch watch;
   const Parameter& p = *state.parameter;
   will_change(p, Changing::state);
-  const Tensor direction = shaped_as(p, direction_.as<float>());
+  const Tensor direction = shaped_as(p, direction_.as<float>(), direction_.device());
   find_direction(*state.group, mean_gradient(state, decision), trimmed(state.momentum, p),
                  direction, newton_schulz_[wire_index(state.group->newton_schulz_type)].get(),
                  stream_);
@@ -150,7 +163,7 @@ void StepUpdate::cast_mean(ParameterState& state, std::int64_t step, const StepD
   }
   const Tensor direction = find_mean_direction(state, decision);
   const Stopwatch watch;
-  cast_ballot(direction.f32(), segment, CastOptions{seed_, step, 0, 0.0}, {}, *mean_ballot_);
+  cast_ballot(direction, segment, CastOptions{seed_, step, 0, 0.0}, {}, *mean_ballot_, stream_);
   times_.pack += watch.elapsed();
 }
 
@@ -163,15 +176,15 @@ void StepUpdate::apply_dense(ParameterState& state, const StepDecision& decision
   const Stopwatch watch;
   std::uint64_t& digest = digests_[static_cast<std::size_t>(p.index)];
   if (!usable) {  // nobody had a usable gradient: no step
-    digest = apply_decay(rate, p);
+    digest = apply_decay(rate, p, stream_);
   } else if (adamw) {
     will_change(p, Changing::state);
     digest = apply_adamw(*state.group, mean_gradient(state, decision),
                          AdamCorrections{factors.first, factors.second}, factors.decay,
-                         trimmed(state.momentum, p), trimmed(state.second, p), p);
+                         trimmed(state.momentum, p), trimmed(state.second, p), p, stream_);
     ++state.count;
   } else {
-    digest = apply_direction(direction, rate, p);
+    digest = apply_direction(direction, rate, p, stream_);
   }
   times_.apply += watch.elapsed();
 }

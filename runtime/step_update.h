@@ -67,7 +67,7 @@ class StepUpdate {
     if (before_change_) before_change_(parameter, what);
   }
   bool has_mean(const ParameterState& state, const StepDecision& decision) const;
-  Tensor mean_gradient(const ParameterState& state, const StepDecision& decision) const;
+  Tensor mean_gradient(const ParameterState& state, const StepDecision& decision);
   Tensor find_mean_direction(ParameterState& state, const StepDecision& decision);
   void cast_mean(ParameterState& state, std::int64_t step, const StepDecision& decision);
   void apply_dense(ParameterState& state, const StepDecision& decision,
@@ -82,6 +82,7 @@ class StepUpdate {
   std::unique_ptr<Vote> mean_vote_;
   std::array<std::unique_ptr<NewtonSchulz>, 2> newton_schulz_;  // f32, bf16
   Buffer direction_;                                            // scratch of the largest parameter
+  Buffer gradient_;  // of a GPU: the mean gradient in work, scratch of the largest parameter
   std::vector<TensorFactors> factors_;
   std::vector<std::int64_t> counts_;  // scratch of find_factors()
   std::vector<std::uint64_t> digests_;

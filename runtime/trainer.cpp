@@ -49,8 +49,8 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
 
 // What must be equal on all workers for replicas to stay identical: what replicas compute
 // redundantly includes Newton-Schulz of a mean, whose bits depend on processor and threads.
-std::string starting_state(const RunConfig& config, DType compute, std::int64_t threads,
-                           const TrainingState& training) {
+std::string starting_state(const RunConfig& config, Device device, DType compute,
+                           std::int64_t threads, const TrainingState& training) {
   std::string text =
       fmt::format("step {}\nparameters {:016x}\nhistory {}\n", training.step, training.digest,
                   training.journal ? to_string(training.journal->chain) : "none");
@@ -59,7 +59,7 @@ std::string starting_state(const RunConfig& config, DType compute, std::int64_t 
         return group.newton_schulz && group.reduce != Reduce::vote;
       });
   if (dense_products)
-    text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(),
+    text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(device),
                         to_string(compute), threads);
   return text;
 }
@@ -68,6 +68,7 @@ std::string starting_state(const RunConfig& config, DType compute, std::int64_t 
 bool require_same_configuration(const RunConfig& config, Transport& transport, Duration deadline) {
   RunConfig shared = config;
   shared.threads = 0;  // resolved per machine; voters may differ in it
+  shared.device = "";  // and in this: ballots are their own
   require_same_everywhere(fmt::format("version {}\n", version()) + to_toml(shared), transport,
                           Deadline::in(deadline));
   return true;
@@ -119,8 +120,8 @@ class Trainer {
         deadline_(std::chrono::duration_cast<Duration>(
             std::chrono::duration<double>(config.deadline_seconds))),
         same_configuration_(require_same_configuration(config, transport, deadline_)),
-        compute_(resolve_compute(config.compute)),
-        device_(find_device(config.device)),
+        device_(find_device(config.device, hooks.local_rank)),
+        compute_(resolve_compute(config.compute, device_)),
         llama_(read_model_config(config.model_folder)),
         tokenizer_(read_tokenizer(config.model_folder)),
         arena_(llama_parameter_shapes(llama_), compute_, device_),
@@ -223,9 +224,9 @@ class Trainer {
     training_.workers = transport_.size();
     training_.members = config_.members;
     training_.threads = thread_count();
-    training_.processor = processor_features();
+    training_.processor = processor_features(device_);
     training_.compute = to_string(compute_);
-    require_same_everywhere(starting_state(config_, compute_, thread_count(), training_),
+    require_same_everywhere(starting_state(config_, device_, compute_, thread_count(), training_),
                             transport_, deadline());
     prepare_folder(config_, hooks_.resume, transport_, deadline());
     if (journaled_) {
@@ -295,14 +296,14 @@ class Trainer {
       log_warning(
           "it was saved by {} voters, these are {}: voter i takes the momentum of voter i mod {}",
           before, transport_.size() / config_.members, before);
-    if (training_.threads != thread_count() || training_.processor != processor_features() ||
+    if (training_.threads != thread_count() || training_.processor != processor_features(device_) ||
         training_.compute != to_string(compute_))
       log_warning(
           "it was computed with {} threads on {} in {}, now {} on {} in {}: from here on the bits "
           "may differ "
           "from those of an uninterrupted run",
           training_.threads, training_.processor, training_.compute, thread_count(),
-          processor_features(), to_string(compute_));
+          processor_features(device_), to_string(compute_));
   }
 
   void start_record() {
@@ -312,7 +313,7 @@ class Trainer {
     RunFacts facts;
     facts.version = version();
     facts.model = config_.model_folder;
-    facts.processor = processor_features();
+    facts.processor = processor_features(device_);
     facts.compute = to_string(compute_);
     facts.backend = transport_.name();
     facts.config_toml = to_toml(config_);
@@ -349,10 +350,10 @@ class Trainer {
                    ? std::string("each chunk by all workers")
                    : fmt::format("each chunk by {} worker{}", config_.journal.copies,
                                  config_.journal.copies == 1 ? "" : "s"));
-    if (compute_ == DType::bf16 && !has_native_bf16())
+    if (compute_ == DType::bf16 && !has_native_bf16(device_))
       log_warning(
           "compute = bf16 is emulated on this processor ({}): expect it to be slower than f32",
-          processor_features());
+          processor_features(device_));
     if (transport_.size() == 2 && pipeline_.voted_count() > 0 && config_.ties == Ties::coin)
       log_warning(
           "two voters tie wherever they disagree, and a coin decides: expect a noisier run than "
@@ -561,8 +562,8 @@ class Trainer {
   const TrainingHooks& hooks_;
   Duration deadline_;
   bool same_configuration_;
-  DType compute_;
   Device device_;
+  DType compute_;
   LlamaConfig llama_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;

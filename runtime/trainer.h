@@ -30,6 +30,8 @@ enum class ResumeFrom { journal, checkpoint };
 struct TrainingHooks {
   bool resume = false;
   ResumeFrom resume_from = ResumeFrom::journal;
+  // Which of the workers on its machine this is: they take its GPUs in turn.
+  int local_rank = 0;
   // Polled once a step; true on any worker stops all after the step, with a checkpoint.
   std::function<bool()> should_stop;
   // Wraps the model (tests put faults here).

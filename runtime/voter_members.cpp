@@ -29,6 +29,11 @@ BALLOT_VECTORIZED void average_elements(const float* const* sources, std::int64_
   }
 }
 
+// All parameters lie on one.
+Device device_of(const OptimizerState& state) {
+  return state.states().empty() ? Device{} : state.states().front().parameter->value.device;
+}
+
 std::span<std::uint64_t> bits_of(Ballot& ballot, const BallotSegment& segment) {
   return ballot.bits().span().subspan(at(segment.offset / 64), at(segment.extent() / 64));
 }
@@ -38,17 +43,24 @@ std::span<std::uint64_t> bits_of(Ballot& ballot, const BallotSegment& segment) {
 VoterMembers::VoterMembers(const MemberPlan& plan, OptimizerState& state, const StepLayout& layout,
                            Ballot& ballot, Transport& workers, Cast cast, Complete complete,
                            Deadline deadline)
-    : layout_(layout), ballot_(ballot), cast_(std::move(cast)), complete_(std::move(complete)) {
+    : layout_(layout),
+      ballot_(ballot),
+      cast_(std::move(cast)),
+      complete_(std::move(complete)),
+      stream_(device_of(state)) {
   members_ = workers.split(workers.rank() / plan.members, deadline);
   require(members_->size() == plan.members, "a voter of {} members, planned for {}",
           members_->size(), plan.members);
   all_.resize(layout.voted().segments().size());
+  std::int64_t staged = 0;
   for (ParameterState& s : state.states()) {
     if (s.group->reduce != Reduce::vote) continue;
     const std::size_t segment = at(layout.place(s).segment);
     Work& work = all_[segment];
     work.state = &s;
     work.worker = plan.worker[at(s.parameter->index)];
+    work.staged = staged;
+    staged += s.parameter->extent();
     work.counts.resize(at(plan.members));
     work.silent.resize(at((layout.segment(s).blocks() + 63) / 64));
     if (work.worker != member()) continue;
@@ -59,6 +71,8 @@ VoterMembers::VoterMembers(const MemberPlan& plan, OptimizerState& state, const 
     all_[segment].slot = mine_.size() % kSlots;
     mine_.push_back(segment);
   }
+  if (stream_.device().kind == Device::Kind::cuda)
+    staged_ = PinnedBuffer(at(staged) * sizeof(float), stream_.device());
   slots_ = Buffer(kSlots * at(plan.members - 1) * at(slot_elements_) * sizeof(float));
   for (std::size_t segment = 0; segment < all_.size(); ++segment) open(segment);
   sources_.reserve(at(plan.members));
@@ -66,9 +80,15 @@ VoterMembers::VoterMembers(const MemberPlan& plan, OptimizerState& state, const 
 
 VoterMembers::~VoterMembers() = default;
 
-// Of another member, where it arrives; of this one, where backward made it.
+// This member's, where the host has it: on a GPU a copy of what backward made.
+float* VoterMembers::own_gradient(const Work& work) const {
+  return staged_.data() == nullptr ? work.state->parameter->gradient.f32()
+                                   : staged_.as<float>() + work.staged;
+}
+
+// Of another member, where it arrives.
 const float* VoterMembers::gradient_of(const Work& work, int m) const {
-  if (m == member()) return work.state->parameter->gradient.f32();
+  if (m == member()) return own_gradient(work);
   const std::size_t place = work.slot * at(members_->size() - 1) + at(m < member() ? m : m - 1);
   return slots_.as<float>() + place * at(slot_elements_);
 }
@@ -86,7 +106,7 @@ void VoterMembers::open(std::size_t segment) {
   const Bytes bits = std::as_writable_bytes(bits_of(ballot_, layout_.segment(*work.state)));
   if (work.worker != member()) {
     gradients[at(work.worker)] = {count_of(member()),
-                                  std::as_bytes(std::span(p.gradient.f32(), count))};
+                                  std::as_bytes(std::span(own_gradient(work), count))};
     ballots_in[at(work.worker)] = {silent, bits};
   } else {
     for (int m = 0; m < members_->size(); ++m) {
@@ -116,6 +136,12 @@ void VoterMembers::offer(ParameterState& state, bool counts) {
           state.parameter->shape.name);
   work.offered = true;
   work.counts[at(member())] = counts;
+  if (staged_.data() != nullptr) {
+    const Parameter& p = *state.parameter;
+    copy_bytes(own_gradient(work), Device{}, p.gradient.data, stream_.device(),
+               at(p.extent()) * sizeof(float), stream_);
+    stream_.synchronize();
+  }
   if (work.worker == member()) return;
   work.gradients->start();
   work.ballots->start();
@@ -164,9 +190,14 @@ void VoterMembers::average(Work& work) {
   const std::int64_t count = static_cast<std::int64_t>(sources_.size());
   if (count > 0)
     parallel_for(p.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {
-      average_elements(sources_.data(), count, static_cast<float>(count), p.gradient.f32(), begin,
+      average_elements(sources_.data(), count, static_cast<float>(count), own_gradient(work), begin,
                        end);
     });
+  if (count > 0 && staged_.data() != nullptr) {
+    copy_bytes(p.gradient.data, stream_.device(), own_gradient(work), Device{},
+               at(p.extent()) * sizeof(float), stream_);
+    stream_.synchronize();  // whoever casts it has a stream of its own
+  }
   cast_(*work.state, count > 0);
 }
 

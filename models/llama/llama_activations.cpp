@@ -1,8 +1,8 @@
 // Sizes of the activations and when they grow.
 #include "models/llama/llama_activations.h"
 
-#include "core/parallel.h"
 #include "models/ops/cross_entropy.h"
+#include "models/ops/embedding.h"
 #include "models/ops/rms_norm.h"
 
 namespace ballot {
@@ -61,15 +61,17 @@ void LlamaActivations::reserve(const AttentionShape& shape, bool backward) {
   if (backward) {
     for (GrowingMatrix* matrix : {&dx, &dx_rounded, &dh, &dattended}) matrix->reserve(rows, device);
     const std::int64_t cols = dx.rows(0).extent[1];
-    norm_partials.resize(
-        std::max<std::size_t>(norm_partials.size(), rms_norm_partials(rows, cols)));
+    reserve_bytes(norm_partials, rms_norm_partials(rows, cols, device) * 4, device);
+    reserve_bytes(embedding_scratch, embedding_scratch_bytes(rows, device), device);
   }
-  const std::int64_t chunk = std::min(rows, cross_entropy_chunk_rows(logits.rows(0).extent[1]));
+  const std::int64_t chunk =
+      std::min(rows, cross_entropy_chunk_rows(logits.rows(0).extent[1], device));
   logits.reserve(chunk, device);
   if (backward) dlogits.reserve(chunk, device);
-  losses.resize(std::max<std::size_t>(losses.size(), rows));
-  reserve_bytes(attention_scratch, attention_scratch_bytes(shape, compute) * thread_count(),
-                device);
+  reserve_bytes(losses, (rows + 1) * 8, device);
+  if (device.kind != Device::Kind::cpu)
+    for (Buffer* tokens : {&inputs, &targets}) reserve_bytes(*tokens, rows * 4, device);
+  reserve_bytes(attention_scratch, attention_scratch_bytes(shape, compute, device), device);
 }
 
 }  // namespace ballot

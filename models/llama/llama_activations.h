@@ -1,5 +1,5 @@
-// The memory of a Llama's forward and backward passes: taken for the largest batch seen, then
-// reused.
+// The memory of a Llama's forward and backward passes, on its device: taken for the largest batch
+// seen, then reused.
 //
 // Per layer and token: two residual rows (f32), [v | k | q], the attention's output, [up | gate]
 // and a few scalars. Norm outputs and MLP activations are written again by the backward, so one
@@ -22,7 +22,7 @@ class GrowingMatrix {
   GrowingMatrix(DType type, std::int64_t cols) : type_(type), cols_(cols) {}
   void reserve(std::int64_t rows, Device device);
   Tensor rows(std::int64_t count) const {
-    return make_tensor(buffer_.data(), type_, {count, cols_});
+    return make_tensor(buffer_.data(), type_, {count, cols_}, buffer_.device());
   }
 
  private:
@@ -67,8 +67,11 @@ struct LlamaActivations {
   GrowingMatrix dlogits;     // (chunk, V) bf16; empty in f32
   GrowingMatrix all_logits;  // (N, V) f32, where a caller asked for them
   Buffer attention_scratch;
-  std::vector<float> norm_partials;
-  std::vector<double> losses;  // (N)
+  Buffer embedding_scratch;
+  Buffer norm_partials;  // float
+  Buffer losses;         // (N + 1) double, the last for their sum
+  Buffer inputs;         // (N) int32, the batch's tokens; on the CPU they stay where they are
+  Buffer targets;        // (N) int32
 };
 
 }  // namespace ballot

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "core/hash.h"
+#include "core/host_bytes.h"
 #include "core/parallel.h"
 #include "models/llama/llama_model.h"
 
@@ -28,7 +29,8 @@ void initialize_llama(const LlamaConfig& config, const ParameterArena& arena, st
     double deviation = config.initializer_range;
     if (ends_a_residual_branch(p.shape.name))
       deviation /= std::sqrt(2.0 * static_cast<double>(config.layers));
-    float* value = p.value.f32();
+    const HostBytes host(p.value, HostBytes::Holds::zeros);
+    auto* value = reinterpret_cast<float*>(host.data());
     parallel_for(p.shape.rows, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row)
         for (std::int64_t col = 0; col < p.shape.cols; ++col) {
@@ -40,6 +42,7 @@ void initialize_llama(const LlamaConfig& config, const ParameterArena& arena, st
                         normal(hash64(seed, static_cast<std::uint64_t>(p.index), element));
         }
     });
+    host.put_back();
     arena.refresh_compute(p);
   }
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/clock.h"
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/matmul.h"
 #include "core/parallel.h"
@@ -114,8 +115,10 @@ class Llama final : public Model {
         head_parameter_(config.tied_head ? table_ : &arena.find("lm_head.weight")),
         final_norm_(&arena.find("model.norm.weight")),
         head_({head_parameter_}, stream_),
-        rope_(config.head_size, config.rope_theta),
+        rope_(config.head_size, config.rope_theta, device),
         memory_(config, arena.compute(), device) {
+    require(arena.device() == device, "a model on {} with its parameters on {}", to_string(device),
+            to_string(arena.device()));
     for (std::int64_t l = 0; l < config.layers; ++l)
       layers_.push_back(find_layer(arena, l, stream_));
   }
@@ -137,40 +140,43 @@ class Llama final : public Model {
           &batch == micro_batches.data() ? Accumulate::no : Accumulate::yes;
       const bool last = &batch == &micro_batches.back();
       watch_.lap();
-      const AttentionShape shape = prepare(batch, true);
-      forward(batch, shape, true);
-      loss.sum += head_backward(batch, scale, accumulate);
+      const Pass pass = prepare(batch, true);
+      forward(pass, true);
+      loss.sum += head_backward(pass, scale, accumulate);
       if (last) sink.loss_known(loss.mean());
-      backward(batch, shape, accumulate, last ? &sink : nullptr);
+      backward(pass, accumulate, last ? &sink : nullptr);
     }
     return loss;
   }
 
   Loss evaluate(const TokenBatch& batch) override {
     check(batch, true);
-    forward(batch, prepare(batch, false), false);
+    const Pass pass = prepare(batch, false);
+    forward(pass, false);
     Loss loss;
-    over_chunks(batch,
+    over_chunks(pass,
                 [&](std::int64_t begin, std::int64_t end, std::span<const std::int32_t> targets) {
                   const Tensor logits = memory_.logits.rows(end - begin);
-                  head_.forward(memory_.h.rows(row_count(batch)).rows(begin, end), logits);
-                  cross_entropy(logits, targets, memory_.losses.data() + begin);
+                  head_.forward(memory_.h.rows(pass.rows).rows(begin, end), logits);
+                  cross_entropy(logits, targets, memory_.losses.as<double>() + begin, stream_);
                 });
-    loss.sum = summed_losses(batch);
+    loss.sum = sum_losses(memory_.losses.as<double>(), pass.rows, stream_);
     loss.tokens = batch.targets.size() - std::ranges::count(batch.targets, kNoTarget);
     return loss;
   }
 
   Tensor logits(const TokenBatch& batch) override {
     check(batch, false);
-    forward(batch, prepare(batch, false), false);
-    const std::int64_t rows = row_count(batch);
-    memory_.all_logits.reserve(rows, stream_.device());
-    head_.forward(memory_.h.rows(rows), memory_.all_logits.rows(rows));
-    return memory_.all_logits.rows(rows);
+    const Pass pass = prepare(batch, false);
+    forward(pass, false);
+    memory_.all_logits.reserve(pass.rows, stream_.device());
+    head_.forward(memory_.h.rows(pass.rows), memory_.all_logits.rows(pass.rows));
+    stream_.synchronize();
+    return memory_.all_logits.rows(pass.rows);
   }
 
   Times times() const override { return times_; }
+  Stream& stream() override { return stream_; }
   std::int64_t vocabulary() const override { return config_.vocabulary; }
 
   // Six per weight of a product; attention's scores and outputs over the (T + 1) / 2 keys seen on
@@ -185,10 +191,15 @@ class Llama final : public Model {
   }
 
  private:
-  static std::int64_t row_count(const TokenBatch& batch) { return batch.sequences * batch.length; }
+  // One batch on its way through the model; its tokens lie where the model does.
+  struct Pass {
+    AttentionShape shape;
+    std::int64_t rows;  // N
+    std::span<const std::int32_t> inputs, targets;
+  };
 
   void check(const TokenBatch& batch, bool with_targets) const {
-    const std::size_t rows = static_cast<std::size_t>(row_count(batch));
+    const std::size_t rows = static_cast<std::size_t>(batch.sequences * batch.length);
     require(batch.sequences > 0 && batch.length > 0 && batch.inputs.size() == rows &&
                 (!with_targets || batch.targets.size() == rows),
             "a batch of ({}, {}) with {} inputs and {} targets", batch.sequences, batch.length,
@@ -204,22 +215,31 @@ class Llama final : public Model {
                         config_.vocabulary - 1, kNoTarget);
   }
 
-  AttentionShape prepare(const TokenBatch& batch, bool backward) {
+  Pass prepare(const TokenBatch& batch, bool backward) {
     const AttentionShape shape{batch.sequences, batch.length, config_.heads,
                                config_.key_value_heads, config_.head_size};
     memory_.reserve(shape, backward);
-    rope_.extend(batch.length);
-    return shape;
+    rope_.extend(batch.length, stream_);
+    return {shape, batch.sequences * batch.length, on_device(batch.inputs, memory_.inputs),
+            on_device(batch.targets, memory_.targets)};
+  }
+
+  std::span<const std::int32_t> on_device(const std::vector<std::int32_t>& tokens,
+                                          const Buffer& buffer) {
+    if (stream_.device().kind == Device::Kind::cpu) return tokens;
+    copy_bytes(buffer.data(), buffer.device(), tokens.data(), Device{},
+               tokens.size() * sizeof(std::int32_t), stream_);
+    return {buffer.as<std::int32_t>(), tokens.size()};
   }
 
   void norm(const Tensor& x, const Tensor& addend, const Parameter& gain, const Tensor& r) {
     rms_norm(x, addend, gain.value, static_cast<float>(config_.rms_norm_epsilon),
-             memory_.h.rows(x.extent[0]), r.f32());
+             memory_.h.rows(x.extent[0]), r.f32(), stream_);
   }
 
   // Leaves the final norm's output in memory_.h.
-  void forward(const TokenBatch& batch, const AttentionShape& shape, bool keep) {
-    const std::int64_t rows = row_count(batch);
+  void forward(const Pass& pass, bool keep) {
+    const std::int64_t rows = pass.rows;
     const Tensor h = memory_.h.rows(rows);
     const Tensor act = memory_.act.rows(rows);
     Tensor residual;  // to be added to x by the next norm
@@ -228,61 +248,53 @@ class Llama final : public Model {
       const LayerActivations& a = memory_.layer(l, keep);
       const Tensor x = a.x.rows(rows);
       const Tensor x_mid = a.x_mid.rows(rows);
-      if (l == 0) embedding(table_->compute, batch.inputs, x);
+      if (l == 0) embedding(table_->compute, pass.inputs, x, stream_);
       norm(x, residual, *layer.input_norm, a.r.rows(rows));
       layer.vkq.forward(h, a.vkq.rows(rows));
-      attention(shape, rope_, a.vkq.rows(rows), a.attended.rows(rows),
-                a.log_sum_exp.rows(rows).f32(), memory_.attention_scratch.data());
+      attention(pass.shape, rope_, a.vkq.rows(rows), a.attended.rows(rows),
+                a.log_sum_exp.rows(rows).f32(), memory_.attention_scratch.data(), stream_);
       layer.output.forward(a.attended.rows(rows), x_mid);
       norm(x_mid, x, *layer.mlp_norm, a.r_mid.rows(rows));
       layer.up_gate.forward(h, a.up_gate.rows(rows));
-      swiglu(a.up_gate.rows(rows), act);
+      swiglu(a.up_gate.rows(rows), act, stream_);
       layer.mlp_down.forward(act, l + 1 < config_.layers ? memory_.layer(l + 1, keep).x.rows(rows)
                                                          : memory_.x.rows(rows));
       residual = x_mid;
     }
-    if (config_.layers == 0) embedding(table_->compute, batch.inputs, memory_.x.rows(rows));
+    if (config_.layers == 0) embedding(table_->compute, pass.inputs, memory_.x.rows(rows), stream_);
     norm(memory_.x.rows(rows), residual, *final_norm_, memory_.r.rows(rows));
   }
 
   template <class Body>
-  void over_chunks(const TokenBatch& batch, const Body& body) const {
-    const std::int64_t rows = row_count(batch);
-    const std::int64_t chunk = cross_entropy_chunk_rows(config_.vocabulary);
-    for (std::int64_t begin = 0; begin < rows; begin += chunk) {
-      const std::int64_t end = std::min(rows, begin + chunk);
-      body(begin, end, std::span(batch.targets).subspan(begin, end - begin));
+  void over_chunks(const Pass& pass, const Body& body) const {
+    const std::int64_t chunk = cross_entropy_chunk_rows(config_.vocabulary, memory_.device);
+    for (std::int64_t begin = 0; begin < pass.rows; begin += chunk) {
+      const std::int64_t end = std::min(pass.rows, begin + chunk);
+      body(begin, end, pass.targets.subspan(begin, end - begin));
     }
   }
 
-  double summed_losses(const TokenBatch& batch) const {
-    double sum = 0;
-    for (std::int64_t n = 0; n < row_count(batch); ++n) sum += memory_.losses[n];
-    return sum;
-  }
-
   // Logits, losses, the head's gradient and that of its input, chunk by chunk.
-  double head_backward(const TokenBatch& batch, float scale, Accumulate accumulate) {
-    const std::int64_t rows = row_count(batch);
-    over_chunks(batch, [&](std::int64_t begin, std::int64_t end,
-                           std::span<const std::int32_t> targets) {
-      const Tensor h = memory_.h.rows(rows).rows(begin, end);
-      const Tensor logits = memory_.logits.rows(end - begin);
-      const Tensor dlogits =
-          memory_.compute == DType::f32 ? logits : memory_.dlogits.rows(end - begin);
-      head_.forward(h, logits);
-      times_.forward += watch_.lap();
-      cross_entropy_with_gradient(logits, targets, scale, memory_.losses.data() + begin, dlogits);
-      head_.input_gradient(dlogits, memory_.dh.rows(rows).rows(begin, end));
-      head_.weight_gradient(dlogits, h, begin == 0 ? accumulate : Accumulate::yes);
-      times_.backward += watch_.lap();
-    });
-    return summed_losses(batch);
+  double head_backward(const Pass& pass, float scale, Accumulate accumulate) {
+    over_chunks(
+        pass, [&](std::int64_t begin, std::int64_t end, std::span<const std::int32_t> targets) {
+          const Tensor h = memory_.h.rows(pass.rows).rows(begin, end);
+          const Tensor logits = memory_.logits.rows(end - begin);
+          const Tensor dlogits =
+              memory_.compute == DType::f32 ? logits : memory_.dlogits.rows(end - begin);
+          head_.forward(h, logits);
+          times_.forward += watch_.lap();
+          cross_entropy_with_gradient(logits, targets, scale, memory_.losses.as<double>() + begin,
+                                      dlogits, stream_);
+          head_.input_gradient(dlogits, memory_.dh.rows(pass.rows).rows(begin, end));
+          head_.weight_gradient(dlogits, h, begin == 0 ? accumulate : Accumulate::yes);
+          times_.backward += watch_.lap();
+        });
+    return sum_losses(memory_.losses.as<double>(), pass.rows, stream_);
   }
 
-  void backward(const TokenBatch& batch, const AttentionShape& shape, Accumulate accumulate,
-                GradientSink* sink) {
-    const std::int64_t rows = row_count(batch);
+  void backward(const Pass& pass, Accumulate accumulate, GradientSink* sink) {
+    const std::int64_t rows = pass.rows;
     const Tensor h = memory_.h.rows(rows);
     const Tensor act = memory_.act.rows(rows);
     const Tensor dx = memory_.dx.rows(rows);
@@ -296,7 +308,7 @@ class Llama final : public Model {
                                    Accumulate residual, const Tensor& y) {
       rms_norm_backward(x, r.f32(), gain.value, dh,
                         {dx, residual, dx_rounded, y, gain.gradient, accumulate},
-                        memory_.norm_partials.data());
+                        memory_.norm_partials.as<float>(), stream_);
     };
 
     if (!config_.tied_head) ready(*head_parameter_, sink);
@@ -307,7 +319,7 @@ class Llama final : public Model {
       const LayerActivations& a = memory_.layer(l, true);
       const Tensor up_gate = a.up_gate.rows(rows);
       layer.mlp_down.input_gradient(dy, act);
-      swiglu_backward(up_gate, act);
+      swiglu_backward(up_gate, act, stream_);
       layer.mlp_down.weight_gradient(dy, act, accumulate);
       ready(*layer.down, sink);
       layer.up_gate.input_gradient(up_gate, dh);
@@ -319,20 +331,24 @@ class Llama final : public Model {
       layer.output.input_gradient(dy, dattended);
       layer.output.weight_gradient(dy, a.attended.rows(rows), accumulate);
       ready(*layer.o, sink);
-      attention_backward(shape, rope_, vkq, a.attended.rows(rows), dattended,
-                         a.log_sum_exp.rows(rows).f32(), memory_.attention_scratch.data());
+      attention_backward(pass.shape, rope_, vkq, a.attended.rows(rows), dattended,
+                         a.log_sum_exp.rows(rows).f32(), memory_.attention_scratch.data(), stream_);
       layer.vkq.input_gradient(vkq, dh);
       norm_backward(a.x.rows(rows), a.r.rows(rows), *layer.input_norm, Accumulate::yes, h);
       layer.vkq.weight_gradient(vkq, h, accumulate);
       for (const Parameter* p : {layer.v, layer.k, layer.q, layer.input_norm}) ready(*p, sink);
     }
     if (!config_.tied_head && accumulate == Accumulate::no) clear(*table_);
-    embedding_backward(batch.inputs, dx, table_->gradient);
+    embedding_backward(pass.inputs, dx, table_->gradient, memory_.embedding_scratch.data(),
+                       stream_);
     ready(*table_, sink);
   }
 
-  static void clear(const Parameter& parameter) {
+  void clear(const Parameter& parameter) {
     float* gradient = parameter.gradient.f32();
+    if (stream_.device().kind != Device::Kind::cpu)
+      return fill_zero(gradient, static_cast<std::size_t>(parameter.extent()) * sizeof(float),
+                       stream_);
     parallel_for(parameter.extent(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
       std::fill(gradient + begin, gradient + end, 0.0f);
     });
@@ -343,6 +359,7 @@ class Llama final : public Model {
     sink.loss_known(0);
     for (const Parameter& p : arena_->parameters()) {
       clear(p);
+      stream_.synchronize();
       if (&p != table_) sink.ready(p);
     }
     sink.ready(*table_);
@@ -350,6 +367,7 @@ class Llama final : public Model {
 
   // Time up to here is backward's; the sink's own is nobody's.
   void ready(const Parameter& parameter, GradientSink* sink) {
+    if (sink != nullptr) stream_.synchronize();  // the sink reads it on a stream of its own
     times_.backward += watch_.lap();
     if (sink == nullptr) return;
     sink->ready(parameter);

@@ -15,7 +15,7 @@
 
 namespace ballot {
 
-// `arena` must hold llama_parameter_shapes(config) and outlive the model.
+// `arena` must hold llama_parameter_shapes(config), lie on `device` and outlive the model.
 std::unique_ptr<Model> make_llama(const LlamaConfig& config, const ParameterArena& arena,
                                   Device device = {});
 

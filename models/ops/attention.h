@@ -5,14 +5,14 @@
 //
 // `vkq` (N, (2K + H) D) holds for each token [values | keys | queries] before rotation, N = B T,
 // f32 or bf16; output (N, H D) of the same type. Scores and softmax are fp32; in bf16 the operands
-// of products (rotated queries and keys, probabilities, score gradients) are rounded to bf16. Work
-// is divided over (sequence, key/value head), each on one thread, so the bits do not depend on the
-// team's size.
+// of products (rotated queries and keys, probabilities, score gradients) are rounded to bf16. On
+// the CPU work is divided over (sequence, key/value head), each on one thread, so the bits do not
+// depend on the team's size.
 #pragma once
 
 #include <cstdint>
 
-#include "core/tensor.h"      // Tensor
+#include "core/tensor.h"      // Stream, Tensor
 #include "models/ops/rope.h"  // RopeTable
 
 namespace ballot {
@@ -24,21 +24,24 @@ struct AttentionShape {
   std::int64_t key_value_heads = 0;  // K, divides H
   std::int64_t head_size = 0;        // D
 
-  std::int64_t group() const { return heads / key_value_heads; }
-  std::int64_t width() const { return (2 * key_value_heads + heads) * head_size; }  // of vkq
+  constexpr std::int64_t group() const { return heads / key_value_heads; }
+  constexpr std::int64_t width() const {
+    return (2 * key_value_heads + heads) * head_size;
+  }  // of vkq
 };
 
-// What one thread needs for forward or backward, bytes; scratch holds thread_count() times as much,
-// aligned to 64.
-std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type);
+// What forward or backward needs, bytes, linear in T; on the CPU for each of thread_count()
+// threads. Scratch lies where the tensors do, aligned to 64 (on a GPU to 256).
+std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type, Device device);
 
-// log_sum_exp (B, H, T) is kept for the backward. The rope table must reach T.
+// log_sum_exp (B, H, T) is kept for the backward. The rope table must reach T and lie where the
+// tensors do.
 void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
-               const Tensor& output, float* log_sum_exp, std::byte* scratch);
+               const Tensor& output, float* log_sum_exp, std::byte* scratch, Stream& stream);
 
 // In place: on return vkq holds the gradients of what it held.
 void attention_backward(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
                         const Tensor& output, const Tensor& doutput, const float* log_sum_exp,
-                        std::byte* scratch);
+                        std::byte* scratch, Stream& stream);
 
 }  // namespace ballot

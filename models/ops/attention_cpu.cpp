@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/matmul.h"
 #include "core/parallel.h"
+#include "models/ops/cuda_model_ops.h"
 #include "models/ops/vector_math.h"
 
 namespace ballot {
@@ -285,19 +286,22 @@ void over_items(const AttentionShape& shape, const Tensor& vkq, std::byte* scrat
 
 }  // namespace
 
-std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type) {
-  return type == DType::f32 ? Scratch<float>(nullptr, shape).size_bytes
-                            : Scratch<bfloat16>(nullptr, shape).size_bytes;
+std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type, Device device) {
+  if (device.kind == Device::Kind::cuda)
+    return cuda_model_ops().attention_scratch_bytes(shape, type);
+  return thread_count() * (type == DType::f32 ? Scratch<float>(nullptr, shape).size_bytes
+                                              : Scratch<bfloat16>(nullptr, shape).size_bytes);
 }
 
 void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
-               const Tensor& output, float* log_sum_exp, std::byte* scratch) {
+               const Tensor& output, float* log_sum_exp, std::byte* scratch, Stream& stream) {
   check(shape, vkq, output);
+  if (vkq.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().attention(shape, rope, vkq, output, log_sum_exp, scratch, stream);
   const auto run = [&]<class T>(T*) {
-    over_items<T>(shape, vkq, scratch,
-                  [&](const Item<T>& item, const Scratch<T>& s, Stream& stream) {
-                    forward_item(item, rope, output.as<T>(), log_sum_exp, s, stream);
-                  });
+    over_items<T>(shape, vkq, scratch, [&](const Item<T>& item, const Scratch<T>& s, Stream& own) {
+      forward_item(item, rope, output.as<T>(), log_sum_exp, s, own);
+    });
   };
   if (vkq.type == DType::f32)
     run(static_cast<float*>(nullptr));
@@ -307,14 +311,16 @@ void attention(const AttentionShape& shape, const RopeTable& rope, const Tensor&
 
 void attention_backward(const AttentionShape& shape, const RopeTable& rope, const Tensor& vkq,
                         const Tensor& output, const Tensor& doutput, const float* log_sum_exp,
-                        std::byte* scratch) {
+                        std::byte* scratch, Stream& stream) {
   check(shape, vkq, output);
   check(shape, vkq, doutput);
+  if (vkq.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().attention_backward(shape, rope, vkq, output, doutput, log_sum_exp,
+                                               scratch, stream);
   const auto run = [&]<class T>(T*) {
-    over_items<T>(
-        shape, vkq, scratch, [&](const Item<T>& item, const Scratch<T>& s, Stream& stream) {
-          backward_item<T>(item, rope, output.as<T>(), doutput.as<T>(), log_sum_exp, s, stream);
-        });
+    over_items<T>(shape, vkq, scratch, [&](const Item<T>& item, const Scratch<T>& s, Stream& own) {
+      backward_item<T>(item, rope, output.as<T>(), doutput.as<T>(), log_sum_exp, s, own);
+    });
   };
   if (vkq.type == DType::f32)
     run(static_cast<float*>(nullptr));

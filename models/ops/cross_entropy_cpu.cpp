@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "models/model.h"
+#include "models/ops/cuda_model_ops.h"
 #include "models/ops/vector_math.h"
 
 namespace ballot {
@@ -59,12 +61,17 @@ void check(const Tensor& logits, std::span<const std::int32_t> targets) {
 
 }  // namespace
 
-std::int64_t cross_entropy_chunk_rows(std::int64_t vocabulary) {
+std::int64_t cross_entropy_chunk_rows(std::int64_t vocabulary, Device device) {
+  if (device.kind == Device::Kind::cuda)
+    return std::max<std::int64_t>(128, (std::int64_t{1} << 30) / (4 * vocabulary) / 128 * 128);
   return std::max<std::int64_t>(16, (std::int64_t{8} << 20) / (4 * vocabulary) / 16 * 16);
 }
 
-void cross_entropy(const Tensor& logits, std::span<const std::int32_t> targets, double* losses) {
+void cross_entropy(const Tensor& logits, std::span<const std::int32_t> targets, double* losses,
+                   Stream& stream) {
   check(logits, targets);
+  if (logits.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().cross_entropy(logits, targets, losses, stream);
   const std::int64_t classes = logits.extent[1];
   parallel_for(logits.extent[0], 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
@@ -78,11 +85,15 @@ void cross_entropy(const Tensor& logits, std::span<const std::int32_t> targets, 
 }
 
 void cross_entropy_with_gradient(const Tensor& logits, std::span<const std::int32_t> targets,
-                                 float scale, double* losses, const Tensor& dlogits) {
+                                 float scale, double* losses, const Tensor& dlogits,
+                                 Stream& stream) {
   check(logits, targets);
   require(dlogits.is_contiguous() && dlogits.count() == logits.count() &&
               (dlogits.type == DType::bf16 || dlogits.data == logits.data),
           "cross_entropy's gradient of {} into {}", logits.describe(), dlogits.describe());
+  if (logits.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().cross_entropy_with_gradient(logits, targets, scale, losses, dlogits,
+                                                        stream);
   const std::int64_t classes = logits.extent[1];
   parallel_for(logits.extent[0], 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t n = begin; n < end; ++n) {
@@ -112,6 +123,19 @@ void cross_entropy_with_gradient(const Tensor& logits, std::span<const std::int3
       }
     }
   });
+}
+
+double sum_losses(double* losses, std::int64_t count, Stream& stream) {
+  if (stream.device().kind == Device::Kind::cuda) {
+    cuda_model_ops().sum_losses(losses, count, stream);
+    double sum = 0;
+    copy_bytes(&sum, Device{}, losses + count, stream.device(), sizeof(sum), stream);
+    stream.synchronize();
+    return sum;
+  }
+  double sum = 0;
+  for (std::int64_t n = 0; n < count; ++n) sum += losses[n];
+  return sum;
 }
 
 }  // namespace ballot

@@ -4,16 +4,17 @@
 //
 // x (N, C), dx and the gain are f32; y is f32 or bf16. All contiguous. Nothing of size (N, C) needs
 // to be kept for the backward but x: y is written again by the backward pass, which reads x anyway.
+// inverse_rms and partials lie where the tensors do.
 #pragma once
 
 #include "core/matmul.h"  // Accumulate
-#include "core/tensor.h"  // Tensor
+#include "core/tensor.h"  // Stream, Tensor
 
 namespace ballot {
 
 // x += addend (unless its data is null), then y and r (N).
 void rms_norm(const Tensor& x, const Tensor& addend, const Tensor& gain, float epsilon,
-              const Tensor& y, float* inverse_rms);
+              const Tensor& y, float* inverse_rms, Stream& stream);
 
 struct RmsNormGradient {
   Tensor dx;  // (N, C) f32: with `accumulate`, what flows through the residual is added to
@@ -28,7 +29,8 @@ struct RmsNormGradient {
 // rms_norm_partials(N, C) floats: the rows' sums are formed in pieces of fixed size and added in
 // order.
 void rms_norm_backward(const Tensor& x, const float* inverse_rms, const Tensor& gain,
-                       const Tensor& dy, const RmsNormGradient& gradient, float* partials);
-std::int64_t rms_norm_partials(std::int64_t rows, std::int64_t cols);
+                       const Tensor& dy, const RmsNormGradient& gradient, float* partials,
+                       Stream& stream);
+std::int64_t rms_norm_partials(std::int64_t rows, std::int64_t cols, Device device);
 
 }  // namespace ballot

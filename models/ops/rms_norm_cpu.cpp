@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "models/ops/cuda_model_ops.h"
 #include "models/ops/rms_norm.h"
 
 namespace ballot {
@@ -117,12 +118,14 @@ std::int64_t piece_count(std::int64_t rows) {
 }  // namespace
 
 void rms_norm(const Tensor& x, const Tensor& addend, const Tensor& gain, float epsilon,
-              const Tensor& y, float* inverse_rms) {
+              const Tensor& y, float* inverse_rms, Stream& stream) {
   const std::int64_t cols = x.extent[1];
   require(x.is_contiguous() && y.is_contiguous() && gain.count() == cols &&
               y.count() == x.count() &&
               (addend.data == nullptr || (addend.count() == x.count() && addend.is_contiguous())),
           "rms_norm of {} with a gain {} into {}", x.describe(), gain.describe(), y.describe());
+  if (x.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().rms_norm(x, addend, gain, epsilon, y, inverse_rms, stream);
   parallel_for(x.extent[0], 8, [&](std::int64_t begin, std::int64_t end) {
     const auto rows = [&](auto* target) {
       forward_rows(at_row<float>(x, begin), at_row<float>(addend, begin), gain.f32(), epsilon,
@@ -136,7 +139,8 @@ void rms_norm(const Tensor& x, const Tensor& addend, const Tensor& gain, float e
 }
 
 void rms_norm_backward(const Tensor& x, const float* inverse_rms, const Tensor& gain,
-                       const Tensor& dy, const RmsNormGradient& gradient, float* partials) {
+                       const Tensor& dy, const RmsNormGradient& gradient, float* partials,
+                       Stream& stream) {
   const std::int64_t rows = x.extent[0];
   const std::int64_t cols = x.extent[1];
   require(x.is_contiguous() && dy.is_contiguous() && gradient.dx.is_contiguous() &&
@@ -144,6 +148,8 @@ void rms_norm_backward(const Tensor& x, const float* inverse_rms, const Tensor& 
               gradient.dgain.count() == cols,
           "rms_norm_backward of {} and {} into {}", x.describe(), dy.describe(),
           gradient.dx.describe());
+  if (x.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().rms_norm_backward(x, inverse_rms, gain, dy, gradient, partials, stream);
   parallel_for(piece_count(rows), 1, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t piece = first; piece < last; ++piece) {
       const std::int64_t begin = piece * kPieceRows;
@@ -164,7 +170,8 @@ void rms_norm_backward(const Tensor& x, const float* inverse_rms, const Tensor& 
                gradient.dgain.f32());
 }
 
-std::int64_t rms_norm_partials(std::int64_t rows, std::int64_t cols) {
+std::int64_t rms_norm_partials(std::int64_t rows, std::int64_t cols, Device device) {
+  if (device.kind == Device::Kind::cuda) return cuda_model_ops().rms_norm_partials(rows, cols);
   return piece_count(rows) * cols;
 }
 

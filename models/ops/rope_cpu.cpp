@@ -1,6 +1,7 @@
 // Rotary position embedding on the CPU.
 #include <cmath>
 
+#include "core/copy.h"
 #include "core/parallel.h"
 #include "models/ops/rope.h"
 
@@ -39,9 +40,10 @@ BALLOT_ROTATE_ROWS(float, bfloat16)
 
 }  // namespace
 
-void RopeTable::extend(std::int64_t length) {
+void RopeTable::extend(std::int64_t length, Stream& stream) {
   const std::int64_t known =
       half_ == 0 ? length : static_cast<std::int64_t>(cosines_.size()) / half_;
+  if (length <= known) return;
   for (std::int64_t t = known; t < length; ++t)
     for (std::int64_t i = 0; i < half_; ++i) {
       const double angle = static_cast<double>(t) *
@@ -49,6 +51,13 @@ void RopeTable::extend(std::int64_t length) {
       cosines_.push_back(static_cast<float>(std::cos(angle)));
       sines_.push_back(static_cast<float>(std::sin(angle)));
     }
+  if (!on_device()) return;
+  const auto send = [&](const std::vector<float>& values, Buffer& buffer) {
+    buffer = Buffer(values.size() * sizeof(float), device_);
+    copy_bytes(buffer.data(), device_, values.data(), Device{}, buffer.size_bytes(), stream);
+  };
+  send(cosines_, device_cosines_);
+  send(sines_, device_sines_);
 }
 
 void rope_rows(const float* x, std::int64_t x_stride, const float* cosines, const float* sines,

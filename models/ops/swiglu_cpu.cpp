@@ -1,6 +1,7 @@
 // SwiGLU on the CPU: one pass, fp32 arithmetic on rows of f32 or bf16.
 #include "core/error.h"
 #include "core/parallel.h"
+#include "models/ops/cuda_model_ops.h"
 #include "models/ops/swiglu.h"
 #include "models/ops/vector_math.h"
 
@@ -67,8 +68,9 @@ void over_rows(const Tensor& up_gate, const Tensor& act, const Rows& rows) {
 
 }  // namespace
 
-void swiglu(const Tensor& up_gate, const Tensor& act) {
+void swiglu(const Tensor& up_gate, const Tensor& act, Stream& stream) {
   check(up_gate, act);
+  if (act.device.kind == Device::Kind::cuda) return cuda_model_ops().swiglu(up_gate, act, stream);
   const auto rows = [](auto* u, auto* a, std::int64_t n, std::int64_t c) {
     forward_rows(u, a, n, c);
   };
@@ -78,8 +80,10 @@ void swiglu(const Tensor& up_gate, const Tensor& act) {
     over_rows<bfloat16>(up_gate, act, rows);
 }
 
-void swiglu_backward(const Tensor& up_gate, const Tensor& act) {
+void swiglu_backward(const Tensor& up_gate, const Tensor& act, Stream& stream) {
   check(up_gate, act);
+  if (act.device.kind == Device::Kind::cuda)
+    return cuda_model_ops().swiglu_backward(up_gate, act, stream);
   const auto rows = [](auto* u, auto* a, std::int64_t n, std::int64_t c) {
     backward_rows(u, a, n, c);
   };

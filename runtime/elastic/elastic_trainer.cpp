@@ -220,7 +220,7 @@ class ElasticRecord {
     RunFacts facts;
     facts.version = version();
     facts.model = config_.model_folder;
-    facts.processor = processor_features();
+    facts.processor = processor_features(replica_.arena().device());
     facts.compute = to_string(replica_.compute());
     facts.backend = "elastic";
     facts.config_toml = to_toml(config_);

@@ -590,7 +590,7 @@ void ElasticWorker::begin_checkpoint(const CheckpointShare& share) {
   TrainingState training = replica_.training();
   training.workers = share.count;
   training.threads = thread_count();
-  training.processor = processor_features();
+  training.processor = processor_features(replica_.arena().device());
   training.compute = to_string(replica_.compute());
   writer_.begin(share, training, replica_.arena(), replica_.state(),
                 {config_.output_folder, config_.model_folder});

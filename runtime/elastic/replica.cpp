@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/host_bytes.h"
 #include "core/log.h"
 #include "core/version.h"
 #include "models/llama/llama_model.h"
@@ -61,8 +62,8 @@ Digest digest_of_config(const RunConfig& config, const Position& genesis,
 Replica::Replica(const RunConfig& config, const TrainingHooks& hooks)
     : config_(elastic(config)),
       hooks_(hooks),
-      compute_(resolve_compute(config.compute)),
-      device_(find_device(config.device)),
+      device_(find_device(config.device, hooks.local_rank)),
+      compute_(resolve_compute(config.compute, device_)),
       llama_(read_model_config(config.model_folder)),
       tokenizer_(read_tokenizer(config.model_folder)),
       arena_(llama_parameter_shapes(llama_), compute_, device_),
@@ -148,8 +149,7 @@ void Replica::load_start(bool keep_momentum) {
   for (ParameterState& s : state_.states()) {
     if (keep_momentum && s.is_private) continue;
     for (OwnedTensor* owned : {&s.momentum, &s.second})
-      if (const Tensor t = owned->view(); t.data != nullptr)
-        std::fill_n(t.data, t.count() * size_bytes(t.type), std::byte{0});
+      if (owned->view().data != nullptr) fill_zero(*owned);
     s.count = 0;
   }
   const std::uint64_t digest = fold(parameter_digests(arena_));

@@ -81,8 +81,8 @@ class Replica {
 
   const RunConfig& config_;
   const TrainingHooks& hooks_;
-  DType compute_;
   Device device_;
+  DType compute_;
   LlamaConfig llama_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;

@@ -229,9 +229,15 @@ Plain plain_of(int reads, int writes) {
 
 // ---- benchmarks ----
 
+Stream cpu;
+
 void cast(benchmark::State& state, int threads) {
   const auto run = [](const BallotLayout& layout, const float* x, Ballot& ballot) {
-    cast_ballot(x, layout.segments()[0], {.seed = 1, .step = 2, .voter = 3}, {}, ballot);
+    const BallotSegment& s = layout.segments()[0];
+    // Read only.
+    const Tensor direction =
+        make_matrix(const_cast<float*>(x), DType::f32, s.rows, s.cols, s.row_stride);
+    cast_ballot(direction, s, {.seed = 1, .step = 2, .voter = 3}, {}, ballot, cpu);
   };
   {
     const BallotLayout layout = layout_of(kVerified);
@@ -259,10 +265,10 @@ void scan(benchmark::State& state, int threads) {
   double sum = 0;
   for (std::int64_t i = 0; i < rows * kCols; ++i)
     sum += static_cast<double>(x.as<float>()[i]) * static_cast<double>(x.as<float>()[i]);
-  const GradientScan found = scan_gradient(gradient, {});
+  const GradientScan found = scan_gradient(gradient, {}, cpu);
   if (!found.finite || std::abs(found.square_sum - sum) > 1e-9 * sum) differ("scan_gradient");
   measure(state, threads, {}, rows * kCols * 4, 0,
-          [&] { benchmark::DoNotOptimize(scan_gradient(gradient, {})); });
+          [&] { benchmark::DoNotOptimize(scan_gradient(gradient, {}, cpu)); });
 }
 
 void tally_of(benchmark::State& state, int voters, int threads) {
@@ -368,7 +374,7 @@ struct Applied {
   }
   const Parameter& parameter() const { return arena.parameters()[0]; }
   std::uint64_t run() const {
-    return apply_verdict(verdict, layout.segments()[0], factors, parameter());
+    return apply_verdict(verdict, layout.segments()[0], factors, parameter(), cpu);
   }
   ParameterArena arena;
   BallotLayout layout;
@@ -402,7 +408,7 @@ void apply(benchmark::State& state, DType compute, int threads) {
 void decay(benchmark::State& state, int threads) {
   const Applied big(working_set_bytes / 4, DType::f32);
   measure(state, threads, {.in_place = true}, big.layout.extent() * 4, big.layout.extent() * 4,
-          [&] { benchmark::DoNotOptimize(apply_decay(big.factors, big.parameter())); });
+          [&] { benchmark::DoNotOptimize(apply_decay(big.factors, big.parameter(), cpu)); });
 }
 
 template <class... Arguments>

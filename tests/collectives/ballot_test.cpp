@@ -52,7 +52,7 @@ TEST(CastBallot, EqualsItsReferenceOnRandomShapes) {
         const auto x = random_direction(s, std::vector{0.0, 0.1, 0.97}[random() % 3], random);
         std::vector<std::uint8_t> silent(trial % 2 == 0 ? 0 : static_cast<std::size_t>(s.rows));
         for (auto& flag : silent) flag = random() % 3 == 0;
-        EXPECT_EQ(cast_ballot(x.data(), s, options, silent, fast),
+        EXPECT_EQ(test::cast(x, s, options, silent, fast),
                   cast_ballot_reference(x.data(), s, options, silent, slow));
       }
       expect_equal(fast, slow);
@@ -69,9 +69,9 @@ TEST(CastBallot, NumberOfThreadsChangesNothing) {
     const CastOptions options{.seed = 1, .step = 2, .voter = 3, .abstain_below = 2.5};
     const int threads = thread_count();
     set_thread_count(1);
-    const std::int64_t abstained = cast_ballot(x.data(), s, options, {}, one);
+    const std::int64_t abstained = test::cast(x, s, options, {}, one);
     set_thread_count(4);
-    EXPECT_EQ(cast_ballot(x.data(), s, options, {}, many), abstained);
+    EXPECT_EQ(test::cast(x, s, options, {}, many), abstained);
     set_thread_count(threads);
     EXPECT_GT(abstained, 0);
   }
@@ -85,12 +85,12 @@ TEST(CastBallot, OverwritesWhatAnEarlierStepLeft) {
   for (const BallotSegment& s : layout.segments()) abstain(s, used);
   for (const BallotSegment& s : layout.segments()) {
     const auto old = random_direction(s, 0.5, random);
-    cast_ballot(old.data(), s, {.step = 1}, {}, used);
+    test::cast(old, s, {.step = 1}, {}, used);
   }
   for (const BallotSegment& s : layout.segments()) {
     const auto x = random_direction(s, 0.0, random);
-    cast_ballot(x.data(), s, {.step = 2}, {}, used);
-    cast_ballot(x.data(), s, {.step = 2}, {}, fresh);
+    test::cast(x, s, {.step = 2}, {}, used);
+    test::cast(x, s, {.step = 2}, {}, fresh);
   }
   expect_equal(used, fresh);
 }
@@ -101,8 +101,8 @@ TEST(CastBallot, BothZerosTakeTheSameCoin) {
   std::vector<float> positive(64, 0.0f), negative(64, -0.0f);
   positive[5] = negative[5] = 1.0f;  // or the block would abstain
   Ballot a(layout), b(layout);
-  EXPECT_EQ(cast_ballot(positive.data(), s, {.seed = 9}, {}, a), 0);
-  EXPECT_EQ(cast_ballot(negative.data(), s, {.seed = 9}, {}, b), 0);
+  EXPECT_EQ(test::cast(positive, s, {.seed = 9}, {}, a), 0);
+  EXPECT_EQ(test::cast(negative, s, {.seed = 9}, {}, b), 0);
   expect_equal(a, b);
   const std::uint64_t coins = zero_coins(9, 0, s.arena_offset / 64, 0);
   EXPECT_EQ(a.bits().words()[0], coins & ~(std::uint64_t{1} << 5));
@@ -115,7 +115,7 @@ TEST(CastBallot, OnlyBlocksOfExactZerosAbstainByDefault) {
   x[64] = std::numeric_limits<float>::denorm_min();
   x[192] = -1e30f;
   Ballot ballot(layout);
-  EXPECT_EQ(cast_ballot(x.data(), s, {}, {}, ballot), 4);
+  EXPECT_EQ(test::cast(x, s, {}, {}, ballot), 4);
   EXPECT_EQ(ballot.abstentions().words()[0], 0b110101u);
 }
 
@@ -126,8 +126,8 @@ TEST(CastBallot, BlocksBelowTheShareOfTheRmsAbstain) {
     x[i] = 0.1f;  // RMS of all: sqrt((128 + 0.64) / 192) = 0.8186
   for (std::size_t i = 128; i < 192; ++i) x[i] = -1.0f;
   Ballot ballot(layout);
-  EXPECT_EQ(cast_ballot(x.data(), layout.segments()[0], {.abstain_below = 0.12}, {}, ballot), 0);
-  EXPECT_EQ(cast_ballot(x.data(), layout.segments()[0], {.abstain_below = 0.13}, {}, ballot), 1);
+  EXPECT_EQ(test::cast(x, layout.segments()[0], {.abstain_below = 0.12}, {}, ballot), 0);
+  EXPECT_EQ(test::cast(x, layout.segments()[0], {.abstain_below = 0.13}, {}, ballot), 1);
   EXPECT_EQ(ballot.abstentions().words()[0], 0b010u);
   EXPECT_EQ(ballot.bits().words()[2], ~std::uint64_t{0});
 }
@@ -138,7 +138,7 @@ TEST(CastBallot, PaddingNeitherVotesNorKeepsABlockFromAbstaining) {
   std::vector<float> x(static_cast<std::size_t>(s.extent()), -5.0f);
   for (std::size_t i = 0; i < 70; ++i) x[i] = 0.0f;  // first row: real elements are zero
   Ballot ballot(layout);
-  EXPECT_EQ(cast_ballot(x.data(), s, {}, {}, ballot),
+  EXPECT_EQ(test::cast(x, s, {}, {}, ballot),
             4);  // row 0 whole, row 1 its last block: all padding
   EXPECT_EQ(ballot.abstentions().words()[0], 0b100111u);
   EXPECT_EQ(ballot.bits().words()[3], ~std::uint64_t{0});
@@ -151,7 +151,7 @@ TEST(CastBallot, ANanVotesByItsSignBit) {
   std::vector<float> x(64, 0.0f);
   x[0] = std::copysign(std::numeric_limits<float>::quiet_NaN(), -1.0f);
   Ballot ballot(layout);
-  EXPECT_EQ(cast_ballot(x.data(), layout.segments()[0], {.abstain_below = 1}, {}, ballot), 0);
+  EXPECT_EQ(test::cast(x, layout.segments()[0], {.abstain_below = 1}, {}, ballot), 0);
   EXPECT_TRUE(ballot.bits().get(0));
 }
 
@@ -159,7 +159,7 @@ TEST(Abstain, SilencesOneSegmentAndNoNeighbour) {
   const BallotLayout layout = test::make_layout({{3, 64}, {5, 64}, {3, 64}});
   const std::vector<float> x(512, -1.0f);
   Ballot ballot(layout);
-  for (const BallotSegment& s : layout.segments()) cast_ballot(x.data(), s, {}, {}, ballot);
+  for (const BallotSegment& s : layout.segments()) test::cast(x, s, {}, {}, ballot);
   abstain(layout.segments()[1], ballot);
   EXPECT_EQ(ballot.abstentions().words()[0], 0b000'11111'000u);
   EXPECT_EQ(ballot.bits().words()[8], 0u);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,16 @@
 #include "collectives/tally_reference.h"
 
 namespace ballot::test {
+
+// cast_ballot() of the CPU, from memory that lies like the segment.
+inline std::int64_t cast(const std::vector<float>& direction, const BallotSegment& s,
+                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                         Ballot& ballot) {
+  Stream stream;
+  const Tensor x =
+      make_matrix(const_cast<float*>(direction.data()), DType::f32, s.rows, s.cols, s.row_stride);
+  return cast_ballot(x, s, options, silent_rows, ballot, stream);
+}
 
 inline constexpr std::uint64_t kSeed = 7;
 

@@ -211,7 +211,7 @@ TEST(Tally, RowsNobodySawAreHeldAndNoOtherBlockIs) {
         if (silent[row] == 0) seen[row] = true;
       }
       ballots.push_back(std::make_unique<Ballot>(layout));
-      cast_ballot(x.data(), s, {.voter = voter}, silent, *ballots.back());
+      test::cast(x, s, {.voter = voter}, silent, *ballots.back());
     }
     const ChunkVerdict verdict = run(layout, layout.chunk(0, 1), ballots, {});
     for (std::int64_t block = 0; block < s.blocks(); ++block) {

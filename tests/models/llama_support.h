@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/host_bytes.h"
 #include "core/parameter_arena.h"
 #include "models/llama/llama_model.h"
 #include "models/llama/llama_reference.h"
@@ -46,19 +47,24 @@ inline void fill_parameters(const ParameterArena& arena, std::uint64_t seed) {
     const double scale =
         p.shape.kind == ParameterKind::embedding ? 1.0 : 2.0 / std::sqrt(p.shape.cols);
     const std::vector<double> values = random_values(p.count(), seed + p.index, gain ? 0.5 : scale);
+    const HostBytes host(p.value, HostBytes::Holds::zeros);
+    auto* target = reinterpret_cast<float*>(host.data());
     for (std::int64_t i = 0; i < p.count(); ++i)
-      p.value.f32()[i / p.shape.cols * p.row_stride + i % p.shape.cols] =
+      target[i / p.shape.cols * p.row_stride + i % p.shape.cols] =
           static_cast<float>(values[i] + (gain ? 1.0 : 0.0));
+    host.put_back();
     arena.refresh_compute(p);
   }
 }
 
-// A (rows, cols) view without its padding.
+// A (rows, cols) view without its padding, on whatever device.
 inline std::vector<double> unpadded(const Tensor& matrix) {
   std::vector<double> values;
+  const HostBytes host(matrix);
+  const auto* source = reinterpret_cast<const float*>(host.data());
   for (std::int64_t row = 0; row < matrix.extent[0]; ++row)
     for (std::int64_t col = 0; col < matrix.extent[1]; ++col)
-      values.push_back(matrix.f32()[row * matrix.stride[0] + col]);
+      values.push_back(source[row * matrix.stride[0] + col]);
   return values;
 }
 

@@ -24,15 +24,16 @@ class Attention : public ::testing::TestWithParam<AttentionShape> {
 
   template <class T>
   Result<T> run() const {
+    Stream stream;
     RopeTable rope(shape.head_size, kTheta);
-    rope.extend(shape.length);
+    rope.extend(shape.length, stream);
     const OwnedTensor vkq = to_tensor<T>(x, rows), doutput = to_tensor<T>(dy, rows);
     const OwnedTensor output(kDType<T>, {rows, shape.heads * shape.head_size});
     std::vector<float> lse(rows * shape.heads);
-    const Buffer scratch(attention_scratch_bytes(shape, kDType<T>) * thread_count());
-    attention(shape, rope, vkq, output, lse.data(), scratch.data());
+    const Buffer scratch(attention_scratch_bytes(shape, kDType<T>, Device{}));
+    attention(shape, rope, vkq, output, lse.data(), scratch.data(), stream);
     EXPECT_EQ(from_tensor<T>(vkq), x) << "the forward must not write its input";
-    attention_backward(shape, rope, vkq, output, doutput, lse.data(), scratch.data());
+    attention_backward(shape, rope, vkq, output, doutput, lse.data(), scratch.data(), stream);
     return {from_tensor<T>(output), from_tensor<T>(vkq)};
   }
   // The gradient along eight sign directions, and at a sample of elements.
@@ -97,15 +98,16 @@ INSTANTIATE_TEST_SUITE_P(
 // Later keys must not reach earlier queries: exactly, not to rounding.
 TEST(AttentionMask, OutputDoesNotChangeWhenTheFutureDoes) {
   const AttentionShape shape{1, 70, 2, 1, 16};
+  Stream stream;
   RopeTable rope(shape.head_size, kTheta);
-  rope.extend(shape.length);
-  const Buffer scratch(attention_scratch_bytes(shape, DType::f32) * thread_count());
+  rope.extend(shape.length, stream);
+  const Buffer scratch(attention_scratch_bytes(shape, DType::f32, Device{}));
   std::vector<float> lse(shape.length * shape.heads);
   std::vector<double> x = random_values(shape.length * shape.width(), 1);
   const OwnedTensor before(DType::f32, {70, 32}), after(DType::f32, {70, 32});
-  attention(shape, rope, to_tensor(x, 70), before, lse.data(), scratch.data());
+  attention(shape, rope, to_tensor(x, 70), before, lse.data(), scratch.data(), stream);
   for (std::size_t i = 41 * shape.width(); i < x.size(); ++i) x[i] = -3 * x[i];
-  attention(shape, rope, to_tensor(x, 70), after, lse.data(), scratch.data());
+  attention(shape, rope, to_tensor(x, 70), after, lse.data(), scratch.data(), stream);
   const std::vector<double> a = from_tensor(before), b = from_tensor(after);
   EXPECT_TRUE(std::equal(a.begin(), a.begin() + 41 * 32, b.begin()));
   EXPECT_FALSE(std::equal(a.begin() + 41 * 32, a.end(), b.begin() + 41 * 32));

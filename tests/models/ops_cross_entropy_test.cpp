@@ -19,6 +19,7 @@ class CrossEntropy : public ::testing::TestWithParam<std::int64_t> {
     return t;
   }();
   static constexpr double kScale = 0.125;
+  Stream stream;
 };
 
 TEST_P(CrossEntropy, LossAndGradientFollowTheReference) {
@@ -27,12 +28,12 @@ TEST_P(CrossEntropy, LossAndGradientFollowTheReference) {
   };
   const OwnedTensor logits = to_tensor(x, rows);
   std::vector<double> losses(rows), fused(rows);
-  cross_entropy(logits, targets, losses.data());
+  cross_entropy(logits, targets, losses.data(), stream);
   double sum = 0;
   for (const double loss : losses) sum += loss;
   EXPECT_NEAR(sum, forward(x)[0], 1e-6 * rows);
 
-  cross_entropy_with_gradient(logits, targets, kScale, fused.data(), logits);
+  cross_entropy_with_gradient(logits, targets, kScale, fused.data(), logits, stream);
   for (std::int64_t n = 0; n < rows; ++n) EXPECT_NEAR(fused[n], losses[n], 1e-6);
   const std::vector<double> want = complex_step_gradient(forward, x, {kScale});
   const std::vector<double> got = from_tensor(logits);
@@ -40,7 +41,7 @@ TEST_P(CrossEntropy, LossAndGradientFollowTheReference) {
   for (std::int64_t c = 0; c < classes; ++c) EXPECT_EQ(got[2 * classes + c], 0.0);
 
   const OwnedTensor again = to_tensor(x, rows), rounded(DType::bf16, {rows, classes});
-  cross_entropy_with_gradient(again, targets, kScale, fused.data(), rounded);
+  cross_entropy_with_gradient(again, targets, kScale, fused.data(), rounded, stream);
   EXPECT_LE(norm(from_tensor<bfloat16>(rounded)) == 0
                 ? norm(got)
                 : relative_error(from_tensor<bfloat16>(rounded), got),
@@ -54,15 +55,16 @@ TEST(CrossEntropyRows, SurviveLogitsThatOverflowExp) {
   const std::vector<std::int32_t> targets = {2};
   const OwnedTensor logits = to_tensor(x, 1);
   double loss = 0;
-  cross_entropy_with_gradient(logits, targets, 1.0f, &loss, logits);
+  Stream stream;
+  cross_entropy_with_gradient(logits, targets, 1.0f, &loss, logits, stream);
   EXPECT_NEAR(loss, std::log1p(std::exp(1.0)), 1e-6);
   EXPECT_NEAR(from_tensor(logits)[0], 1 / (1 + std::exp(-1.0)), 1e-6);
 }
 
 TEST(CrossEntropyRows, AChunkIsAtMostEightMegabytes) {
-  EXPECT_EQ(cross_entropy_chunk_rows(4096), 512);
-  EXPECT_EQ(cross_entropy_chunk_rows(128256), 16);
-  EXPECT_EQ(cross_entropy_chunk_rows(1 << 20), 16);
+  EXPECT_EQ(cross_entropy_chunk_rows(4096, Device{}), 512);
+  EXPECT_EQ(cross_entropy_chunk_rows(128256, Device{}), 16);
+  EXPECT_EQ(cross_entropy_chunk_rows(1 << 20, Device{}), 16);
 }
 
 }  // namespace

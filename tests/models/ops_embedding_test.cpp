@@ -22,12 +22,13 @@ TEST(Embedding, GathersRowsOfAPaddedTable) {
   const std::vector<double> values = random_values(kTokens * kCols, 1, 1.0, true);
   const std::vector<std::int32_t> tokens = some_tokens(37);
   const std::vector<double> want = reference::embedding(values, kCols, tokens);
+  Stream stream;
   const auto check = [&]<class T>(T) {
     std::vector<T> storage(kTokens * kStride, from_float<T>(99.0f));
     for (std::int64_t i = 0; i < kTokens * kCols; ++i)
       storage[i / kCols * kStride + i % kCols] = from_float<T>(static_cast<float>(values[i]));
     const OwnedTensor x(DType::f32, {37, kCols});
-    embedding(make_matrix(storage.data(), kDType<T>, kTokens, kCols, kStride), tokens, x);
+    embedding(make_matrix(storage.data(), kDType<T>, kTokens, kCols, kStride), tokens, x, stream);
     EXPECT_EQ(from_tensor(x), want);
   };
   check(float{});
@@ -45,10 +46,12 @@ TEST(Embedding, AddsGradientsInOrderOnAnyTeam) {
     for (std::int64_t c = 0; c < kCols; ++c)
       want[tokens[n] * kStride + c] += dx.view().f32()[n * kCols + c];
   const int threads_before = thread_count();
+  Stream stream;
   for (const int threads : {1, 2, 3}) {
     set_thread_count(threads);
     std::vector<float> table = before;
-    embedding_backward(tokens, dx, make_matrix(table.data(), DType::f32, kTokens, kCols, kStride));
+    embedding_backward(tokens, dx, make_matrix(table.data(), DType::f32, kTokens, kCols, kStride),
+                       nullptr, stream);
     EXPECT_EQ(table, want) << threads;
   }
   set_thread_count(threads_before);

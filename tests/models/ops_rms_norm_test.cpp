@@ -22,18 +22,19 @@ class RmsNorm : public ::testing::TestWithParam<Case> {
   const std::vector<double> addend = random_values(rows * cols, 2, 1.0);
   const std::vector<double> gain = random_values(cols, 3, 1.5);
   const std::vector<double> dy = random_values(rows * cols, 4, 1.0);
+  Stream stream;
 };
 
 TEST_P(RmsNorm, AddsThenNormalizesLikeTheReference) {
   const OwnedTensor tx = to_tensor(x, rows), ta = to_tensor(addend, rows), tg = to_tensor(gain, 1);
   const OwnedTensor y(DType::f32, {rows, cols}), rounded(DType::bf16, {rows, cols});
   std::vector<float> r(rows);
-  rms_norm(tx, ta, tg, kEpsilon, y, r.data());
+  rms_norm(tx, ta, tg, kEpsilon, y, r.data(), stream);
   std::vector<double> sum(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) sum[i] = static_cast<float>(x[i] + addend[i]);
   EXPECT_EQ(from_tensor(tx), sum);
   EXPECT_LT(relative_error(from_tensor(y), reference::rms_norm(sum, gain, kEpsilon)), 5e-7);
-  rms_norm(tx, {}, tg, kEpsilon, rounded, r.data());
+  rms_norm(tx, {}, tg, kEpsilon, rounded, r.data(), stream);
   EXPECT_EQ(from_tensor(tx), sum) << "nothing to add must leave x alone";
   EXPECT_LT(relative_error(from_tensor<bfloat16>(rounded), from_tensor(y)), 0x1p-8);
 }
@@ -43,11 +44,11 @@ TEST_P(RmsNorm, GradientIsTheComplexStepOfTheReference) {
   const OwnedTensor y(DType::f32, {rows, cols}), again(DType::f32, {rows, cols}),
       dx(DType::f32, {rows, cols}), rounded(DType::bf16, {rows, cols}),
       dgain(DType::f32, {1, cols});
-  std::vector<float> r(rows), partials(rms_norm_partials(rows, cols));
-  rms_norm(tx, {}, tg, kEpsilon, y, r.data());
+  std::vector<float> r(rows), partials(rms_norm_partials(rows, cols, Device{}));
+  rms_norm(tx, {}, tg, kEpsilon, y, r.data(), stream);
   const auto backward = [&](Accumulate accumulate) {
     rms_norm_backward(tx, r.data(), tg, tdy, {dx, accumulate, rounded, again, dgain, accumulate},
-                      partials.data());
+                      partials.data(), stream);
   };
   backward(Accumulate::no);
   const auto of_x = [&](const auto& z) {
@@ -80,10 +81,10 @@ TEST_P(RmsNorm, BitsDoNotDependOnTheNumberOfThreads) {
     const OwnedTensor tx = to_tensor(x, rows), tg = to_tensor(gain, 1), tdy = to_tensor(dy, rows);
     const OwnedTensor y(DType::f32, {rows, cols}), dx(DType::f32, {rows, cols}),
         dgain(DType::f32, {1, cols});
-    std::vector<float> r(rows), partials(rms_norm_partials(rows, cols));
-    rms_norm(tx, {}, tg, kEpsilon, y, r.data());
+    std::vector<float> r(rows), partials(rms_norm_partials(rows, cols, Device{}));
+    rms_norm(tx, {}, tg, kEpsilon, y, r.data(), stream);
     rms_norm_backward(tx, r.data(), tg, tdy, {dx, Accumulate::no, {}, {}, dgain, Accumulate::no},
-                      partials.data());
+                      partials.data(), stream);
     std::vector<double> all = from_tensor(dx);
     const std::vector<double> more = from_tensor(dgain);
     all.insert(all.end(), more.begin(), more.end());

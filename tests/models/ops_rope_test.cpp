@@ -12,9 +12,10 @@ TEST(Rope, RotatesLikeTheReferenceAndBack) {
   constexpr double kTheta = 10000.0;
   constexpr std::int64_t kRows = 20, kFirst = 300;
   for (const std::int64_t d : {2, 16, 34, 64}) {
+    Stream stream;
     RopeTable table(d, kTheta);
-    table.extend(17);
-    table.extend(kFirst + kRows);  // grows in two steps
+    table.extend(17, stream);
+    table.extend(kFirst + kRows, stream);  // grows in two steps
     const std::vector<double> x = random_values(kRows * d, 1);
     std::vector<double> want, inverse;
     for (std::int64_t n = 0; n < kRows; ++n) {

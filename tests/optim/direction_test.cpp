@@ -33,11 +33,11 @@ TEST(GradientScan, SumsSquaresInDoubleToTheSameBitsOnEveryTeam) {
     long double truth = 0;
     for (const float e : elements(g)) truth += static_cast<long double>(e) * e;
     Team one(1);
-    const double sum = scan_gradient(g, {}).square_sum;
+    const double sum = scan_gradient(g, {}, cpu).square_sum;
     EXPECT_NEAR(sum, static_cast<double>(truth), 1e-12 * sum);
     for (const int threads : {2, 3}) {
       Team team(threads);
-      EXPECT_EQ(scan_gradient(g, {}).square_sum, sum);
+      EXPECT_EQ(scan_gradient(g, {}, cpu).square_sum, sum);
     }
   }
 }
@@ -48,16 +48,16 @@ TEST(GradientScan, FindsOneNaNOrInfinityAnywhere) {
     for (const auto& [row, col] : {std::pair{0, 0}, {4, 69}, {2, 15}, {2, 64}}) {
       PaddedMatrix g(5, 70);
       fill(g, random_normal(5 * 70, 1));
-      EXPECT_TRUE(scan_gradient(g, {}).finite);
+      EXPECT_TRUE(scan_gradient(g, {}, cpu).finite);
       g.view().f32()[row * g.view().stride[0] + col] = bad;
-      EXPECT_FALSE(scan_gradient(g, {}).finite) << bad << " at " << row << ", " << col;
+      EXPECT_FALSE(scan_gradient(g, {}, cpu).finite) << bad << " at " << row << ", " << col;
     }
 }
 
 TEST(GradientScan, TheLargestFloatsAreFinite) {
   PaddedMatrix g(300, 70);
   fill(g, std::vector<float>(300 * 70, std::numeric_limits<float>::max()));
-  EXPECT_TRUE(scan_gradient(g, {}).finite);
+  EXPECT_TRUE(scan_gradient(g, {}, cpu).finite);
 }
 
 TEST(GradientScan, ARowIsSilentOnlyWhenEveryElementIsZero) {
@@ -68,7 +68,7 @@ TEST(GradientScan, ARowIsSilentOnlyWhenEveryElementIsZero) {
   x[1 * stride + 69] = std::numeric_limits<float>::denorm_min();
   x[2 * stride + 0] = std::numeric_limits<float>::quiet_NaN();
   std::vector<std::uint8_t> silent(4, 7);
-  scan_gradient(g, silent);
+  scan_gradient(g, silent, cpu);
   EXPECT_EQ(silent, (std::vector<std::uint8_t>{1, 0, 0, 1}));
 }
 

@@ -114,11 +114,11 @@ inline Outcome run_voter(const SafetensorsReader& file, const Trajectory& t, Tra
   for (int step = 1; step <= kSteps; ++step) {
     fill(w.gradient, values(file, t.gradient(step, transport.rank())));
     find_direction(group, w.gradient, momentum, direction, &newton_schulz, stream);
-    cast_ballot(direction.view().f32(), segment,
-                {.seed = 1, .step = step, .voter = transport.rank()}, {}, ballot);
+    cast_ballot(direction, segment, {.seed = 1, .step = step, .voter = transport.rank()}, {},
+                ballot, stream);
     const Verdict& verdict = vote->elect(step, deadline());
-    outcome.digest =
-        apply_verdict(verdict, segment, rate_factors(group, 1, t.shape.rows, t.shape.cols), w);
+    outcome.digest = apply_verdict(verdict, segment,
+                                   rate_factors(group, 1, t.shape.rows, t.shape.cols), w, stream);
     if (t.sign(step).empty()) continue;
     const std::vector<double> sign = values(file, t.sign(step)),
                               margin = values(file, t.margin(step));
@@ -155,10 +155,10 @@ inline double worst_of_dense(const SafetensorsReader& file, Rule rule, Shape sha
     fill(w.gradient, values(file, shape.name() + ".g" + std::to_string(step)));
     const RateFactors factors = rate_factors(group, 1, shape.rows, shape.cols);
     if (rule == Rule::adamw) {
-      apply_adamw(group, w.gradient, step, factors, first, second, w);
+      apply_adamw(group, w.gradient, step, factors, first, second, w, stream);
     } else {
       find_direction(group, w.gradient, first, second, &newton_schulz, stream);
-      apply_direction(second, factors, w);
+      apply_direction(second, factors, w, stream);
     }
   }
   const std::vector<double> truth = values(file, shape.name() + "." + to_string(rule) + ".W");

@@ -13,6 +13,9 @@
 
 namespace ballot {
 
+// A stream of the CPU, for ops that have nothing else to do with one.
+inline Stream cpu;
+
 inline std::vector<double> random_normal(std::int64_t count, std::uint64_t seed, double scale = 1) {
   std::mt19937_64 engine(seed);
   std::normal_distribution<double> normal(0, scale);

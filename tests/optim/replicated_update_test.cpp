@@ -122,7 +122,7 @@ RC_GTEST_PROP(ApplyVerdict, HasTheBitsOfTheScalarReferenceOnEveryTeam, ()) {
         p = verdict_reference(p, verdict.bits.get(in_ballot), held, c.factors.decay,
                               c.factors.step);
       }
-    expect_bits(f, apply_verdict(verdict, f.segment, c.factors, f.parameter), expected);
+    expect_bits(f, apply_verdict(verdict, f.segment, c.factors, f.parameter, cpu), expected);
   }
 }
 
@@ -138,7 +138,7 @@ RC_GTEST_PROP(ApplyDirection, HasTheBitsOfTheScalarReferenceOnEveryTeam, ()) {
     std::vector<float> expected = elements(f.parameter.value);
     for (std::size_t i = 0; i < expected.size(); ++i)
       expected[i] = dense_reference(expected[i], d[i], c.factors.decay, c.factors.step);
-    expect_bits(f, apply_direction(direction, c.factors, f.parameter), expected);
+    expect_bits(f, apply_direction(direction, c.factors, f.parameter, cpu), expected);
   }
 }
 
@@ -150,7 +150,7 @@ RC_GTEST_PROP(ApplyDecay, HasTheBitsOfTheScalarReferenceOnEveryTeam, ()) {
     f.randomize(c.seed);
     std::vector<float> expected = elements(f.parameter.value);
     for (float& p : expected) p = decay_reference(p, c.factors.decay);
-    expect_bits(f, apply_decay(c.factors, f.parameter), expected);
+    expect_bits(f, apply_decay(c.factors, f.parameter, cpu), expected);
   }
 }
 
@@ -171,7 +171,7 @@ RC_GTEST_PROP(ApplyAdamW, HasTheBitsOfTheScalarReferenceOnEveryTeam, ()) {
       for (std::size_t i = 0; i < expected.size(); ++i)
         expected[i] =
             adamw_reference(expected[i], gradient[i], first[i], second[i], c.factors.decay, adam);
-      const std::uint64_t digest = apply_adamw(group, g, t, c.factors, m, v, f.parameter);
+      const std::uint64_t digest = apply_adamw(group, g, t, c.factors, m, v, f.parameter, cpu);
       expect_bits(f, digest, expected);
     }
     RC_ASSERT(elements(m) == first);
@@ -194,7 +194,7 @@ TEST(ApplyAdamW, StaysNearFloat64) {
     const AdamReference<double> adam = adam_reference(group, 3e-3, t);
     for (std::size_t i = 0; i < w.size(); ++i)
       w[i] = adamw_reference<double>(w[i], gradient[i], first[i], second[i], 3e-4, adam);
-    apply_adamw(group, g, t, {3e-4f, 3e-3f}, m, v, f.parameter);
+    apply_adamw(group, g, t, {3e-4f, 3e-3f}, m, v, f.parameter, cpu);
   }
   const std::vector<float> result = elements(f.parameter.value);
   for (std::size_t i = 0; i < w.size(); ++i) EXPECT_NEAR(result[i], w[i], 1e-6);
@@ -205,7 +205,7 @@ TEST(ApplyAdamW, TheFirstStepIsTheRateTimesTheSign) {
   fill(f.parameter.value, std::vector<float>{1, 1, 1});
   PaddedMatrix g(1, 3), m(1, 3), v(1, 3);
   fill(g, std::vector<float>{5, -0.01f, 0});
-  apply_adamw(default_group(Rule::adamw), g, 1, {0, 0.125f}, m, v, f.parameter);
+  apply_adamw(default_group(Rule::adamw), g, 1, {0, 0.125f}, m, v, f.parameter, cpu);
   EXPECT_NEAR(f.parameter.value.f32()[0], 0.875, 1e-6);
   EXPECT_NEAR(f.parameter.value.f32()[1], 1.125, 1e-6);
   EXPECT_EQ(f.parameter.value.f32()[2], 1);
@@ -222,7 +222,7 @@ TEST(WeightDecay, FollowsTheProductWhereOneMinusItIsFivePercentOff) {
     before += std::abs(p);
     wrong += std::abs(static_cast<double>(p)) - std::abs(p * (1.0f - decay));
   }
-  apply_decay({decay, 0}, f.parameter);
+  apply_decay({decay, 0}, f.parameter, cpu);
   for (const float p : elements(f.parameter.value)) after += std::abs(p);
   EXPECT_NEAR((before - after) / (before * decay), 1.0, 0.03);
   EXPECT_GT(std::abs(wrong / (before * decay) - 1.0), 0.04);
@@ -241,10 +241,10 @@ TEST(WeightDecay, AtOneBillionthReachesOnlyWhatFp32CanHold) {
   const Fixture f(32, 320, DType::f32);
   fill(f.parameter.value, random_normal(32 * 320, 17, 0.02));
   const std::vector<float> before = elements(f.parameter.value);
-  apply_decay({factors.decay, 0}, f.parameter);
+  apply_decay({factors.decay, 0}, f.parameter, cpu);
   EXPECT_EQ(elements(f.parameter.value), before);
   // From 2^-25 = 3e-8 on, the first elements move.
-  apply_decay({3.3e-8f, 0}, f.parameter);
+  apply_decay({3.3e-8f, 0}, f.parameter, cpu);
   EXPECT_NE(elements(f.parameter.value), before);
 }
 
@@ -255,9 +255,9 @@ TEST(WeightDecay, ZeroDecayKeepsEveryBitOfAHeldElement) {
   Verdict verdict = random_verdict(f, false, 1);
   for (std::int64_t b = 0; b < f.layout.blocks(); ++b) verdict.held_blocks.set(b, true);
   std::vector<float> before = elements(f.parameter.value);
-  const std::uint64_t digest = apply_decay({0, 0}, f.parameter);
+  const std::uint64_t digest = apply_decay({0, 0}, f.parameter, cpu);
   for (int step = 0; step < 3; ++step)
-    EXPECT_EQ(apply_verdict(verdict, f.segment, {0, 6e-4f}, f.parameter), digest);
+    EXPECT_EQ(apply_verdict(verdict, f.segment, {0, 6e-4f}, f.parameter, cpu), digest);
   const std::vector<float> after = elements(f.parameter.value);
   EXPECT_EQ(std::memcmp(before.data(), after.data(), before.size() * sizeof(float)), 0);
 }
@@ -269,7 +269,7 @@ TEST(ApplyVerdict, ANegativeVerdictRaisesTheWeight) {
   verdict.bits = BitVector(f.layout.extent());
   verdict.held_blocks = BitVector(f.layout.blocks());
   verdict.bits.set(f.segment.offset + 7, true);
-  apply_verdict(verdict, f.segment, {0, 0.25f}, f.parameter);
+  apply_verdict(verdict, f.segment, {0, 0.25f}, f.parameter, cpu);
   EXPECT_EQ(f.parameter.value.f32()[7], 1.25f);
   EXPECT_EQ(f.parameter.value.f32()[8], 0.75f);
 }
@@ -277,31 +277,31 @@ TEST(ApplyVerdict, ANegativeVerdictRaisesTheWeight) {
 TEST(ApplyVerdict, RefusesTheSegmentOfAnotherParameter) {
   const Fixture f(4, 64, DType::f32);
   const Verdict verdict = random_verdict(f, false, 1);
-  EXPECT_THROW(apply_verdict(verdict, f.layout.segments()[0], {}, f.parameter), LogicError);
-  EXPECT_THROW(apply_verdict(Verdict{}, f.segment, {}, f.parameter), LogicError);
+  EXPECT_THROW(apply_verdict(verdict, f.layout.segments()[0], {}, f.parameter, cpu), LogicError);
+  EXPECT_THROW(apply_verdict(Verdict{}, f.segment, {}, f.parameter, cpu), LogicError);
 }
 
 RC_GTEST_PROP(Digest, ChangesWithAnyFlippedBit, ()) {
   const Fixture f(*rc::gen::inRange<std::int64_t>(1, 9), *rc::gen::inRange<std::int64_t>(1, 200),
                   DType::f32);
   f.randomize(*rc::gen::arbitrary<std::uint32_t>());
-  const std::uint64_t before = apply_decay({}, f.parameter);
+  const std::uint64_t before = apply_decay({}, f.parameter, cpu);
   const std::int64_t row = *rc::gen::inRange<std::int64_t>(0, f.parameter.shape.rows);
   const std::int64_t col = *rc::gen::inRange<std::int64_t>(0, f.parameter.shape.cols);
   float& p = f.parameter.value.f32()[row * f.parameter.row_stride + col];
   for (int bit = 0; bit < 32; ++bit) {
     const float kept = p;
     p = std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) ^ (1u << bit));
-    RC_ASSERT(apply_decay({}, f.parameter) != before);
+    RC_ASSERT(apply_decay({}, f.parameter, cpu) != before);
     p = kept;
   }
-  RC_ASSERT(apply_decay({}, f.parameter) == before);
+  RC_ASSERT(apply_decay({}, f.parameter, cpu) == before);
 }
 
 RC_GTEST_PROP(Digest, ChangesWhenTwoElementsChangePlaces, ()) {
   const Fixture f(4, 200, DType::f32);
   f.randomize(*rc::gen::arbitrary<std::uint32_t>());
-  const std::uint64_t before = apply_decay({}, f.parameter);
+  const std::uint64_t before = apply_decay({}, f.parameter, cpu);
   const auto place = [&] {
     return *rc::gen::inRange<std::int64_t>(0, 4) * f.parameter.row_stride +
            *rc::gen::inRange<std::int64_t>(0, 200);
@@ -310,14 +310,14 @@ RC_GTEST_PROP(Digest, ChangesWhenTwoElementsChangePlaces, ()) {
   float& b = f.parameter.value.f32()[place()];
   RC_PRE(std::bit_cast<std::uint32_t>(a) != std::bit_cast<std::uint32_t>(b));
   std::swap(a, b);
-  RC_ASSERT(apply_decay({}, f.parameter) != before);
+  RC_ASSERT(apply_decay({}, f.parameter, cpu) != before);
 }
 
 RC_GTEST_PROP(Digest, NoticesTheSameBitFlippedInSeveralNeighbours, ()) {
   // Linear hashes cancel such patterns: x + 2^b, y - 2^(b+1), z + 2^b at equal distances.
   const Fixture f(2, 200, DType::f32);
   fill(f.parameter.value, std::vector<float>(400, 1.0f));
-  const std::uint64_t before = apply_decay({}, f.parameter);
+  const std::uint64_t before = apply_decay({}, f.parameter, cpu);
   const std::int64_t first = *rc::gen::inRange(0, 100), distance = *rc::gen::inRange(1, 50);
   const std::uint32_t bit = *rc::gen::inRange<std::uint32_t>(0, 22);
   float* p = f.parameter.value.f32();
@@ -327,7 +327,7 @@ RC_GTEST_PROP(Digest, NoticesTheSameBitFlippedInSeveralNeighbours, ()) {
   add(p[first], 1u << bit);
   add(p[first + distance], 0u - (2u << bit));
   add(p[first + 2 * distance], 1u << bit);
-  RC_ASSERT(apply_decay({}, f.parameter) != before);
+  RC_ASSERT(apply_decay({}, f.parameter, cpu) != before);
 }
 
 #ifdef BALLOT_TEST_LEVEL

@@ -61,12 +61,12 @@ std::vector<std::vector<float>> train(const Training& run) {
     const auto vote = make_vote(ballot, transport, {.seed = kSeed, .ties = run.ties}, kDeadline);
     for (int step = 0; step < run.steps; ++step) {
       fill(w.gradient, run.gradients(step, transport.rank()));
-      scan_gradient(w.gradient, silent);
+      scan_gradient(w.gradient, silent, stream);
       find_direction(run.group, w.gradient, momentum, direction, nullptr, stream);
-      cast_ballot(direction.view().f32(), segment,
-                  {.seed = kSeed, .step = step, .voter = transport.rank()}, silent, ballot);
+      cast_ballot(direction, segment, {.seed = kSeed, .step = step, .voter = transport.rank()},
+                  silent, ballot, stream);
       const Verdict& verdict = vote->elect(step, kDeadline);
-      apply_verdict(verdict, segment, rate_factors(run.group, 1, run.rows, run.cols), w);
+      apply_verdict(verdict, segment, rate_factors(run.group, 1, run.rows, run.cols), w, stream);
     }
     weights[transport.rank()] = elements(w.value);
   });
@@ -293,7 +293,7 @@ TEST(Rules, SgdFollowsFloat64WithAndWithoutMomentum) {
       const std::vector<double> g = random_normal(350, 50 + step);
       fill(w.gradient, g);
       find_direction(group, w.gradient, first, direction, nullptr, stream);
-      apply_direction(direction, rate_factors(group, 1, 5, 70), w);
+      apply_direction(direction, rate_factors(group, 1, 5, 70), w, stream);
       for (int i = 0; i < 350; ++i)
         truth[i] = dense_reference<double>(truth[i], direction_reference<double>(group, g[i], m[i]),
                                            1e-3, 1e-2);

@@ -45,6 +45,7 @@ class ModelAround : public Model {
   Loss evaluate(const TokenBatch& batch) override { return model_->evaluate(batch); }
   Tensor logits(const TokenBatch& batch) override { return model_->logits(batch); }
   Times times() const override { return model_->times(); }
+  Stream& stream() override { return model_->stream(); }
   std::int64_t vocabulary() const override { return model_->vocabulary(); }
   double flops_per_token(std::int64_t length) const override {
     return model_->flops_per_token(length);

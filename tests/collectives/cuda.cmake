@@ -1,0 +1,1 @@
+ballot_cuda_test(collectives_vote_cuda_test vote_cuda_test.cpp LINK ballot_collectives)
