@@ -37,7 +37,8 @@ if(BALLOT_CUDA)
   set_target_properties(ballot_cuda PROPERTIES
     LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin
     CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON POSITION_INDEPENDENT_CODE ON
-    CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+    CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
+    INSTALL_RPATH_USE_LINK_PATH ON)  # installed it still finds CUDA's libraries
   target_include_directories(ballot_cuda PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(ballot_cuda PRIVATE CUDA::cudart CUDA::cublas fmt::fmt)
   target_link_options(ballot_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,--as-needed)

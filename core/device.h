@@ -25,8 +25,9 @@ std::string to_string(Device device);
 
 // "cpu" -> the CPU. "cuda" -> the GPU of the local_rank-th worker on this machine (they take turns
 // where there are fewer), "cuda:1" -> that GPU; Unavailable saying why where there is none. "auto"
-// -> as "cuda", else the CPU: the log says once which and why. Never a silent fallback.
-Device find_device(const std::string& name, int local_rank = 0);
+// -> as "cuda", else the CPU; *reason says which and why, and is for the log: never a silent
+// fallback.
+Device find_device(const std::string& name, int local_rank = 0, std::string* reason = nullptr);
 
 // How a GPU multiplies f32 matrices: in f32, or from inputs rounded to TF32 (10 bits of fraction),
 // several times faster. Sums are f32 in both.

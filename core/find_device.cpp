@@ -1,34 +1,28 @@
 // Which device a run's `device` names.
 #include <charconv>
-#include <mutex>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "core/cuda/cuda_core.h"
 #include "core/cuda_backend.h"
 #include "core/device.h"
 #include "core/error.h"
-#include "core/log.h"
 
 namespace ballot {
 namespace {
 
-// Asked more than once (by the configuration's check, by the run), said once.
-template <class... Args>
-void say_once(fmt::format_string<Args...> format, Args&&... args) {
-  static std::once_flag said;
-  std::call_once(said, [&] { log_info(format, std::forward<Args>(args)...); });
-}
-
-Device choose(int local_rank) {
+Device choose(int local_rank, std::string* reason) {
+  std::string said;
+  Device device;
   try {
-    const Device device = find_cuda_device(local_rank);
-    say_once("device = \"auto\": chose {}, {}", to_string(device), cuda_core().describe(device));
-    return device;
+    device = find_cuda_device(local_rank);
+    said = fmt::format("chose {}, {}", to_string(device), cuda_core().describe(device));
   } catch (const Unavailable& why) {
-    say_once("device = \"auto\": chose the CPU; {}", why.what());
-    return {};
+    said = fmt::format("chose the CPU; {}", why.what());
   }
+  if (reason != nullptr) *reason = said;
+  return device;
 }
 
 // The N of "cuda:N"; nothing for any other text.
@@ -44,10 +38,10 @@ std::optional<int> number_of_gpu(std::string_view name) {
 
 }  // namespace
 
-Device find_device(const std::string& name, int local_rank) {
+Device find_device(const std::string& name, int local_rank, std::string* reason) {
   if (name == "cpu") return {};
   if (name == "cuda") return find_cuda_device(local_rank);
-  if (name == "auto") return choose(local_rank);
+  if (name == "auto") return choose(local_rank, reason);
   if (const auto number = number_of_gpu(name)) return cuda_core().find_device(*number);
   throw ConfigError("device = \"{}\": expected \"cpu\", \"cuda\", \"cuda:NUMBER\" or \"auto\"",
                     name);

@@ -16,15 +16,13 @@ struct Source {
   const char* rank;
   const char* size;
   const char* local_size;  // may be null
-  const char* local_rank;
 };
 
 // In the order in which they are believed.
 constexpr Source kSources[] = {
-    {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK"},
-    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE",
-     "OMPI_COMM_WORLD_LOCAL_RANK"},
-    {"SLURM_PROCID", "SLURM_NTASKS", nullptr, "SLURM_LOCALID"},
+    {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"},
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"},
+    {"SLURM_PROCID", "SLURM_NTASKS", nullptr},
 };
 
 std::optional<int> read_number(const Lookup& environment, const char* name) {
@@ -71,13 +69,18 @@ WorkerPlace find_place(const Lookup& environment) {
       place.rank = *rank;
       place.size = *size;
       place.local_size = place.size;
-      place.local_rank = read_number(environment, source.local_rank).value_or(place.rank);
     }
     if (const auto local = read_number(environment, source.local_size))
       place.local_size = std::max(1, *local);
     if (&source == &kSources[1]) place.under_mpi = true;
   }
   return place;
+}
+
+std::optional<int> find_local_rank(const Lookup& environment) {
+  for (const char* name : {"LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"})
+    if (const auto rank = read_number(environment, name)) return rank;
+  return std::nullopt;
 }
 
 std::optional<int> asked_threads(const Lookup& environment) {

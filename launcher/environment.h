@@ -13,7 +13,6 @@ struct WorkerPlace {
   int rank = 0;
   int size = 1;
   int local_size = 1;      // workers on this machine, for the default number of threads
-  int local_rank = 0;      // which of these it is, for the choice of its GPU
   bool under_mpi = false;  // mpirun started it: the transport is MPI
 };
 
@@ -21,6 +20,9 @@ using Lookup = std::function<std::optional<std::string>(const char* name)>;
 std::optional<std::string> process_environment(const char* name);
 
 WorkerPlace find_place(const Lookup& environment = process_environment);
+
+// Which of the workers on its machine this is, where somebody says so: for the choice of its GPU.
+std::optional<int> find_local_rank(const Lookup& environment = process_environment);
 
 // The cores that this process may use, divided by the workers on its machine; at least 1. Where
 // each worker is bound to cores of its own (mpirun --map-by, srun --cpus-per-task), say so by

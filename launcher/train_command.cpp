@@ -68,7 +68,7 @@ int run_worker(const TrainFlags& flags) {
   hooks.resume_from = flags.resume == "checkpoint" ? ResumeFrom::checkpoint : ResumeFrom::journal;
   hooks.should_stop = [] { return stop_asked.load(); };
   const bool elastic = !flags.elastic.coordinator.empty();
-  hooks.local_rank = elastic ? flags.elastic.worker : find_place().local_rank;
+  hooks.local_rank = find_local_rank().value_or(elastic ? flags.elastic.worker : find_place().rank);
   if (elastic) return run_elastic(config, flags, hooks);
   return run_on_transport(flags.transport, [&](Transport& transport) {
     const TrainingResult result = train(config, transport, hooks);

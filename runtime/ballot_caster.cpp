@@ -67,6 +67,7 @@ bool BallotCaster::cast(ParameterState& state, bool usable, Ballot& ballot) {
   const Tensor direction = shaped_as(p, direction_.as<float>(), direction_.device());
   find_direction(group, p.gradient, trimmed(state.momentum, p), direction,
                  newton_schulz_[wire_index(group.newton_schulz_type)].get(), stream_);
+  stream_.synchronize();  // so that each stage has its own time
   times_.direction += watch.lap();
   cast_ballot(direction, segment, CastOptions{seed_, step_, voter_, group.abstain_below},
               silent_rows, ballot, stream_);

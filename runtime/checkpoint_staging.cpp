@@ -134,6 +134,15 @@ void CheckpointStaging::take_room(Cut& cut) {
   cut.stage = Stage::copying;
 }
 
+void CheckpointStaging::fail(std::span<Cut> cuts, const std::string& why) {
+  for (Cut& cut : cuts) {
+    cut.stage = Stage::pending;
+    rooms_.push_back(cut.room);
+  }
+  if (reason_.empty()) reason_ = why;
+  changed_.notify_all();
+}
+
 bool CheckpointStaging::is_copied(const Stretch& stretch) const {
   for (std::size_t i = stretch.begin; i < stretch.end; ++i)
     if (cuts_[i].stage == Stage::pending || cuts_[i].stage == Stage::copying) return false;
@@ -167,11 +176,17 @@ double CheckpointStaging::before_change(const Parameter& parameter, Changing wha
       }
       if (!mine.empty()) {
         lock.unlock();
-        parallel_for(static_cast<std::int64_t>(mine.size()), 1,
-                     [&](std::int64_t begin, std::int64_t end) {
-                       for (std::int64_t i = begin; i < end; ++i)
-                         copy(cuts_[mine[static_cast<std::size_t>(i)]]);
-                     });
+        try {
+          parallel_for(static_cast<std::int64_t>(mine.size()), 1,
+                       [&](std::int64_t begin, std::int64_t end) {
+                         for (std::int64_t i = begin; i < end; ++i)
+                           copy(cuts_[mine[static_cast<std::size_t>(i)]]);
+                       });
+        } catch (const std::exception& error) {
+          lock.lock();
+          for (const std::size_t i : mine) fail(std::span(&cuts_[i], 1), error.what());
+          throw;
+        }
         lock.lock();
         for (const std::size_t i : mine) cuts_[i].stage = Stage::staged;
         changed_.notify_all();
@@ -216,7 +231,14 @@ std::optional<CheckpointStaging::Piece> CheckpointStaging::next() {
       require(!rooms_.empty(), "no room is left for the next piece");
       take_room(*to_copy);
       lock.unlock();
-      copy(*to_copy);
+      try {
+        copy(*to_copy);
+      } catch (const std::exception& error) {
+        lock.lock();
+        fail(std::span(to_copy, 1), error.what());
+        under_way_ = false;
+        throw;
+      }
       lock.lock();
       to_copy->stage = Stage::staged;
       changed_.notify_all();

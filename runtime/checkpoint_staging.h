@@ -69,6 +69,8 @@ class CheckpointStaging {
   void copy(const Cut& cut) const;
   // All of these with the mutex held.
   void take_room(Cut& cut);
+  // A device could not be read: the files are given up, nobody waits for these.
+  void fail(std::span<Cut> cuts, const std::string& why);
   bool is_copied(const Stretch& stretch) const;
 
   const std::uint64_t limit_bytes_, piece_bytes_;

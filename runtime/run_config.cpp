@@ -312,13 +312,15 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   if (config.schedule.warmup_steps > config.steps)
     wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps,
           config.steps);
-  Device device;
+  // Nothing that depends on the device is looked at where there is none.
+  std::optional<Device> found;
   try {
-    device = find_device(config.device);
+    found = find_device(config);
   } catch (const WorldError& failure) {
     problems.push_back(fmt::format("train.{}", failure.what()));
   }
-  if (config.compute == Compute::bf16 && !has_bf16(device))
+  const Device device = found.value_or(Device{});
+  if (found && config.compute == Compute::bf16 && !has_bf16(device))
     wrong("train.compute = \"bf16\": this processor ({}) has no bf16 products; they need AVX-512",
           processor_features(device));
   if (device != Device{} && config.members > 1)
@@ -346,7 +348,8 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
     if (group.abstain_below > 0 && group.reduce != Reduce::vote)
       wrong("group.{}: abstain_below = {} with reduce = \"{}\"; only votes abstain", group.name,
             group.abstain_below, to_string(group.reduce));
-    if (group.newton_schulz_type == DType::bf16 && group.newton_schulz && !has_bf16(device))
+    if (group.newton_schulz_type == DType::bf16 && group.newton_schulz && found &&
+        !has_bf16(device))
       wrong("group.{}: newton_schulz_type = \"bf16\": this processor ({}) has no bf16 products",
             group.name, processor_features(device));
     if (group.rule == Rule::muon && (group.name != "hidden" || !group.newton_schulz))
@@ -382,6 +385,13 @@ const char* to_string(JournalConfig::Enabled enabled) {
   return enabled == JournalConfig::Enabled::automatic ? "auto"
          : enabled == JournalConfig::Enabled::on      ? "on"
                                                       : "off";
+}
+
+Device find_device(const RunConfig& config, int local_rank, std::string* reason) {
+  if (config.device != "auto" || config.members == 1)
+    return find_device(config.device, local_rank, reason);
+  if (reason != nullptr) *reason = "chose the CPU; members of a voter work on CPUs only";
+  return {};
 }
 
 DType resolve_compute(Compute compute, Device device) {

@@ -107,6 +107,8 @@ std::string to_toml(const RunConfig& config);
 // Every key with its default and help.
 std::string run_config_reference();
 
+// Where this run computes: as core/device.h's, but that members of a voter work on CPUs only.
+Device find_device(const RunConfig& config, int local_rank = 0, std::string* reason = nullptr);
 // auto -> bf16 where the device has instructions for it, else f32.
 DType resolve_compute(Compute compute, Device device = {});
 const char* to_string(Compute compute);

@@ -120,7 +120,7 @@ class Trainer {
         deadline_(std::chrono::duration_cast<Duration>(
             std::chrono::duration<double>(config.deadline_seconds))),
         same_configuration_(require_same_configuration(config, transport, deadline_)),
-        device_(find_device(config.device, hooks.local_rank)),
+        device_(find_device(config, hooks.local_rank, &device_reason_)),
         compute_(resolve_compute(config.compute, device_)),
         llama_(read_model_config(config.model_folder)),
         tokenizer_(read_tokenizer(config.model_folder)),
@@ -341,6 +341,7 @@ class Trainer {
           "voters of {} members; who works on what (the others' work at once: {:.2f}x as "
           "fast as one member alone):\n{}",
           plan_.members, plan_.work.speed_up(), plan_.description);
+    if (!device_reason_.empty()) log_info("train.device = auto: {}", device_reason_);
     if (!pipeline_.schedule_reason().empty())
       log_info("vote.schedule = auto: {}", pipeline_.schedule_reason());
     if (journal_)
@@ -562,6 +563,7 @@ class Trainer {
   const TrainingHooks& hooks_;
   Duration deadline_;
   bool same_configuration_;
+  std::string device_reason_;  // empty: as configured
   Device device_;
   DType compute_;
   LlamaConfig llama_;

@@ -44,6 +44,7 @@ std::byte* PluginCore::allocate(std::size_t bytes, Device device) {
 void PluginCore::release(std::byte* memory, Device device) noexcept {
   (void)cudaSetDevice(device.index);
   (void)cudaFree(memory);
+  (void)cudaGetLastError();  // or the next launch would be blamed
 }
 
 std::byte* PluginCore::allocate_pinned(std::size_t bytes) {
@@ -55,6 +56,7 @@ std::byte* PluginCore::allocate_pinned(std::size_t bytes) {
 
 void PluginCore::release_pinned(std::byte* memory) noexcept {
   (void)cudaFreeHost(memory);
+  (void)cudaGetLastError();
 }
 
 void PluginCore::copy_to_device(std::byte* to, const std::byte* from, std::size_t bytes,

@@ -221,10 +221,12 @@ class Llama final : public Model {
     memory_.reserve(shape, backward);
     rope_.extend(batch.length, stream_);
     return {shape, batch.sequences * batch.length, on_device(batch.inputs, memory_.inputs),
-            on_device(batch.targets, memory_.targets)};
+            on_device(
+                std::span(batch.targets).first(std::min(batch.targets.size(), batch.inputs.size())),
+                memory_.targets)};
   }
 
-  std::span<const std::int32_t> on_device(const std::vector<std::int32_t>& tokens,
+  std::span<const std::int32_t> on_device(std::span<const std::int32_t> tokens,
                                           const Buffer& buffer) {
     if (stream_.device().kind == Device::Kind::cpu) return tokens;
     copy_bytes(buffer.data(), buffer.device(), tokens.data(), Device{},

@@ -92,14 +92,14 @@ class ElasticRecord {
       metrics_.reset();
       return;
     }
+    // Another worker may have put another file in its place while this one was away.
+    metrics_.reset();
     const std::int64_t step = replica_.position().step;
     std::erase_if(lines_, [step](const Line& line) { return line.metrics.step > step; });
-    if (!metrics_) {
-      // Up to the start the lines are those of this history, though this worker may be behind it.
-      metrics_ = std::make_unique<MetricsLog>(config_.output_folder, record.start.step);
-      for (const Line& line : lines_)
-        if (line.metrics.step > metrics_->opened_after()) write(line);
-    }
+    // Up to the start the lines are those of this history, though this worker may be behind it.
+    metrics_ = std::make_unique<MetricsLog>(config_.output_folder, record.start.step);
+    for (const Line& line : lines_)
+      if (line.metrics.step > metrics_->opened_after()) write(line);
     metrics_->run(facts(record));
     if (step == 0 && record.start.step == 0)
       if (const auto loss = evaluate()) result_.first_loss = *loss;
@@ -287,8 +287,11 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
     return result;
   };
   const auto newest = find_newest_checkpoint(config.output_folder);
+  if (newest && newest->step > config.steps)
+    throw ConfigError("train.steps = {}: {} is of step {} already", config.steps, newest->path,
+                      newest->step);
   if (newest &&
-      newest->step >= config.steps) {  // published, so committed, whatever is in the journal
+      newest->step == config.steps) {  // published, so committed, whatever is in the journal
     log_info("the run has ended after step {}: {}", newest->step, newest->path);
     replica.load(newest->path, options.worker, true);
     result.checkpoint = newest->path;

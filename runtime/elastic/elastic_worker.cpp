@@ -572,7 +572,7 @@ bool ElasticWorker::run(ElasticEvents events) {
 
 void ElasticWorker::run(const Enter& enter) {
   if (events_.entered) events_.entered(enter.record);
-  if (replica_.position().step == config_.steps) begin_last_checkpoint();
+  if (replica_.position().step >= config_.steps) begin_last_checkpoint();
 }
 
 // A worker that died with its share of the last checkpoint would leave it undone for ever: no later
@@ -612,10 +612,11 @@ void ElasticWorker::run(const Apply& apply) {
           "step {}: the replica is not where its record leads", record.step);
   journal_.append(applied);
   with_core([&](WorkerCore& core) { core.applied(replica_.position(), wide(applied.parameters)); });
-  if (apply.share)
+  if (record.step >= config_.steps && apply.hold.fetched)
+    begin_last_checkpoint();  // with those who have entered this term, not with those who decided
+                              // it
+  else if (apply.share)
     begin_checkpoint(*apply.share);
-  else if (record.step == config_.steps)
-    begin_last_checkpoint();  // fetched: it was not in the term that decided it
   if (events_.applied) {
     std::optional<StepFigures> figures;
     if (!apply.hold.fetched) figures = figures_of(record, apply.hold.figures);

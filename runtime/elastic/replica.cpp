@@ -62,7 +62,7 @@ Digest digest_of_config(const RunConfig& config, const Position& genesis,
 Replica::Replica(const RunConfig& config, const TrainingHooks& hooks)
     : config_(elastic(config)),
       hooks_(hooks),
-      device_(find_device(config.device, hooks.local_rank)),
+      device_(find_device(config, hooks.local_rank, &device_reason_)),
       compute_(resolve_compute(config.compute, device_)),
       llama_(read_model_config(config.model_folder)),
       tokenizer_(read_tokenizer(config.model_folder)),
@@ -85,6 +85,7 @@ Replica::Replica(const RunConfig& config, const TrainingHooks& hooks)
   check_data(config_, llama_, training_tokens_, held_out_tokens_);
   model_ = make_llama(llama_, arena_, device_);
   if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
+  if (!device_reason_.empty()) log_info("train.device = auto: {}", device_reason_);
   load_start(false);
   config_digest_ = digest_of_config(config, genesis_, training_tokens_);
 }

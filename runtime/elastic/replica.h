@@ -81,6 +81,7 @@ class Replica {
 
   const RunConfig& config_;
   const TrainingHooks& hooks_;
+  std::string device_reason_;  // empty: as configured
   Device device_;
   DType compute_;
   LlamaConfig llama_;

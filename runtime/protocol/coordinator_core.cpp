@@ -99,6 +99,17 @@ std::optional<std::string> CoordinatorCore::why_not_steps(TimePoint now, const J
   return std::nullopt;
 }
 
+// A coordinator that has just begun does not know yet who is at work, nor whether somebody whose
+// stream broke is.
+bool CoordinatorCore::may_be_at_work(TimePoint now, std::int32_t but) const {
+  if (has_ended(row_)) return false;
+  if (now - view_.started <= options_.membership.heartbeat_timeout) return true;
+  return std::ranges::any_of(view_.heard, [&](const auto& entry) {
+    const auto& [worker, heard] = entry;
+    return worker != but && fresh(now, heard) && !heard.pulse.leaving;
+  });
+}
+
 JoinAnswer CoordinatorCore::join(TimePoint now, const Join& join) {
   if (!leading_ || must_read_) return JoinPending{};
   if (join.run != options_.run)
@@ -109,6 +120,8 @@ JoinAnswer CoordinatorCore::join(TimePoint now, const Join& join) {
                                    to_string(join.config), to_string(options_.config))};
   if (join.worker < -1) return JoinRefused{fmt::format("worker {}", join.worker)};
   if (const auto why = why_not_steps(now, join)) return JoinRefused{*why};
+  if (join.steps > 0 && steps() > 0 && join.steps != steps() && may_be_at_work(now, join.worker))
+    return JoinPending{};
   if (const auto bad = bad_voters_.find(join.worker); bad != bad_voters_.end()) {
     if (join.again)
       return JoinRefused{fmt::format(

@@ -123,6 +123,7 @@ class CoordinatorCore {
   bool listed(const Identity& identity) const;
   std::int64_t steps() const;
   std::optional<std::string> why_not_steps(TimePoint now, const Join& join) const;
+  bool may_be_at_work(TimePoint now, std::int32_t but) const;
   bool fresh(TimePoint now, const Heard& heard) const;
   Order order_for(TimePoint now, const Pulse& pulse) const;
   std::vector<Source> sources_for(TimePoint now, std::int32_t worker) const;

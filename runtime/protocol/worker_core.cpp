@@ -48,7 +48,7 @@ WorkerCore::WorkerCore(WorkerOptions options, Recovered state)
       applied_(history_.last().step),
       newest_term_(options_.mutations.restart_in_place ? 0 : history_.last_term()) {
   if (state.parameters) note_parameters(held(), *state.parameters);
-  act(AskToJoin{});
+  ask_to_join();
 }
 
 std::vector<Action> WorkerCore::take() {
@@ -80,8 +80,13 @@ bool WorkerCore::seal_is_due() const {
 
 // --- terms -----------------------------------------------------------------------------------
 
+void WorkerCore::ask_to_join() {
+  asks_ = true;
+  act(AskToJoin{});
+}
+
 void WorkerCore::joined(TimePoint, const Identity& identity) {
-  if (identity_) return;  // an answer that was overtaken
+  if (!std::exchange(asks_, false)) return;  // an answer that was overtaken
   identity_ = identity;
   sequence_ = 0;
   coordinator_term_ = 0;
@@ -305,7 +310,7 @@ void WorkerCore::go_out() {
     act(Rewind{held(), true});
     return;
   }
-  act(AskToJoin{});
+  ask_to_join();
 }
 
 void WorkerCore::leave(TimePoint) {
@@ -641,7 +646,10 @@ void WorkerCore::rewound(TimePoint, Recovered state) {
   parameters_.clear();
   if (state.parameters) note_parameters(held(), *state.parameters);
   look_at_checkpoints();
-  act(identity_ ? Action(PulseNow{}) : Action(AskToJoin{}));
+  if (identity_)
+    act(PulseNow{});
+  else
+    ask_to_join();
 }
 
 // --- checkpoints and audits ------------------------------------------------------------------

@@ -248,6 +248,7 @@ class WorkerCore {
   void hold(std::shared_ptr<const Record> record, const Position& position, bool fetched,
             std::vector<ChunkFigures> figures = {});
   void give_up_waiting(TimePoint now);
+  void ask_to_join();
   void look_for_records(TimePoint now);
   std::int64_t ready_gap() const;
   void not_vouched();
@@ -289,6 +290,8 @@ class WorkerCore {
   std::optional<Fetching> fetching_;
   std::optional<TimePoint> fetch_again_;
   std::optional<Position> probe_;  // where it looks for the step at which two histories part
+  // An answer to an earlier ask may come twice: who has gone out since is not that any more.
+  bool asks_ = false;
   std::int64_t head_ = 0, coordinator_term_ = 0;
   std::int64_t vouched_term_ = 0;   // of the peer that vouched for what is held
   std::size_t failed_sources_ = 0;  // in a row

@@ -56,7 +56,8 @@ class Elastic : public SmallRun {
   }
   void expect_all_end(int exit_code) {
     for (const auto& [number, worker] : workers_)
-      EXPECT_EQ(worker->wait(60s).exit_code, exit_code) << "worker " << number << "\n" << outputs();
+      EXPECT_EQ(worker->wait(150s).exit_code, exit_code) << "worker " << number << "\n"
+                                                         << outputs();
   }
   void expect_all_end_well() { expect_all_end(0); }
   // Told to leave, they do; then the run is given an end, which is reached.
@@ -75,22 +76,30 @@ class Elastic : public SmallRun {
     EXPECT_THAT(seen["reason"].get<std::string>(), HasSubstr("the run has ended"));
     return end;
   }
-  nlohmann::json status() const {
+  // Null while the coordinator is away.
+  nlohmann::json ask_status() const {
     const Ended ended = ballot({"status", address_, "--json"}, environment_);
-    return ended.exit_code == 0 ? nlohmann::json::parse(ended.output, nullptr, false)
-                                : nlohmann::json();
+    const nlohmann::json parsed = nlohmann::json::parse(ended.output, nullptr, false);
+    return ended.exit_code == 0 && parsed.is_object() ? parsed : nlohmann::json();
   }
-  std::int64_t committed() const {
-    const nlohmann::json seen = status();
-    return seen.is_object() ? seen["commit"]["step"].get<std::int64_t>() : -1;
+  nlohmann::json status() const {
+    nlohmann::json seen;
+    EXPECT_TRUE(within(60s, [&] {
+      seen = ask_status();
+      return seen.is_object();
+    })) << outputs();
+    return seen;
   }
+  std::int64_t committed() const { return status()["commit"]["step"].get<std::int64_t>(); }
   bool reaches(std::int64_t step) const {
     return within(120s, [&] { return committed() >= step; });
   }
   // Of the process that is there now.
   std::int64_t incarnation(int worker) const {
-    for (const auto& one : status()["workers"])
+    const nlohmann::json seen = status();
+    for (const auto& one : seen["workers"])
       if (one["worker"] == worker) return one["incarnation"];
+    ADD_FAILURE() << "no worker " << worker << " in " << seen.dump();
     return 0;
   }
   // A new process of it votes; and so do all that there are then.
@@ -125,7 +134,7 @@ class Elastic : public SmallRun {
 // Nothing happens to it: the very bits of a job whose workers are fixed.
 TEST_F(Elastic, UndisturbedItGivesTheBitsOfAFixedJob) {
   settings_[1] = "train.checkpoint_every=4";
-  start_coordinator(3);
+  start_coordinator(3, "60s");  // undisturbed also where a machine stands still for a while
   for (int w = 0; w < 3; ++w) start(w);
   expect_all_end_well();
   train(3, "fixed", settings_);
@@ -153,6 +162,7 @@ TEST_F(Elastic, AKilledWorkerIsNotWaitedForAndComesBackAtTheHead) {
     ASSERT_TRUE(reaches(then + 5)) << outputs();
     start(victim);
     ASSERT_TRUE(votes_again(victim, before)) << outputs();
+    ASSERT_TRUE(reaches(committed() + 3)) << outputs();  // with it: it has written its lines
   }
   const std::int64_t end = leave_and_go_on_to_an_end();
   expect_replays(end);
@@ -199,7 +209,13 @@ TEST_F(Elastic, ARunThatHasEndedIsMadeLonger) {
   expect_all_end_well();
   set_steps(20);
   start(0);
-  ASSERT_TRUE(within(60s, [&] { return status().value("steps", 0) == 20; })) << outputs();
+  ASSERT_TRUE(within(60s, [&] {
+    const nlohmann::json seen = status();
+    return seen.value("steps", 0) == 20 &&
+           std::ranges::any_of(seen["workers"], [](const nlohmann::json& one) {
+             return one["worker"] == 0 && one["incarnation"] == 2 && one["silent"] == false;
+           });
+  })) << outputs();
   const std::string longer = settings_[0];
   set_steps(30);
   const Ended other = ballot({"train", "run.toml", "--coordinator", address_, "--worker", "1",

@@ -141,7 +141,7 @@ TEST_F(ElasticTraining, AVoterAtChanceIsNamedAndMayBeSentAway) {
   for (const char* policy : {"warn", "abstain"}) {
     const std::string name = policy;
     const RunConfig config = run_.run(name, "[optimizer]\nrate = 0.003\n",
-                                      {"train.steps=80", "train.batch=4",
+                                      {"train.steps=250", "train.batch=4",
                                        "audit.agreement_window=30", "audit.bad_voter=" + name});
     std::string refusal;
     const auto results = train(
@@ -160,7 +160,7 @@ TEST_F(ElasticTraining, AVoterAtChanceIsNamedAndMayBeSentAway) {
         },
         name == "abstain" ? &refusal : nullptr);
     for (const int w : {0, 2, 3}) {
-      EXPECT_EQ(results[static_cast<std::size_t>(w)].steps, 80);
+      EXPECT_EQ(results[static_cast<std::size_t>(w)].steps, 250);
       EXPECT_EQ(results[static_cast<std::size_t>(w)].digest, results[0].digest);
     }
     const auto alarms = metrics_of(config.output_folder, "alarm");
