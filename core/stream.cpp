@@ -1,3 +1,4 @@
+// A stream of either kind of device, and the scratch memory that goes with one.
 #include <algorithm>
 
 #include "core/buffer.h"

@@ -1,3 +1,4 @@
+// What the self-test compares: each part of a step on a device beside the same on the CPU.
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -1,3 +1,4 @@
+// How fast a device does what a step consists of, beside a copy and a product of the same run.
 #include <algorithm>
 #include <cmath>
 #include <functional>

@@ -29,11 +29,6 @@ BALLOT_VECTORIZED void average_elements(const float* const* sources, std::int64_
   }
 }
 
-// All parameters lie on one.
-Device device_of(const OptimizerState& state) {
-  return state.states().empty() ? Device{} : state.states().front().parameter->value.device;
-}
-
 std::span<std::uint64_t> bits_of(Ballot& ballot, const BallotSegment& segment) {
   return ballot.bits().span().subspan(at(segment.offset / 64), at(segment.extent() / 64));
 }
@@ -43,24 +38,17 @@ std::span<std::uint64_t> bits_of(Ballot& ballot, const BallotSegment& segment) {
 VoterMembers::VoterMembers(const MemberPlan& plan, OptimizerState& state, const StepLayout& layout,
                            Ballot& ballot, Transport& workers, Cast cast, Complete complete,
                            Deadline deadline)
-    : layout_(layout),
-      ballot_(ballot),
-      cast_(std::move(cast)),
-      complete_(std::move(complete)),
-      stream_(device_of(state)) {
+    : layout_(layout), ballot_(ballot), cast_(std::move(cast)), complete_(std::move(complete)) {
   members_ = workers.split(workers.rank() / plan.members, deadline);
   require(members_->size() == plan.members, "a voter of {} members, planned for {}",
           members_->size(), plan.members);
   all_.resize(layout.voted().segments().size());
-  std::int64_t staged = 0;
   for (ParameterState& s : state.states()) {
     if (s.group->reduce != Reduce::vote) continue;
     const std::size_t segment = at(layout.place(s).segment);
     Work& work = all_[segment];
     work.state = &s;
     work.worker = plan.worker[at(s.parameter->index)];
-    work.staged = staged;
-    staged += s.parameter->extent();
     work.counts.resize(at(plan.members));
     work.silent.resize(at((layout.segment(s).blocks() + 63) / 64));
     if (work.worker != member()) continue;
@@ -71,8 +59,6 @@ VoterMembers::VoterMembers(const MemberPlan& plan, OptimizerState& state, const 
     all_[segment].slot = mine_.size() % kSlots;
     mine_.push_back(segment);
   }
-  if (stream_.device().kind == Device::Kind::cuda)
-    staged_ = PinnedBuffer(at(staged) * sizeof(float), stream_.device());
   slots_ = Buffer(kSlots * at(plan.members - 1) * at(slot_elements_) * sizeof(float));
   for (std::size_t segment = 0; segment < all_.size(); ++segment) open(segment);
   sources_.reserve(at(plan.members));
@@ -80,15 +66,9 @@ VoterMembers::VoterMembers(const MemberPlan& plan, OptimizerState& state, const 
 
 VoterMembers::~VoterMembers() = default;
 
-// This member's, where the host has it: on a GPU a copy of what backward made.
-float* VoterMembers::own_gradient(const Work& work) const {
-  return staged_.data() == nullptr ? work.state->parameter->gradient.f32()
-                                   : staged_.as<float>() + work.staged;
-}
-
-// Of another member, where it arrives.
+// Of another member, where it arrives; of this one, where backward made it.
 const float* VoterMembers::gradient_of(const Work& work, int m) const {
-  if (m == member()) return own_gradient(work);
+  if (m == member()) return work.state->parameter->gradient.f32();
   const std::size_t place = work.slot * at(members_->size() - 1) + at(m < member() ? m : m - 1);
   return slots_.as<float>() + place * at(slot_elements_);
 }
@@ -106,7 +86,7 @@ void VoterMembers::open(std::size_t segment) {
   const Bytes bits = std::as_writable_bytes(bits_of(ballot_, layout_.segment(*work.state)));
   if (work.worker != member()) {
     gradients[at(work.worker)] = {count_of(member()),
-                                  std::as_bytes(std::span(own_gradient(work), count))};
+                                  std::as_bytes(std::span(p.gradient.f32(), count))};
     ballots_in[at(work.worker)] = {silent, bits};
   } else {
     for (int m = 0; m < members_->size(); ++m) {
@@ -136,12 +116,6 @@ void VoterMembers::offer(ParameterState& state, bool counts) {
           state.parameter->shape.name);
   work.offered = true;
   work.counts[at(member())] = counts;
-  if (staged_.data() != nullptr) {
-    const Parameter& p = *state.parameter;
-    copy_bytes(own_gradient(work), Device{}, p.gradient.data, stream_.device(),
-               at(p.extent()) * sizeof(float), stream_);
-    stream_.synchronize();
-  }
   if (work.worker == member()) return;
   work.gradients->start();
   work.ballots->start();
@@ -190,14 +164,9 @@ void VoterMembers::average(Work& work) {
   const std::int64_t count = static_cast<std::int64_t>(sources_.size());
   if (count > 0)
     parallel_for(p.extent(), 4096, [&](std::int64_t begin, std::int64_t end) {
-      average_elements(sources_.data(), count, static_cast<float>(count), own_gradient(work), begin,
+      average_elements(sources_.data(), count, static_cast<float>(count), p.gradient.f32(), begin,
                        end);
     });
-  if (count > 0 && staged_.data() != nullptr) {
-    copy_bytes(p.gradient.data, stream_.device(), own_gradient(work), Device{},
-               at(p.extent()) * sizeof(float), stream_);
-    stream_.synchronize();  // whoever casts it has a stream of its own
-  }
   cast_(*work.state, count > 0);
 }
 

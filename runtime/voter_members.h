@@ -8,11 +8,10 @@
 //   finish()        the same until every tensor is complete here and everything sent has left
 //
 // Only bits and gradients travel; momentum stays where the work is, so a voter of G members holds
-// it once, not G times. A GPU's gradients pass through pinned host memory (4 bytes a voted
-// parameter) and are averaged there. A gradient that does not count (not finite) is left out of the
-// mean; with none that counts the tensor abstains. One worker sends (G-1)/G of 4 bytes a voted
-// parameter and step to its fellows, and of one bit: the link inside a voter must be a fast one.
-// All on the caller's thread; every member offers the same tensors in the same order.
+// it once, not G times. A gradient that does not count (not finite) is left out of the mean; with
+// none that counts the tensor abstains. One worker sends (G-1)/G of 4 bytes a voted parameter and
+// step to its fellows, and of one bit: the link inside a voter must be a fast one. All on the
+// caller's thread; every member offers the same tensors in the same order.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +22,6 @@
 #include "collectives/ballot.h"
 #include "collectives/transport/transport.h"
 #include "core/buffer.h"
-#include "core/copy.h"  // PinnedBuffer
 #include "runtime/member_plan.h"
 #include "runtime/optimizer_state.h"
 #include "runtime/step_layout.h"
@@ -63,14 +61,12 @@ class VoterMembers {
     std::vector<std::uint64_t> counts;  // by member
     std::vector<std::uint64_t> silent;  // abstentions of the segment, from its first bit
     std::size_t slot = 0;               // of the worker's
-    std::int64_t staged = 0;            // elements before its gradient in staged_
     bool offered = false, under_way = false, complete = false;
   };
   void open(std::size_t segment);
   void start_gradients(std::size_t mine);
   bool work(std::size_t segment);
   void average(Work& work);
-  float* own_gradient(const Work& work) const;
   const float* gradient_of(const Work& work, int member) const;
   bool left() const;
 
@@ -85,8 +81,6 @@ class VoterMembers {
   std::size_t completed_ = 0;           // of all
   std::int64_t slot_elements_ = 0;
   Buffer slots_;
-  Stream stream_;
-  PinnedBuffer staged_;  // of a GPU: the gradients of all tensors, where the transport sends from
   std::vector<const float*> sources_;
 };
 

@@ -1,3 +1,4 @@
+// Streams and what each of them owns: its cuBLAS handle and workspace.
 #include "core/cuda/cuda_check.h"
 #include "core/cuda/cuda_stream.h"
 #include "core/cuda/plugin_core.h"
