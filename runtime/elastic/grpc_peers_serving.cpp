@@ -104,6 +104,33 @@ class ServingCalls::Call final : public grpc::ServerWriteReactor<grpc::ByteBuffe
   std::shared_ptr<Call> self_;
 };
 
+namespace {
+
+std::optional<grpc::Status> read_request(PeersHub& hub, const std::string& who,
+                                         const grpc::CallbackServerContext& context,
+                                         const grpc::ByteBuffer& request, std::string& bytes) {
+  const auto refuse = [&](Refusal refusal, const std::string& why) {
+    hub.refuse_call(refusal, who, why);
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, why);
+  };
+  // A caller that changes its mind before its request has left leaves none.
+  if (!request.Valid() && context.IsCancelled())
+    return grpc::Status(grpc::StatusCode::CANCELLED, "cancelled");
+  if (!request.Valid()) return refuse(Refusal::malformed, "a call without a request");
+  if (request.Length() > kMostPeerRequestBytes)
+    return refuse(Refusal::too_large, fmt::format("a request of {} bytes, expected at most {}",
+                                                  request.Length(), kMostPeerRequestBytes));
+  grpc::ByteBuffer copy = request;
+  try {
+    bytes = to_bytes(copy);
+  } catch (const TransportError& error) {  // compressed, and not what it says
+    return refuse(Refusal::malformed, error.what());
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 ServingCalls::~ServingCalls() {
   stop();
 }
@@ -129,14 +156,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* ServingCalls::begin(
     return call.get();
   };
   if (const auto denied = why_denied(*context, *hub_)) return deny(*denied);
-  if (request->Length() > kMostPeerRequestBytes) {
-    const std::string why = fmt::format("a request of {} bytes, expected at most {}",
-                                        request->Length(), kMostPeerRequestBytes);
-    hub_->refuse_call(Refusal::too_large, call->who(), why);
-    return deny({grpc::StatusCode::INVALID_ARGUMENT, why});
-  }
-  grpc::ByteBuffer copy = *request;
-  const std::string bytes = to_bytes(copy);
+  std::string bytes;
+  if (const auto refused = read_request(*hub_, call->who(), *context, *request, bytes))
+    return deny(*refused);
 
   std::list<Running> done;  // joined outside the mutex
   std::unique_lock lock(hub_->mutex);

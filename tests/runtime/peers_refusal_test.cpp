@@ -48,15 +48,15 @@ void show(grpc::ClientContext& context, const std::string& token) {
   context.set_deadline(std::chrono::system_clock::now() + 20s);
 }
 
-// A link on which anything may be sent.
+// A link, or another call, on which anything may be sent.
 class RawLink {
  public:
-  RawLink(const TestPeer& to, const std::string& token, const std::string& hello)
+  RawLink(const TestPeer& to, const std::string& token, const std::string& hello,
+          const char* name = "/ballot.wire.ElasticPeers/Link")
       : channel_(channel_to(to)) {
     show(context_, token);
     if (!hello.empty()) context_.AddMetadata("ballot-hello-bin", hello);
-    static const grpc::internal::RpcMethod method("/ballot.wire.ElasticPeers/Link",
-                                                  grpc::internal::RpcMethod::BIDI_STREAMING);
+    const grpc::internal::RpcMethod method(name, grpc::internal::RpcMethod::BIDI_STREAMING);
     stream_.reset(
         grpc::internal::ClientReaderWriterFactory<grpc::ByteBuffer, grpc::ByteBuffer>::Create(
             channel_.get(), method, &context_));
@@ -190,6 +190,18 @@ TEST_F(PeerRefusals, WhatIsNoRequestIsRefused) {
                 .error_message(),
             "a request of 100000 bytes, expected at most 1024");
   EXPECT_EQ(refused_calls(), 9u);
+}
+
+TEST_F(PeerRefusals, ACallWithoutARequestIsRefused) {
+  for (const char* name :
+       {"/ballot.wire.ElasticPeers/Fetch", "/ballot.wire.ElasticPeers/Checkpoint"}) {
+    RawLink silent(b, token(), "", name);
+    silent.half_close();
+    const grpc::Status status = silent.end();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(status.error_message(), "a call without a request");
+  }
+  EXPECT_EQ(refused_calls(), 2u);
 }
 
 TEST_F(PeerRefusals, WhatIsNoFrameEndsItsLinkAlone) {
