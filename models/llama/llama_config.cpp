@@ -109,11 +109,66 @@ class ConfigReader {
   const json& object_;
 };
 
+// One object of a kind of scaling: {rope_type | type, factor, ...}, of rope_scaling or
+// rope_parameters.
+RopeScaling read_scaling(ConfigReader& reader, const char* key, const json& rope) {
+  using Type = RopeScaling::Type;
+  const auto name_of = [&](const char* inner) { return fmt::format("{}.{}", key, inner); };
+  RopeScaling scaling;
+  std::optional<json> type;
+  for (const char* type_key : {"rope_type", "type"}) {
+    const auto found = rope.find(type_key);
+    if (found == rope.end() || found->is_null()) continue;
+    if (type && *type != *found)
+      reader.complain("{}.rope_type is {} and {}.type {}, expected one value", key, shown(*type),
+                      key, shown(*found));
+    type = *found;
+    if (*found == "default")
+      scaling.type = Type::none;
+    else if (*found == "linear")
+      scaling.type = Type::linear;
+    else if (*found == "llama3")
+      scaling.type = Type::llama3;
+    else
+      reader.complain("{}.{} = {} is not supported, expected \"default\", \"linear\" or \"llama3\"",
+                      key, type_key, shown(*found));
+  }
+  if (!type && std::string(key) == "rope_scaling")
+    reader.complain("{} without a rope_type is not supported, expected null", key);
+  if (scaling.type == Type::none) return scaling;
+  const auto number = [&](const char* inner, double low, double high) {
+    const auto found = rope.find(inner);
+    if (found != rope.end()) return reader.real_value(name_of(inner).c_str(), *found, 1, low, high);
+    reader.complain("{} is missing, expected a number between {} and {}", name_of(inner), low,
+                    high);
+    return 1.0;
+  };
+  constexpr double kMost = 1e6;
+  scaling.factor = number("factor", 0, kMost);
+  if (scaling.factor < 1)
+    reader.complain("{} is {}, expected 1 or more", name_of("factor"), scaling.factor);
+  if (scaling.type != Type::llama3) return scaling;
+  const std::size_t problems = reader.problems.size();
+  scaling.low_factor = number("low_freq_factor", 0, kMost);
+  scaling.high_factor = number("high_freq_factor", 0, kMost);
+  if (problems == reader.problems.size() && scaling.low_factor >= scaling.high_factor)
+    reader.complain("{} is {}, expected less than high_freq_factor, {}", name_of("low_freq_factor"),
+                    scaling.low_factor, scaling.high_factor);
+  const double positions =
+      number("original_max_position_embeddings", 0, static_cast<double>(kMaxPositions));
+  scaling.original_positions = static_cast<std::int64_t>(positions);
+  if (positions != std::floor(positions) || positions < 1)
+    reader.complain("{} is {}, expected a whole number",
+                    name_of("original_max_position_embeddings"), positions);
+  return scaling;
+}
+
 // Older files have rope_theta beside rope_scaling {rope_type | type, ...}; newer ones
 // rope_parameters {rope_theta, rope_type, ...}.
-double read_rope(ConfigReader& reader) {
+void read_rope(ConfigReader& reader, LlamaConfig& config) {
   constexpr double kDefault = 10000.0, kLow = 0.0, kHigh = 1e15;
-  double theta = reader.real("rope_theta", kDefault, kLow, kHigh);
+  config.rope_theta = reader.real("rope_theta", kDefault, kLow, kHigh);
+  std::optional<RopeScaling> scaling;
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const json* rope = reader.find(key);
     if (rope == nullptr) continue;
@@ -121,25 +176,32 @@ double read_rope(ConfigReader& reader) {
       reader.complain("{} is {}, expected an object or null", key, shown(*rope));
       continue;
     }
-    for (const char* type_key : {"rope_type", "type"}) {
-      const auto type = rope->find(type_key);
-      if (type != rope->end() && *type != "default")
-        reader.complain("{}.{} = {} is not supported, expected \"default\"", key, type_key,
-                        shown(*type));
-    }
-    if (std::string(key) == "rope_scaling" && !rope->contains("rope_type") &&
-        !rope->contains("type"))
-      reader.complain("{} without a rope_type is not supported, expected null", key);
+    const RopeScaling read = read_scaling(reader, key, *rope);
+    if (scaling && *scaling != read)
+      reader.complain(
+          "rope_scaling and rope_parameters differ, expected one of them, or both alike");
+    scaling = read;
     if (const auto inner = rope->find("rope_theta"); inner != rope->end()) {
       const double value =
           reader.real_value("rope_parameters.rope_theta", *inner, kDefault, kLow, kHigh);
-      if (reader.find("rope_theta") != nullptr && value != theta)
-        reader.complain("rope_theta is {} and {}.rope_theta {}, expected one value", theta, key,
-                        value);
-      theta = value;
+      if (reader.find("rope_theta") != nullptr && value != config.rope_theta)
+        reader.complain("rope_theta is {} and {}.rope_theta {}, expected one value",
+                        config.rope_theta, key, value);
+      config.rope_theta = value;
     }
   }
-  return theta;
+  config.rope_scaling = scaling.value_or(RopeScaling{});
+}
+
+nlohmann::ordered_json to_json(const RopeScaling& scaling) {
+  if (scaling.type == RopeScaling::Type::none) return nullptr;
+  if (scaling.type == RopeScaling::Type::linear)
+    return {{"rope_type", "linear"}, {"factor", scaling.factor}};
+  return {{"rope_type", "llama3"},
+          {"factor", scaling.factor},
+          {"low_freq_factor", scaling.low_factor},
+          {"high_freq_factor", scaling.high_factor},
+          {"original_max_position_embeddings", scaling.original_positions}};
 }
 
 }  // namespace
@@ -161,7 +223,7 @@ LlamaConfig parse_llama_config(const std::string& json_text, const std::string& 
   config.key_value_heads = reader.whole("num_key_value_heads", config.heads, 1, kMaxHeads);
   config.vocabulary = reader.whole("vocab_size", std::nullopt, 1, kMaxVocabulary);
   config.max_positions = reader.whole("max_position_embeddings", 2048, 1, kMaxPositions);
-  config.rope_theta = read_rope(reader);
+  read_rope(reader, config);
   config.rms_norm_epsilon = reader.real("rms_norm_eps", 1e-6, 0.0, 1.0);
   config.initializer_range = reader.real("initializer_range", 0.02, 0.0, 10.0);
   config.tied_head = reader.boolean("tie_word_embeddings", false);
@@ -218,6 +280,7 @@ std::string to_json(const LlamaConfig& config) {
   root["vocab_size"] = config.vocabulary;
   root["max_position_embeddings"] = config.max_positions;
   root["rope_theta"] = config.rope_theta;
+  root["rope_scaling"] = to_json(config.rope_scaling);
   root["rms_norm_eps"] = config.rms_norm_epsilon;
   root["tie_word_embeddings"] = config.tied_head;
   root["hidden_act"] = "silu";

@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "core/parameter.h"  // ParameterShape
+#include "core/parameter.h"   // ParameterShape
+#include "models/ops/rope.h"  // RopeScaling
 
 namespace ballot {
 
@@ -19,6 +20,7 @@ struct LlamaConfig {
   std::int64_t vocabulary = 0;       // V
   std::int64_t max_positions = 0;
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling = {};
   double rms_norm_epsilon = 1e-5;
   double initializer_range = 0.02;
   bool tied_head = false;
@@ -27,8 +29,8 @@ struct LlamaConfig {
 };
 
 // Parses and validates config.json's text; everything wrong is reported at once, by key, value and
-// what was expected (DataError). What this reader does not support (rope scaling, biases, other
-// activations) is refused by name.
+// what was expected (DataError). What this reader does not support (other kinds of rope scaling,
+// biases, other activations) is refused by name.
 LlamaConfig parse_llama_config(const std::string& json_text, const std::string& path);
 // A config.json that transformers reads.
 std::string to_json(const LlamaConfig& config);

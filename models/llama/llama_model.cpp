@@ -115,7 +115,7 @@ class Llama final : public Model {
         head_parameter_(config.tied_head ? table_ : &arena.find("lm_head.weight")),
         final_norm_(&arena.find("model.norm.weight")),
         head_({head_parameter_}, stream_),
-        rope_(config.head_size, config.rope_theta, device),
+        rope_(rope_frequencies(config.head_size, config.rope_theta, config.rope_scaling), device),
         memory_(config, arena.compute(), device) {
     require(arena.device() == device, "a model on {} with its parameters on {}", to_string(device),
             to_string(arena.device()));

@@ -67,8 +67,8 @@ void llama_layer(const LlamaConfig& config, const AttentionShape& shape,
   const std::vector<S> vkq = beside(beside(linear(h, get("self_attn.v_proj"), width),
                                            linear(h, get("self_attn.k_proj"), width), rows),
                                     linear(h, get("self_attn.q_proj"), width), rows);
-  add(x, linear(attention(shape, config.rope_theta, vkq), get("self_attn.o_proj"),
-                config.heads * config.head_size));
+  add(x, linear(attention(shape, config.rope_theta, vkq, config.rope_scaling),
+                get("self_attn.o_proj"), config.heads * config.head_size));
   h = rms_norm(x, get("post_attention_layernorm"), config.rms_norm_epsilon);
   const std::vector<S> up_gate =
       beside(linear(h, get("mlp.up_proj"), width), linear(h, get("mlp.gate_proj"), width), rows);

@@ -13,7 +13,8 @@ namespace ballot::reference {
 
 // vkq (N, (2K + H) D) -> output (N, H D).
 template <class S>
-std::vector<S> attention(const AttentionShape& shape, double theta, const std::vector<S>& vkq) {
+std::vector<S> attention(const AttentionShape& shape, double theta, const std::vector<S>& vkq,
+                         const RopeScaling& scaling = {}) {
   using std::exp;
   using std::real;
   const std::int64_t d = shape.head_size;
@@ -29,9 +30,10 @@ std::vector<S> attention(const AttentionShape& shape, double theta, const std::v
       std::vector<std::vector<S>> keys, values;
       for (std::int64_t t = 0; t < shape.length; ++t) {
         const std::int64_t row = b * shape.length + t;
-        keys.push_back(rope(vector_at(row, shape.key_value_heads + kv), t, theta));
+        keys.push_back(rope(vector_at(row, shape.key_value_heads + kv), t, theta, scaling));
         values.push_back(vector_at(row, kv));
-        const std::vector<S> query = rope(vector_at(row, 2 * shape.key_value_heads + h), t, theta);
+        const std::vector<S> query =
+            rope(vector_at(row, 2 * shape.key_value_heads + h), t, theta, scaling);
         std::vector<S> p;
         double maximum = -1e300;
         for (const std::vector<S>& key : keys) {

@@ -1,5 +1,7 @@
 // Rotary position embedding on the CPU.
+#include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "core/copy.h"
 #include "core/parallel.h"
@@ -40,14 +42,32 @@ BALLOT_ROTATE_ROWS(float, bfloat16)
 
 }  // namespace
 
+std::vector<double> rope_frequencies(std::int64_t head_size, double theta,
+                                     const RopeScaling& scaling) {
+  const std::int64_t half = head_size / 2;
+  std::vector<double> frequencies;
+  for (std::int64_t i = 0; i < half; ++i) {
+    const double frequency = std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+    double share = 1;  // of the frequency that stays as it is
+    if (scaling.type == RopeScaling::Type::linear) share = 0;
+    if (scaling.type == RopeScaling::Type::llama3) {
+      const double turns =
+          static_cast<double>(scaling.original_positions) * frequency / (2 * std::numbers::pi);
+      share = std::clamp((turns - scaling.low_factor) / (scaling.high_factor - scaling.low_factor),
+                         0.0, 1.0);
+    }
+    frequencies.push_back(share * frequency + (1 - share) * frequency / scaling.factor);
+  }
+  return frequencies;
+}
+
 void RopeTable::extend(std::int64_t length, Stream& stream) {
   const std::int64_t known =
       half_ == 0 ? length : static_cast<std::int64_t>(cosines_.size()) / half_;
   if (length <= known) return;
   for (std::int64_t t = known; t < length; ++t)
     for (std::int64_t i = 0; i < half_; ++i) {
-      const double angle = static_cast<double>(t) *
-                           std::pow(theta_, -static_cast<double>(i) / static_cast<double>(half_));
+      const double angle = static_cast<double>(t) * frequencies_[static_cast<std::size_t>(i)];
       cosines_.push_back(static_cast<float>(std::cos(angle)));
       sines_.push_back(static_cast<float>(std::sin(angle)));
     }

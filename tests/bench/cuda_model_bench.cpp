@@ -118,7 +118,7 @@ void verify(const LlamaConfig& c, Stream& stream) {
     const std::int64_t rows = shape.length, width = shape.heads * shape.head_size;
     const std::vector<double> x = random_values(rows * shape.width(), 1, 2.0, true),
                               dy = random_values(rows * width, 2, 1.0, true);
-    RopeTable rope(shape.head_size, kTheta, device);
+    RopeTable rope(rope_frequencies(shape.head_size, kTheta), device);
     rope.extend(rows, stream);
     const DeviceTensor vkq(type, {rows, shape.width()}, to_floats(x)), output(type, {rows, width}),
         doutput(type, {rows, width}, to_floats(dy));
@@ -258,7 +258,7 @@ void time_attention(Table& table, const AttentionShape& shape, Stream& stream) {
   const Device device = cuda_device();
   const DType type = DType::bf16;
   const std::int64_t rows = shape.sequences * shape.length, width = shape.heads * shape.head_size;
-  RopeTable rope(shape.head_size, kTheta, device);
+  RopeTable rope(rope_frequencies(shape.head_size, kTheta), device);
   rope.extend(shape.length, stream);
   const Filled vkq(type, {rows, shape.width()}, stream), doutput(type, {rows, width}, stream);
   const OwnedTensor output(type, {rows, width}, device);

@@ -98,10 +98,12 @@ TEST(LlamaConfig, HeadSizeMayBeStated) {
 }
 
 TEST(LlamaConfig, RefusesWhatIsNotSupportedByName) {
-  expect_refused(with("rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}),
-                 "rope_scaling.rope_type = \"llama3\"");
-  expect_refused(with("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}),
-                 "rope_scaling.type = \"linear\"");
+  for (const char* type : {"dynamic", "yarn", "longrope"})
+    expect_refused(with("rope_scaling", {{"type", type}, {"factor", 2.0}}),
+                   fmt::format("rope_scaling.type = \"{}\" is not supported, expected \"default\", "
+                               "\"linear\" or \"llama3\"",
+                               type)
+                       .c_str());
   expect_refused(with("rope_scaling", {{"factor", 2.0}}), "rope_scaling without a rope_type");
   expect_refused(with("rope_scaling", 2), "rope_scaling is 2");
   expect_refused(with("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}),
@@ -130,6 +132,45 @@ TEST(LlamaConfig, TheNewerRopeKeyIsRead) {
   EXPECT_EQ(parse(both).rope_theta, 5e5);
   both["rope_theta"] = 1e4;
   expect_refused(both, "expected one value");
+}
+
+TEST(LlamaConfig, RopeScalingOfTheLlamasIsReadFromTheOlderAndTheNewerKey) {
+  const json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 32.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 8192}};
+  const RopeScaling expected{RopeScaling::Type::llama3, 32, 1, 4, 8192};
+  EXPECT_EQ(parse(with("rope_scaling", llama3)).rope_scaling, expected);
+  json newer = llama3;
+  newer["rope_theta"] = 5e5;
+  EXPECT_EQ(parse(with("rope_parameters", newer)).rope_scaling, expected);
+  EXPECT_EQ(parse(with("rope_parameters", newer)).rope_theta, 5e5);
+  json both = with("rope_parameters", newer);
+  both["rope_scaling"] = llama3;
+  EXPECT_EQ(parse(both).rope_scaling, expected);
+  both["rope_scaling"]["factor"] = 8.0;
+  expect_refused(both, "rope_scaling and rope_parameters differ");
+  EXPECT_EQ(parse(with("rope_scaling", {{"type", "linear"}, {"factor", 2}})).rope_scaling,
+            (RopeScaling{RopeScaling::Type::linear, 2}));
+  for (const char* key :
+       {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+    json broken = llama3;
+    broken.erase(key);
+    expect_refused(with("rope_scaling", broken),
+                   fmt::format("rope_scaling.{} is missing", key).c_str());
+    broken[key] = "8";
+    expect_refused(with("rope_scaling", broken),
+                   fmt::format("rope_scaling.{} is \"8\"", key).c_str());
+  }
+  json wrong = llama3;
+  wrong["low_freq_factor"] = 4.0;
+  expect_refused(with("rope_scaling", wrong), "expected less than high_freq_factor");
+  wrong = llama3;
+  wrong["factor"] = 0.5;
+  expect_refused(with("rope_scaling", wrong), "expected 1 or more");
+  wrong["type"] = "linear";
+  expect_refused(with("rope_scaling", wrong), "expected one value");
 }
 
 TEST(LlamaConfig, RefusesNumbersOutOfRange) {
@@ -187,12 +228,17 @@ RC_GTEST_PROP(LlamaConfig, WrittenIsRead, ()) {
   config.max_positions = *rc::gen::inRange(1, 10000);
   config.rope_theta = *rc::gen::inRange(1, 1000000) / 7.0;
   config.rms_norm_epsilon = 1.0 / *rc::gen::inRange(2, 1000000);
+  if (*rc::gen::arbitrary<bool>())
+    config.rope_scaling = {RopeScaling::Type::llama3, *rc::gen::inRange(7, 700) / 7.0,
+                           *rc::gen::inRange(1, 7) / 7.0, *rc::gen::inRange(8, 70) / 7.0,
+                           *rc::gen::inRange(1, 100000)};
   config.tied_head = *rc::gen::arbitrary<bool>();
   config.bos_token = *rc::gen::inRange(-1, 10);
   config.eos_token = *rc::gen::inRange(-1, 10);
   const LlamaConfig again = parse_llama_config(to_json(config), "config.json");
   RC_ASSERT(to_json(again) == to_json(config));
   RC_ASSERT(again.rope_theta == config.rope_theta);
+  RC_ASSERT(again.rope_scaling == config.rope_scaling);
   RC_ASSERT(again.rms_norm_epsilon == config.rms_norm_epsilon);
   RC_ASSERT(again.head_size == config.head_size);
   RC_ASSERT(again.tied_head == config.tied_head);

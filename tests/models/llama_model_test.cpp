@@ -19,12 +19,17 @@ struct Case {
   std::int64_t hidden, heads, key_value_heads, head_size;
   bool tied;
   std::int64_t sequences, length;
+  RopeScaling scaling = {};
 };
 
 class Llama : public ::testing::TestWithParam<Case> {
  protected:
   const Case c = GetParam();
-  const LlamaConfig config = small_llama(c.hidden, c.heads, c.key_value_heads, c.head_size, c.tied);
+  const LlamaConfig config = [this] {
+    LlamaConfig made = small_llama(c.hidden, c.heads, c.key_value_heads, c.head_size, c.tied);
+    made.rope_scaling = c.scaling;
+    return made;
+  }();
   const TokenBatch batch = random_batch(config, c.sequences, c.length, 5);
 };
 
@@ -163,14 +168,15 @@ TEST_P(Llama, Bf16StaysNearFp32) {
     EXPECT_LT(gradient_error(got.gradients, want.gradients, name), 0.06) << name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Llama,
-                         ::testing::Values(Case{"padded_rows", 40, 4, 2, 16, false, 2, 7},
-                                           Case{"tied", 40, 2, 2, 16, true, 2, 7},
-                                           Case{"one_token", 64, 2, 1, 32, false, 3, 1},
-                                           Case{"three_to_one", 48, 3, 1, 64, true, 1, 33},
-                                           Case{"long", 40, 2, 1, 32, false, 1, 130},
-                                           Case{"apart_in_the_arena", 24, 3, 1, 4, false, 2, 9}),
-                         [](const auto& instance) { return std::string(instance.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Llama,
+    ::testing::Values(
+        Case{"padded_rows", 40, 4, 2, 16, false, 2, 7}, Case{"tied", 40, 2, 2, 16, true, 2, 7},
+        Case{"one_token", 64, 2, 1, 32, false, 3, 1},
+        Case{"three_to_one", 48, 3, 1, 64, true, 1, 33}, Case{"long", 40, 2, 1, 32, false, 1, 130},
+        Case{"apart_in_the_arena", 24, 3, 1, 4, false, 2, 9},
+        Case{"scaled", 40, 4, 2, 16, false, 1, 21, {RopeScaling::Type::llama3, 8, 1, 4, 16}}),
+    [](const auto& instance) { return std::string(instance.param.name); });
 
 class LlamaBatches : public ::testing::Test {
  protected:

@@ -25,7 +25,7 @@ class Attention : public ::testing::TestWithParam<AttentionShape> {
   template <class T>
   Result<T> run() const {
     Stream stream;
-    RopeTable rope(shape.head_size, kTheta);
+    RopeTable rope(rope_frequencies(shape.head_size, kTheta));
     rope.extend(shape.length, stream);
     const OwnedTensor vkq = to_tensor<T>(x, rows), doutput = to_tensor<T>(dy, rows);
     const OwnedTensor output(kDType<T>, {rows, shape.heads * shape.head_size});
@@ -99,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(AttentionMask, OutputDoesNotChangeWhenTheFutureDoes) {
   const AttentionShape shape{1, 70, 2, 1, 16};
   Stream stream;
-  RopeTable rope(shape.head_size, kTheta);
+  RopeTable rope(rope_frequencies(shape.head_size, kTheta));
   rope.extend(shape.length, stream);
   const Buffer scratch(attention_scratch_bytes(shape, DType::f32, Device{}));
   std::vector<float> lse(shape.length * shape.heads);

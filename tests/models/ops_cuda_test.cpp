@@ -381,7 +381,7 @@ class CudaAttention : public ::testing::TestWithParam<AttentionShape> {
 
   Result run(DType type) { return run(type, x, dy); }
   Result run(DType type, const std::vector<double>& input, const std::vector<double>& weights) {
-    RopeTable rope(shape.head_size, kTheta, cuda_device());
+    RopeTable rope(rope_frequencies(shape.head_size, kTheta), cuda_device());
     rope.extend((shape.length + 1) / 2, stream);
     rope.extend(shape.length, stream);
     const DeviceTensor vkq = on_device(input, rows, type), doutput = on_device(weights, rows, type);
@@ -404,7 +404,7 @@ class CudaAttention : public ::testing::TestWithParam<AttentionShape> {
   }
   Result run_on_cpu() const {
     Stream host;
-    RopeTable rope(shape.head_size, kTheta);
+    RopeTable rope(rope_frequencies(shape.head_size, kTheta));
     rope.extend(shape.length, host);
     const OwnedTensor vkq = to_tensor(x, rows), output(DType::f32, {rows, width});
     std::vector<float> lse(rows * shape.heads);
@@ -482,7 +482,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(CudaAttentionMask, OutputDoesNotChangeWhenTheFutureDoes) {
   const AttentionShape shape{1, 150, 2, 1, 16};
   Stream stream(cuda_device());
-  RopeTable rope(shape.head_size, kTheta, cuda_device());
+  RopeTable rope(rope_frequencies(shape.head_size, kTheta), cuda_device());
   rope.extend(shape.length, stream);
   const Buffer scratch(attention_scratch_bytes(shape, DType::f32, cuda_device()), cuda_device());
   const DeviceArray<float> lse(shape.length * shape.heads);
