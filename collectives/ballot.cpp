@@ -286,11 +286,16 @@ std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
           options.abstain_below);
   require(segment.block > 0 && segment.offset + segment.extent() <= ballot.layout().extent(),
           "segment {} is not one of the ballot's layout", segment.name);
+  if (direction.device.kind == Device::Kind::cuda && options.root_mean_square >= 0)
+    throw Unavailable("segment {}: a part of a tensor is cast on the CPU only", segment.name);
   if (direction.device.kind == Device::Kind::cuda)
     return cast_on_gpu(direction, segment, options, silent_rows, ballot, stream);
   const float* const x = direction.f32();
-  const double threshold =
-      options.abstain_below > 0 ? options.abstain_below * root_mean_square(x, segment) : 0.0;
+  double threshold = 0;
+  if (options.abstain_below > 0)
+    threshold =
+        options.abstain_below *
+        (options.root_mean_square >= 0 ? options.root_mean_square : root_mean_square(x, segment));
   const BlockCaster caster(x, segment, options, silent_rows, threshold, ballot);
   std::atomic<std::int64_t> abstained = 0;
   parallel_for(segment.blocks(), kGrain / segment.block,

@@ -37,6 +37,7 @@ struct CastOptions {
   std::int64_t step = 0;
   int voter = 0;
   double abstain_below = 0;
+  double root_mean_square = -1;  // of the tensor that the segment is a part of; < 0: all of it
 };
 
 // Packs the signs of `direction` (f32, the segment's rows and cols, rows row_stride apart, on the

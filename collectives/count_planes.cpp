@@ -138,18 +138,32 @@ void tally_counts(const BallotLayout& layout, const BallotChunk& chunk,
 
 void compare_voter(const BallotLayout& layout, const BallotChunk& chunk, const BallotPart& ballot,
                    const std::uint64_t* verdict_bits, const std::uint64_t* sample,
-                   std::int64_t& agreed, std::int64_t& compared) {
+                   std::int64_t& agreed, std::int64_t& compared, SegmentAgreement* by_segment,
+                   std::size_t voter) {
   require_countable(layout, chunk, 1);
   const std::uint64_t* const parity = sample + sampled_in(chunk);
-  std::atomic<std::int64_t> all_agreed = 0, all_compared = 0;
+  std::mutex mutex;
   parallel_tiles(chunk, [&](std::int64_t first, std::int64_t last) {
+    const BallotSegment* segment = nullptr;  // of which these are:
     std::int64_t own_agreed = 0, own_compared = 0;
+    const auto move_on = [&](const BallotSegment* next) {
+      if (segment != nullptr) {
+        const std::lock_guard lock(mutex);
+        agreed += own_agreed;
+        compared += own_compared;
+        if (by_segment != nullptr)
+          by_segment->add(at(segment - layout.segments().data()), voter, own_agreed, own_compared);
+        own_agreed = own_compared = 0;
+      }
+      segment = next;
+    };
     for (std::int64_t number = first; number < last; ++number) {
       const Tile tile = tile_of(layout, chunk, number);
       for_each_sample(layout, chunk, tile,
                       [&](std::int64_t w, const Stretch& s, std::int64_t inside, std::int64_t i) {
                         if (get_bit(ballot.abstentions, s.first_block + inside / s.block_words()))
                           return;
+                        if (s.segment != segment) move_on(s.segment);
                         const std::int64_t word = tile.first + w;
                         const std::uint64_t same = ~(ballot.bits[word] ^ verdict_bits[word]);
                         const std::uint64_t real = s.real(inside), firm = sample[i];
@@ -159,11 +173,8 @@ void compare_voter(const BallotLayout& layout, const BallotChunk& chunk, const B
                         own_compared += std::popcount(~(same & ~firm & odd) & real);
                       });
     }
-    all_agreed += own_agreed;
-    all_compared += own_compared;
+    move_on(nullptr);
   });
-  agreed += all_agreed;
-  compared += all_compared;
 }
 
 }  // namespace ballot

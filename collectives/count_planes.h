@@ -55,9 +55,11 @@ void tally_counts(const BallotLayout& layout, const BallotChunk& chunk,
 std::int64_t sample_words(const BallotChunk& chunk);
 
 // Adds this voter's agreement with the others in this chunk, as tally() measures it. `ballot` must
-// be the one that was counted, `verdict_bits` and `sample` what tally_counts() decided.
+// be the one that was counted, `verdict_bits` and `sample` what tally_counts() decided. The same,
+// tensor by tensor, is added to `by_segment` as of its voter `voter`, unless it is null.
 void compare_voter(const BallotLayout& layout, const BallotChunk& chunk, const BallotPart& ballot,
                    const std::uint64_t* verdict_bits, const std::uint64_t* sample,
-                   std::int64_t& agreed, std::int64_t& compared);
+                   std::int64_t& agreed, std::int64_t& compared,
+                   SegmentAgreement* by_segment = nullptr, std::size_t voter = 0);
 
 }  // namespace ballot

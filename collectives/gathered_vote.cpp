@@ -106,7 +106,8 @@ class GatheredVote final : public PieceVote {
     }
     const VerdictPart part = {verdict_bits(s.chunk).data(), words_at(s.held),
                               holds_elements() ? verdict_held_elements(s.chunk).data() : nullptr};
-    tally(layout_, s.chunk, s.parts, tally_options(), part, own_);
+    // All count the same: one of them says so.
+    tally(layout_, s.chunk, s.parts, tally_options(), part, own_, rank_ == 0 ? &counted_ : nullptr);
     copy_bits(part.held_blocks, 0, verdict_.held_blocks.words(), s.chunk.first_block,
               block_count(s.chunk));
     add(own_, verdict_.statistics);

@@ -357,7 +357,8 @@ class HierarchicalVote final : public PieceVote {
       const auto ballots = entered(s, n);
       for (int i = 0; i < entered_; ++i)
         compare_voter(layout_, chunk, ballots[at(i)], verdict_bits(chunk).data(),
-                      sample_of(head, chunk), agreement_.agreed(i), agreement_.compared(i));
+                      sample_of(head, chunk), agreement_.agreed(i), agreement_.compared(i),
+                      &counted_, at(node_ * entered_ + i));
     }
     add_totals(sum);
     if (places_ == 1) return;

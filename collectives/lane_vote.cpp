@@ -190,7 +190,8 @@ class LaneVote final : public PieceVote {
               block_count(s.chunk));
     compare_voter(layout_, s.chunk,
                   {ballot_.bits().words() + s.chunk.begin / 64, words_at(s.abstentions)}, part.bits,
-                  words_at(sample_), agreement_.agreed(0), agreement_.compared(0));
+                  words_at(sample_), agreement_.agreed(0), agreement_.compared(0), &counted_,
+                  at(transport_.rank()));
     agreement_.add_digest(digest_of(s, part));
   }
 

@@ -27,7 +27,8 @@ PieceVote::PieceVote(const Ballot& ballot, Transport& transport, const VoteOptio
       transport_(transport),
       options_(options),
       voters_(voters),
-      queue_(make_pieces(layout_, options, voters, owners)) {
+      queue_(make_pieces(layout_, options, voters, owners)),
+      counted_(layout_.segments().size(), static_cast<std::size_t>(voters)) {
   verdict_.bits = BitVector(layout_.extent());
   verdict_.held_blocks = BitVector(layout_.blocks());
   if (holds_elements()) verdict_.held_elements = BitVector(layout_.extent());

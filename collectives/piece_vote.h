@@ -41,6 +41,8 @@ class PieceVote : public Vote {
   const Verdict& verdict() const final { return verdict_; }
   Cost cost() const final { return cost_; }
   int voters() const final { return voters_; }
+  const SegmentAgreement& counted() const final { return counted_; }
+  void forget_counted() final { counted_.clear(); }
   std::int64_t pieces() const final { return static_cast<std::int64_t>(queue_.count()); }
 
  protected:
@@ -82,6 +84,7 @@ class PieceVote : public Vote {
   const int voters_;
   PieceQueue queue_;
   Verdict verdict_;
+  SegmentAgreement counted_;
   std::uint64_t digest_;
   std::int64_t step_ = 0;
   double work_seconds_ = 0;

@@ -238,7 +238,7 @@ class ShardedVote final : public PieceVote {
     const VerdictPart part = {verdict_bits(mine).data(),
                               words_at(head, kHeaderBytes + statistics_bytes()),
                               holds_elements() ? verdict_held_elements(mine).data() : nullptr};
-    tally(layout_, mine, s.parts, tally_options(), part, own_);
+    tally(layout_, mine, s.parts, tally_options(), part, own_, &counted_);
     write(own_, head.data() + kHeaderBytes);
     if (voters_ > 1) seal_verdict(header(MessageKind::verdict, rank_, p, rank_), head, mine);
     work_seconds_ += watch.lap();

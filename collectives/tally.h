@@ -11,6 +11,7 @@
 #include <span>
 
 #include "collectives/ballot_layout.h"
+#include "collectives/segment_agreement.h"
 #include "collectives/verdict.h"
 #include "core/hash.h"
 
@@ -67,9 +68,10 @@ struct VerdictPart {
 };
 
 // Up to 1024 voters. Statistics are of this chunk alone; agreed and compared are sized to the
-// voters.
+// voters. The same two, tensor by tensor, are added to `by_segment`, unless it is null.
 void tally(const BallotLayout& layout, const BallotChunk& chunk,
            std::span<const BallotPart> ballots, const TallyOptions& options,
-           const VerdictPart& verdict, VoteStatistics& statistics);
+           const VerdictPart& verdict, VoteStatistics& statistics,
+           SegmentAgreement* by_segment = nullptr);
 
 }  // namespace ballot

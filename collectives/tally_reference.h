@@ -13,7 +13,8 @@ namespace ballot {
 
 inline void tally_reference(const BallotLayout& layout, const BallotChunk& chunk,
                             std::span<const BallotPart> ballots, const TallyOptions& options,
-                            const VerdictPart& verdict, VoteStatistics& statistics) {
+                            const VerdictPart& verdict, VoteStatistics& statistics,
+                            SegmentAgreement* by_segment = nullptr) {
   const auto get = [](const std::uint64_t* words, std::int64_t i) {
     return ((words[i / 64] >> (i % 64)) & 1u) != 0;
   };
@@ -68,6 +69,9 @@ inline void tally_reference(const BallotLayout& layout, const BallotChunk& chunk
           if (other_negatives == other_positives) continue;
           ++statistics.compared[v];
           statistics.agreed[v] += negative == (other_negatives > other_positives);
+          if (by_segment != nullptr)
+            by_segment->add(static_cast<std::size_t>(&s - layout.segments().data()), v,
+                            negative == (other_negatives > other_positives), 1);
         }
       }
     }

@@ -12,6 +12,7 @@
 
 #include "collectives/ballot.h"
 #include "collectives/collective.h"
+#include "collectives/segment_agreement.h"
 #include "collectives/transport/transport.h"
 #include "collectives/verdict.h"
 
@@ -54,6 +55,11 @@ class Vote : public Collective {
   virtual const Verdict& verdict() const = 0;
   virtual Cost cost() const = 0;
   virtual int voters() const = 0;  // of the statistics: nodes, with majority_of_majorities
+  // Of the statistics' agreement what this rank has counted itself, tensor by tensor, in all steps
+  // since the last forget_counted(): the sum over ranks is everybody's. Costs no message. Both only
+  // between steps.
+  virtual const SegmentAgreement& counted() const = 0;
+  virtual void forget_counted() = 0;
   virtual std::int64_t pieces() const = 0;
   // What this worker sent over transports that the vote made for itself; not in transport()'s own.
   virtual Traffic split_traffic() const { return {}; }

@@ -21,7 +21,8 @@ enum class ExitCode : int {
   internal = 1,       // a bug of ours: do not retry, report it
   configuration = 2,  // the command line or the run file: a retry cannot help
   data = 3,           // a model, data set or checkpoint: a retry cannot help
-  retry = 4,  // a peer, the network or a deadline: a retry from the last checkpoint can help
+  retry = 4,      // a peer, the network or a deadline: a retry from the last checkpoint can help
+  sent_away = 5,  // of an elastic run, which goes on without: for a person to look at it first
 };
 
 class Error : public std::runtime_error {
@@ -59,6 +60,8 @@ BALLOT_DEFINE_ERROR(TransportError, WorldError, ExitCode::retry);  // treat the 
 BALLOT_DEFINE_ERROR(PeerLost, WorldError, ExitCode::retry);        // names the peer
 BALLOT_DEFINE_ERROR(Timeout, WorldError, ExitCode::retry);         // names whom it waited for
 BALLOT_DEFINE_ERROR(ReplicasDiffer, WorldError, ExitCode::retry);  // names tensor and workers
+
+BALLOT_DEFINE_ERROR(SentAway, WorldError, ExitCode::sent_away);  // says by whom, and why
 
 #undef BALLOT_DEFINE_ERROR
 

@@ -117,6 +117,9 @@ class RunningElasticJob {
     while (coordinator_->runs() && !deadline.passed()) wait();
     coordinator_->finish();
     for (const auto& worker : workers_) worker->finish();
+    // Nobody is left who could end the run.
+    if (exit_code_ == 0 && sent_away_ == workers_.size())
+      return static_cast<int>(ExitCode::sent_away);
     return exit_code_;
   }
 
@@ -163,7 +166,7 @@ class RunningElasticJob {
     if (worker.is_due()) worker.start();
     std::optional<int> code = worker.take_end();
     // Asked before it could listen: it had nothing to leave yet.
-    if (stopping_ && code == 128 + SIGTERM) code = static_cast<int>(ExitCode::retry);
+    if (stopping_ && code == 128 + job_.leave_signal) code = static_cast<int>(ExitCode::retry);
     if (!code) {
       if (stopping_ && !worker.runs()) ended_[w] = true;  // it was to be started again
       return;
@@ -172,6 +175,11 @@ class RunningElasticJob {
     if (*code != 0 && mendable && may_start_again(worker, *code)) return worker.start_later();
     ended_[w] = true;
     if (*code == 0) return;
+    if (*code == static_cast<int>(ExitCode::sent_away)) {
+      ++sent_away_;
+      log_warning("{} was sent away and is not started again; the others go on", worker.name());
+      return;
+    }
     if (exit_code_ == 0) exit_code_ = *code;
     if (stopping_) return;
     log_error("{} ended with {}: the job ends", worker.name(), *code);
@@ -182,7 +190,7 @@ class RunningElasticJob {
     log_warning("{}: asking the workers to leave", ::strsignal(signal));
     stopping_ = true;
     end_ = Deadline::in(job_.drain_deadline);
-    send_all(SIGTERM);
+    send_all(job_.leave_signal);
   }
   void send_all(int signal) {
     for (const auto& worker : workers_) worker->send(signal);
@@ -193,6 +201,7 @@ class RunningElasticJob {
   std::unique_ptr<Member> coordinator_;
   std::vector<std::unique_ptr<Member>> workers_;
   std::vector<bool> ended_;
+  std::size_t sent_away_ = 0;
   int restarts_left_;
   int exit_code_ = 0;
   bool stopping_ = false;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <csignal>
 #include <string>
 #include <vector>
 
@@ -17,13 +18,15 @@ struct ElasticJob {
   std::string log_folder;                         // made if it does not exist
   int restarts = 0;                               // of all processes together
   bool forward_output = true;
+  int leave_signal = SIGTERM;  // asks a worker to leave in order
   std::chrono::milliseconds drain_deadline{120'000};
 };
 
-// Blocks until every worker has ended well (0), or one has failed in a way that starting it again
-// cannot mend or once too often (its exit code; 128 + the signal), or the job was asked to stop
-// (ExitCode::retry where the workers left in order). Call it from the main thread, before others
-// are started.
+// Blocks until every worker has ended well (0; one that was sent away, ExitCode::sent_away, is not
+// started again and ends nothing, but if all of them were), or one has failed in a way that
+// starting it again cannot mend or once too often (its exit code; 128 + the signal), or the job was
+// asked to stop (ExitCode::retry where the workers left in order). Call it from the main thread,
+// before others are started.
 int run_elastic_job(const ElasticJob& job);
 
 }  // namespace ballot

@@ -19,6 +19,7 @@
 #include "launcher/environment.h"
 #include "launcher/free_port.h"
 #include "launcher/local_job.h"
+#include "launcher/mpirun.h"
 #include "launcher/worker_transport.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
@@ -142,9 +143,13 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
     throw ConfigError(
         "--elastic: its workers reach each other over gRPC on this machine's loopback; expected "
         "neither --transport nor --tls-...");
-  if (flags.min_workers > flags.workers)
-    throw ConfigError("--min-workers {}: expected at most --workers, {}", flags.min_workers,
-                      flags.workers);
+  if (flags.workers % config.members != 0)
+    throw ConfigError("vote.members = {}: {} workers cannot be cut into voters of {}",
+                      config.members, flags.workers, config.members);
+  const int members = static_cast<int>(config.members), voters = flags.workers / members;
+  if (flags.min_workers > voters)
+    throw ConfigError("--min-workers {}: expected at most {}, the voters of {} workers",
+                      flags.min_workers, voters, flags.workers);
   if (std::filesystem::exists(config.output_folder + "/run.toml")) require_same_run(config);
   check_inputs(config, false);
   ensure_token();
@@ -161,15 +166,21 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
                      "--listen",
                      address,
                      "--start-workers",
-                     std::to_string(flags.workers),
+                     std::to_string(voters),
                      "--min-workers",
                      std::to_string(flags.min_workers)};
-  for (int worker = 0; worker < flags.workers; ++worker) {
-    job.workers.push_back({program, "train", flags.run_file, "--coordinator", address, "--worker",
-                           std::to_string(worker)});
+  for (int voter = 0; voter < voters; ++voter) {
+    // A voter's members meet over MPI; mpirun ends with any of them, and is started again.
+    std::vector<std::string> command;
+    if (members > 1) command = mpirun_words(members, threads);
+    command.insert(command.end(), {program, "train", flags.run_file, "--coordinator", address,
+                                   "--worker", fmt::format("{}", voter)});
     for (const std::string& setting : flags.settings)
-      job.workers.back().insert(job.workers.back().end(), {"--set", setting});
+      command.insert(command.end(), {"--set", setting});
+    job.workers.push_back(std::move(command));
   }
+  if (members > 1)
+    job.leave_signal = SIGUSR1;  // mpirun passes it on, and ends its workers on others
   job.log_folder = config.output_folder + "/logs";
   job.restarts = flags.restarts;
   return run_elastic_job(job);
@@ -239,7 +250,7 @@ void add_launch(CLI::App& app, Action& action) {
       "was (--restarts); a run that was begun goes on");
   command
       ->add_option("--min-workers", flags->min_workers,
-                   "elastic: with fewer the run waits for the others")
+                   "elastic: with fewer voters the run waits for the others")
       ->needs(elastic)
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();

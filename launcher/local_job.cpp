@@ -22,24 +22,17 @@
 #include "core/log.h"                // log_error, log_warning
 #include "launcher/child_process.h"  // ChildProcess
 #include "launcher/line_output.h"    // LineOutput
-#include "launcher/signals.h"        // Signals
+#include "launcher/mpirun.h"
+#include "launcher/signals.h"  // Signals
 
 namespace ballot {
 namespace {
 
 constexpr std::chrono::seconds kSecondInterrupt{10};
 
-std::vector<std::string> mpirun_command(const LocalJob& job, const std::string& mpirun,
-                                        const std::vector<Pipe>& outputs, const Pipe& roll) {
-  std::vector<std::string> command{mpirun};
-  if (::geteuid() == 0) command.push_back("--allow-run-as-root");
-  const std::string threads = fmt::format("OMP_NUM_THREADS={}", job.threads_per_worker);
-  for (const char* word :
-       {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca",
-        "btl_base_warn_component_unused", "0", "-x", threads.c_str(), "-x",
-        "OMP_WAIT_POLICY=passive", "-x", "BALLOT_LAUNCHER=1", "-n"})
-    command.push_back(word);
-  command.push_back(std::to_string(job.workers));
+std::vector<std::string> mpirun_command(const LocalJob& job, const std::vector<Pipe>& outputs,
+                                        const Pipe& roll) {
+  std::vector<std::string> command = mpirun_words(job.workers, job.threads_per_worker);
   // Each worker opens its own pipes of the launcher by /proc, tells its process id and becomes the
   // command.
   const std::string descriptors = fmt::format("/proc/{}/fd/", ::getpid());
@@ -78,7 +71,7 @@ std::optional<int> signal_of_zombie(pid_t id) {
 
 class RunningJob {
  public:
-  explicit RunningJob(const LocalJob& job, const std::string& mpirun);
+  explicit RunningJob(const LocalJob& job);
   JobResult run();
 
  private:
@@ -110,7 +103,7 @@ class RunningJob {
   std::unique_ptr<ChildProcess> mpirun_;
 };
 
-RunningJob::RunningJob(const LocalJob& job, const std::string& mpirun) : job_(job) {
+RunningJob::RunningJob(const LocalJob& job) : job_(job) {
   std::filesystem::create_directories(job.log_folder);
   for (int index = 0; index < 2 * job.workers + 3; ++index) pipes_.push_back(make_pipe());
   for (int rank = 0; rank <= job.workers; ++rank) {
@@ -125,7 +118,7 @@ RunningJob::RunningJob(const LocalJob& job, const std::string& mpirun) : job_(jo
   }
   const std::size_t own = 2 * static_cast<std::size_t>(job.workers);
   mpirun_ =
-      std::make_unique<ChildProcess>(mpirun_command(job, mpirun, pipes_, pipes_.back()),
+      std::make_unique<ChildProcess>(mpirun_command(job, pipes_, pipes_.back()),
                                      pipes_[own].target.number(), pipes_[own + 1].target.number());
 }
 
@@ -291,10 +284,7 @@ JobResult run_local_job(const LocalJob& job) {
   if (job.workers < 1) throw ConfigError("{} workers, expected 1 or more", job.workers);
   if (job.threads_per_worker < 1)
     throw ConfigError("{} threads per worker, expected 1 or more", job.threads_per_worker);
-  const std::optional<std::string> mpirun = find_program("mpirun");
-  if (!mpirun)
-    throw Unavailable("mpirun is not in PATH: several workers need the package openmpi-bin");
-  return RunningJob(job, *mpirun).run();
+  return RunningJob(job).run();
 }
 
 }  // namespace ballot

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -140,8 +141,32 @@ void print(const ServiceStatus& status) {
   }
 }
 
+struct Answer {
+  std::string address;
+  ServiceStatus status;
+};
+
+// Of the first of the addresses that leads; else of the first that answers.
+Answer ask_in_turn(const OperatorFlags& flags) {
+  std::vector<Answer> answers;
+  std::string silent;
+  for (std::size_t at = 0; at <= flags.address.size();) {
+    const std::size_t end = std::min(flags.address.find(',', at), flags.address.size());
+    const std::string address = flags.address.substr(at, end - at);
+    at = end + 1;
+    try {
+      answers.push_back({address, fetch_status(address, access_of(flags), patience_of(flags))});
+      if (answers.back().status.coordinator.leading) return std::move(answers.back());
+    } catch (const Timeout& error) {
+      silent += (silent.empty() ? "" : "; ") + std::string(error.what());
+    }
+  }
+  if (answers.empty()) throw Timeout("{}", silent);
+  return std::move(answers.front());
+}
+
 int show_status(const OperatorFlags& flags) {
-  const ServiceStatus status = fetch_status(flags.address, access_of(flags), patience_of(flags));
+  const ServiceStatus status = ask_in_turn(flags).status;
   if (flags.json)
     fmt::print("{}\n", json_of(status).dump());
   else
@@ -151,16 +176,19 @@ int show_status(const OperatorFlags& flags) {
 
 int expel(const OperatorFlags& flags) {
   const CoordinatorAccess access = access_of(flags);
-  const ServiceStatus status = fetch_status(flags.address, access, patience_of(flags));
-  expel_worker(flags.address, status.run, access, flags.worker, flags.reason, patience_of(flags));
-  fmt::print("worker {} is not in the next term of run {}\n", flags.worker, status.run);
+  const auto [address, status] = ask_in_turn(flags);
+  expel_worker(address, status.run, access, flags.worker, flags.reason, patience_of(flags));
+  fmt::print("worker {} is not in the next term of run {}, nor in any until it is started anew\n",
+             flags.worker, status.run);
   return 0;
 }
 
 void add_operator_flags(CLI::App& command, OperatorFlags& flags) {
-  command.add_option("address", flags.address, "where the coordinator listens")
+  command
+      .add_option("address", flags.address,
+                  "where the coordinator listens; of several that stand by, the one that leads")
       ->required()
-      ->type_name("HOST:PORT");
+      ->type_name("HOST:PORT[,HOST:PORT...]");
   command.add_option("--timeout", flags.timeout, "for an answer")
       ->type_name("TIME")
       ->capture_default_str();
@@ -182,7 +210,9 @@ void add_status(CLI::App& app, Action& action) {
   status->callback([&action, flags] { action = [flags] { return show_status(*flags); }; });
 
   CLI::App* expulsion = app.add_subcommand(
-      "expel", "send a worker away: it is not in the next term, and in none until it joins anew");
+      "expel",
+      "send a worker away: its process ends (exit code 5), and is let in again when it is started "
+      "anew");
   add_operator_flags(*expulsion, *flags);
   expulsion->add_option("worker", flags->worker, "its number")
       ->required()

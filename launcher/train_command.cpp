@@ -1,6 +1,8 @@
 // `ballot train RUN.toml`: one worker. Alone it trains alone; under mpirun, or with RANK,
 // WORLD_SIZE and MASTER_ADDR set, it is one of many; with --coordinator one of many that come and
 // go.
+#include <sys/prctl.h>
+
 #include <csignal>
 
 #include <CLI/CLI.hpp>
@@ -39,9 +41,12 @@ void ask_to_stop(int signal) {
 }
 
 int run_elastic(const RunConfig& config, const TrainFlags& flags, const TrainingHooks& hooks) {
-  if (flags.transport.name != "auto")
-    throw ConfigError("--transport {}: with --coordinator workers reach each other over gRPC links",
-                      flags.transport.name);
+  if (flags.transport.name != "auto" && config.members == 1)
+    throw ConfigError(
+        "--transport {}: with --coordinator workers reach each other over gRPC links; it is for "
+        "the "
+        "members of a voter (vote.members)",
+        flags.transport.name);
   if (!flags.resume.empty())
     throw ConfigError(
         "--resume: a worker with --coordinator always goes on where its journal ends; the flag is "
@@ -52,8 +57,21 @@ int run_elastic(const RunConfig& config, const TrainFlags& flags, const Training
   options.access.insecure = flags.transport.insecure;
   if (options.run.empty())
     options.run = std::filesystem::weakly_canonical(config.output_folder).filename().string();
-  const TrainingResult result = train_elastic(config, options, hooks);
-  return static_cast<int>(result.stopped ? ExitCode::retry : ExitCode::done);
+  const auto train = [&](Transport* members) {
+    const TrainingResult result = train_elastic(config, options, hooks, members);
+    return static_cast<int>(result.stopped ? ExitCode::retry : ExitCode::done);
+  };
+  if (config.members == 1) return train(nullptr);
+  TransportChoice inside = flags.transport;
+  if (find_place().under_mpi) {
+    // An mpirun that is killed would leave its voter alive, and in the way of the next.
+    if (process_environment("BALLOT_LAUNCHER")) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // TLS is for the links to others.
+    inside.tls = {};
+    inside.insecure = false;
+  }
+  if (inside.name == "auto" && find_place().size == 1) return train(nullptr);  // who refuses it
+  return run_on_transport(inside, [&](Transport& members) { return train(&members); });
 }
 
 int run_worker(const TrainFlags& flags) {

@@ -12,6 +12,7 @@
 #include "core/host_bytes.h"
 #include "core/log.h"
 #include "core/parallel.h"
+#include "models/safetensors_index.h"
 #include "models/strict_json.h"
 
 namespace ballot {
@@ -21,7 +22,6 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{16} << 20;
 constexpr std::uint64_t kMaxIndexBytes = std::uint64_t{64} << 20;
-constexpr std::size_t kMaxShards = 10'000;
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kHead = "lm_head.weight";
@@ -114,18 +114,10 @@ class Weights {
 
  private:
   void read_index(const std::string& folder) {
-    const nlohmann::json root = parse_strict_json(read_file(path_, kMaxIndexBytes), path_);
-    const auto map = root.is_object() ? root.find("weight_map") : root.end();
-    if (map == root.end() || !map->is_object() || map->empty())
-      throw CorruptFile("{} has no \"weight_map\" of tensors to files", path_);
     std::map<std::string, std::size_t> numbers;
-    for (const auto& [tensor, file] : map->items()) {
-      if (!file.is_string() || !is_plain_name(file.get<std::string>()))
-        throw CorruptFile("{}: tensor {} is in {}, expected the name of a file beside it", path_,
-                          shown(tensor), shown(file));
-      const auto [number, is_new] = numbers.try_emplace(file.get<std::string>(), numbers.size());
-      if (is_new && numbers.size() > kMaxShards)
-        throw CorruptFile("{} names more than {} files", path_, kMaxShards);
+    for (const auto& [tensor, file] :
+         parse_safetensors_index(read_file(path_, kMaxIndexBytes), path_)) {
+      const auto [number, is_new] = numbers.try_emplace(file, numbers.size());
       places_.emplace(tensor, number->second);
     }
     std::vector<std::string> names(numbers.size());
@@ -135,10 +127,6 @@ class Weights {
       if (files_[number].find(tensor) == nullptr)
         throw CorruptFile("{}: tensor {} is not in {}", path_, shown(tensor),
                           files_[number].path());
-  }
-  static bool is_plain_name(const std::string& name) {
-    return !name.empty() && name != "." && name != ".." &&
-           name.find_first_of(std::string_view("/\0", 2)) == std::string::npos;
   }
 
   std::string path_;

@@ -75,8 +75,11 @@ GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silen
   return {.finite = std::isfinite(sum), .square_sum = sum};
 }
 
-void find_direction(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
-                    const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream) {
+namespace {
+
+// Momentum and interpolation. Returns whether Newton-Schulz follows.
+bool absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
+            const Tensor& direction, const NewtonSchulz* newton_schulz, Stream& stream) {
   require(same_layout(gradient, momentum) && same_layout(gradient, direction) &&
               (gradient.stride[1] == 1 || gradient.extent[1] == 1),
           "group {}: gradient {}, momentum {} and direction {} must lie alike", group.name,
@@ -108,7 +111,22 @@ void find_direction(const ParameterGroup& group, const Tensor& gradient, const T
       absorb_bf16(g + begin, m + begin, u + begin, end - begin, weights);
     });
   }
-  if (orthogonalize) newton_schulz->orthogonalize(direction, group.newton_schulz_steps, stream);
+  return orthogonalize;
+}
+
+}  // namespace
+
+void find_direction(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
+                    const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream) {
+  if (absorb(group, gradient, momentum, direction, newton_schulz, stream))
+    newton_schulz->orthogonalize(direction, group.newton_schulz_steps, stream);
+}
+
+void find_direction_of_part(const ParameterGroup& group, const Tensor& gradient,
+                            const Tensor& momentum, const Tensor& direction, bool wide,
+                            NewtonSchulz* newton_schulz, GramSum& parts, Stream& stream) {
+  if (absorb(group, gradient, momentum, direction, newton_schulz, stream))
+    newton_schulz->orthogonalize_part(direction, wide, group.newton_schulz_steps, parts, stream);
 }
 
 }  // namespace ballot

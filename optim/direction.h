@@ -31,4 +31,10 @@ GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silen
 void find_direction(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
                     const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream);
 
+// The same for one part of a cut matrix, all of whose parts do this at once: of its columns
+// (`wide`) or of its rows. To rounding what find_direction() of the whole matrix gives.
+void find_direction_of_part(const ParameterGroup& group, const Tensor& gradient,
+                            const Tensor& momentum, const Tensor& direction, bool wide,
+                            NewtonSchulz* newton_schulz, GramSum& parts, Stream& stream);
+
 }  // namespace ballot

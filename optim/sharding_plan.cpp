@@ -14,10 +14,16 @@ namespace {
 // Newton-Schulz are spread over the members too.
 constexpr double kElementOperations = 16;
 
+// A sum over members: some 100 us until all have heard of all; then each element of A is copied,
+// sent, added and sent again.
+constexpr double kSumOperations = 5e6;
+constexpr double kSumElementOperations = 100;
+
 double work_of(const ShardedMatrix& m, int parts) {
   const double elements = static_cast<double>(m.rows) * static_cast<double>(m.cols);
   return newton_schulz_operations(m.rows, m.cols, m.steps, parts) +
-         kElementOperations * elements / parts;
+         kElementOperations * elements / parts +
+         (parts > 1 ? gram_sum_operations(m.rows, m.cols, m.steps) : 0);
 }
 
 // Into how many parts each matrix goes -> the plan, longest first.
@@ -64,6 +70,11 @@ double newton_schulz_operations(std::int64_t rows, std::int64_t cols, int steps,
   return steps * (4 * side * side * longer + 2 * side * side * side);
 }
 
+double gram_sum_operations(std::int64_t rows, std::int64_t cols, int steps) {
+  const double side = static_cast<double>(std::min(rows, cols));
+  return kSumOperations + steps * (kSumOperations + kSumElementOperations * side * side);
+}
+
 double ShardingPlan::longest() const {
   return *std::ranges::max_element(operations);
 }
@@ -100,7 +111,7 @@ ShardingPlan plan_sharding(std::span<const ShardedMatrix> matrices, int members,
     for (std::size_t i = 0; i < matrices.size(); ++i) {
       const std::int64_t units =
           std::max(matrices[i].rows, matrices[i].cols) / matrices[i].alignment;
-      if (tried[i] >= members || tried[i] >= units) continue;
+      if (!matrices[i].may_cut || tried[i] >= members || tried[i] >= units) continue;
       if (largest == matrices.size() ||
           work_of(matrices[i], tried[i]) > work_of(matrices[largest], tried[largest]))
         largest = i;

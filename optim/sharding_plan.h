@@ -6,7 +6,7 @@
 // total / G where there are many more matrices than members. A matrix so large that it alone would
 // hold up the others is cut across its longer side among several members, who then share the sum of
 // A = X X^T (newton_schulz.h); cut only where the plan's longest member gets shorter by it, since
-// every part computes A A for itself.
+// every part computes A A for itself, and the sums have their price.
 //
 // Momentum lies where the work is: a member holds that of its own matrices and parts.
 #pragma once
@@ -22,6 +22,11 @@ namespace ballot {
 // sides, A costs 2 s^2 l, A A 2 s^3, the update 2 s^2 l; a part has l / k, but all of A A.
 double newton_schulz_operations(std::int64_t rows, std::int64_t cols, int steps, int parts = 1);
 
+// What a part of a cut matrix costs beside, in operations: a sum over members at the start and in
+// every step, and the bytes of A in each. Of a link inside one machine, beside cores of some 50
+// GFLOP/s.
+double gram_sum_operations(std::int64_t rows, std::int64_t cols, int steps);
+
 struct ShardedMatrix {
   std::string name;
   std::int64_t rows = 0, cols = 0;
@@ -29,6 +34,7 @@ struct ShardedMatrix {
   // Parts begin at multiples of it, in elements of the longer side: a ballot's block where columns
   // are cut, so that no block has two owners.
   std::int64_t alignment = 64;
+  bool may_cut = true;
 };
 
 // [begin, end) of the longer side (columns if rows <= cols, else rows), done by one member.

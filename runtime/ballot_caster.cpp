@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/clock.h"
+#include "core/parallel.h"
 #include "optim/contribution.h"
 #include "optim/direction.h"
 
@@ -25,12 +27,12 @@ BallotCaster::BallotCaster(const OptimizerState& state, const StepLayout& layout
     if (s.group->reduce != Reduce::vote) continue;
     const Parameter& p = *s.parameter;
     if (s.momentum.view().data == nullptr) continue;  // another member works on it
-    largest = std::max(largest, p.extent());
-    most_rows = std::max(most_rows, p.shape.rows);
+    largest = std::max(largest, s.part.extent());
+    most_rows = std::max(most_rows, s.part.rows);
     if (!s.group->newton_schulz) continue;
     const std::size_t type = wire_index(s.group->newton_schulz_type);
     smaller_side[type] = std::max(smaller_side[type], std::min(p.shape.rows, p.shape.cols));
-    largest_count[type] = std::max(largest_count[type], p.count());
+    largest_count[type] = std::max(largest_count[type], s.part.rows * s.part.cols);
   }
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}})
     if (largest_count[i] > 0)
@@ -46,31 +48,78 @@ void BallotCaster::begin(std::int64_t step, int voter) {
   times_ = {};
 }
 
+// In an untied embedding a row without a gradient is a row without a token in this voter's batch.
+// It says nothing, or its stale momentum would push it at full step size for thousands of steps.
+std::span<std::uint8_t> BallotCaster::silent_rows(const ParameterState& state) {
+  const ParameterShape& shape = state.parameter->shape;
+  const bool rows_matter = shape.kind == ParameterKind::embedding && !shape.tied &&
+                           state.group->embedding_rows == EmbeddingRows::seen;
+  if (!rows_matter) return {};
+  return std::span(silent_rows_).first(static_cast<std::size_t>(state.part.rows));
+}
+
 bool BallotCaster::cast(ParameterState& state, bool usable, Ballot& ballot) {
   const Parameter& p = *state.parameter;
   const ParameterGroup& group = *state.group;
   const BallotSegment& segment = layout_.segment(state);
   Stopwatch watch;
-  // In an untied embedding a row without a gradient is a row without a token in this voter's batch.
-  // It says nothing, or its stale momentum would push it at full step size for thousands of steps.
-  const bool rows_matter = p.shape.kind == ParameterKind::embedding && !p.shape.tied &&
-                           group.embedding_rows == EmbeddingRows::seen;
-  const std::span<std::uint8_t> silent_rows =
-      rows_matter ? std::span(silent_rows_).first(static_cast<std::size_t>(p.shape.rows))
-                  : std::span<std::uint8_t>{};
-  const bool finite = usable && scan_gradient(p.gradient, silent_rows, stream_).finite;
+  const std::span<std::uint8_t> silent = silent_rows(state);
+  const bool finite = usable && scan_gradient(p.gradient, silent, stream_).finite;
   if (!finite || abstains_) {
     abstain(segment, ballot);
     return finite;
   }
   if (before_change_) before_change_(p, Changing::state);
   const Tensor direction = shaped_as(p, direction_.as<float>(), direction_.device());
-  find_direction(group, p.gradient, trimmed(state.momentum, p), direction,
+  find_direction(group, p.gradient, momentum_of(state), direction,
                  newton_schulz_[wire_index(group.newton_schulz_type)].get(), stream_);
   stream_.synchronize();  // so that each stage has its own time
   times_.direction += watch.lap();
-  cast_ballot(direction, segment, CastOptions{seed_, step_, voter_, group.abstain_below},
-              silent_rows, ballot, stream_);
+  cast_ballot(direction, segment, CastOptions{seed_, step_, voter_, group.abstain_below}, silent,
+              ballot, stream_);
+  times_.pack += watch.lap();
+  return true;
+}
+
+bool BallotCaster::cast_part(ParameterState& state, const Tensor& gradient, bool usable,
+                             GramSum& parts, Ballot& ballot) {
+  const Parameter& p = *state.parameter;
+  const ParameterGroup& group = *state.group;
+  const TensorPart& part = state.part;
+  const BallotSegment& segment = layout_.segment(state);
+  Stopwatch watch;
+  const std::span<std::uint8_t> silent = silent_rows(state);
+  bool finite = false, votes = false;
+  if (usable) {
+    const GradientScan scan = scan_gradient(gradient, silent, stream_);
+    finite = scan.finite;
+    // One that abstains tells the others with what is not finite.
+    const double mine = abstains_ ? std::numeric_limits<double>::quiet_NaN() : scan.square_sum;
+    votes = std::isfinite(parts.sum(mine));
+  }
+  if (!votes) {
+    times_.direction += watch.lap();
+    for (std::int64_t k = 0; k < stretches(part); ++k) abstain(stretch(segment, part, k), ballot);
+    return finite;
+  }
+  if (before_change_) before_change_(p, Changing::state);
+  const Tensor direction = matrix_of(part, direction_.data(), DType::f32, direction_.device());
+  find_direction_of_part(group, gradient, momentum_of(state), direction, is_wide(p.shape),
+                         newton_schulz_[wire_index(group.newton_schulz_type)].get(), parts,
+                         stream_);
+  CastOptions options{seed_, step_, voter_, group.abstain_below};
+  if (group.abstain_below > 0)
+    options.root_mean_square =
+        std::sqrt(parts.sum(scan_gradient(direction, {}, stream_).square_sum) /
+                  static_cast<double>(p.count()));
+  stream_.synchronize();
+  times_.direction += watch.lap();
+  const std::int64_t rows = part.rows / stretches(part);
+  parallel_items(stretches(part), [&](std::int64_t k) {
+    Stream stream;
+    cast_ballot(direction.rows(k * rows, (k + 1) * rows), stretch(segment, part, k), options,
+                silent, ballot, stream);
+  });
   times_.pack += watch.lap();
   return true;
 }

@@ -38,6 +38,10 @@ class BallotCaster {
 
   // `usable`: false where the loss was not finite. Both return whether the gradient was.
   bool cast(ParameterState& state, bool usable, Ballot& ballot);
+  // One part of a cut tensor (state.part), by all who hold one of it at once: `usable` is equal for
+  // all. `gradient`: of the part. What is not finite in one part is left out in all.
+  bool cast_part(ParameterState& state, const Tensor& gradient, bool usable, GramSum& parts,
+                 Ballot& ballot);
   struct Contribution {
     bool finite = false;
     bool counts = false;  // was put into `values`, the mean's whole buffer
@@ -45,11 +49,13 @@ class BallotCaster {
   Contribution contribute(const ParameterState& state, bool usable, std::span<float> values);
 
   struct Times {
-    double direction = 0, pack = 0;  // s, since begin()
+    double direction = 0, pack = 0;  // s, since begin(), sums over parts included
   };
   const Times& times() const { return times_; }
 
  private:
+  std::span<std::uint8_t> silent_rows(const ParameterState& state);
+
   const StepLayout& layout_;
   const std::uint64_t seed_;
   BeforeChange before_change_;

@@ -10,7 +10,9 @@
 #include "core/log.h"
 #include "models/model_folder.h"
 #include "models/safetensors.h"
+#include "runtime/checkpoint_json.h"  // shown
 #include "runtime/checkpoint_share.h"
+#include "runtime/part_text.h"
 
 namespace ballot {
 namespace {
@@ -35,6 +37,7 @@ class StateFiles {
     for (const std::string& path : paths) files_.emplace_back(checkpoint + "/" + path);
   }
   bool empty() const { return files_.empty(); }
+  const std::vector<SafetensorsReader>& all() const { return files_; }
   // The one that has this tensor.
   const SafetensorsReader& holder_of(const std::string& name) const {
     for (const SafetensorsReader& file : files_)
@@ -60,6 +63,80 @@ void read_state(const SafetensorsReader& file, const std::string& name, const Pa
   for (std::int64_t r = 0; r < rows; ++r)
     std::memcpy(host.data() + r * parameter.row_stride * element,
                 stored.bytes.data() + r * cols * element, static_cast<std::size_t>(cols * element));
+  host.put_back();
+}
+
+// Part of a stored momentum, of the longer side; all of it where the file does not say.
+struct StoredPart {
+  const SafetensorsReader* file = nullptr;
+  const StoredTensor* tensor = nullptr;
+  std::int64_t begin = 0, end = 0;
+};
+
+StoredPart stored_part(const SafetensorsReader& file, const StoredTensor& stored,
+                       const Parameter& parameter, DType type) {
+  const ParameterShape& shape = parameter.shape;
+  const bool wide = is_wide(shape);
+  const std::int64_t longer = std::max(shape.rows, shape.cols);
+  StoredPart part{&file, &stored, 0, longer};
+  if (const auto found = file.metadata().find(part_key(shape.name));
+      found != file.metadata().end()) {
+    const std::optional<PartRange> range = parse_part(found->second, wide, longer);
+    if (!range)
+      throw CorruptFile("{}: {} of {} ({}, {}) is {}, expected \"{} BEGIN END\" of {}", file.path(),
+                        found->first, stored.name, shape.rows, shape.cols, shown(found->second),
+                        wide ? "columns" : "rows", longer);
+    part.begin = range->begin;
+    part.end = range->end;
+  }
+  const std::int64_t count = part.end - part.begin;
+  const std::vector<std::int64_t> expected{wide ? shape.rows : count, wide ? count : shape.cols};
+  if (stored.type != stored_type(type) || stored.shape != expected)
+    throw DataError("{}: {} is {} of {} elements, expected {} ({}, {})", file.path(), stored.name,
+                    to_string(stored.type), stored.count(), to_string(type), expected[0],
+                    expected[1]);
+  return part;
+}
+
+// The momentum of a tensor, or this worker's part of it, from wherever a voter's members have put
+// parts of it.
+void read_momentum(const StateFiles& files, const ParameterState& state) {
+  const Parameter& parameter = *state.parameter;
+  const ParameterShape& shape = parameter.shape;
+  const std::string name = "momentum." + shape.name;
+  const DType type = state.momentum.view().type;
+  const bool wide = is_wide(shape);
+  std::vector<StoredPart> parts;
+  for (const SafetensorsReader& file : files.all())
+    if (const StoredTensor* stored = file.find(name); stored != nullptr)
+      parts.push_back(stored_part(file, *stored, parameter, type));
+  if (parts.empty()) files.holder_of(name);  // which says so
+  std::ranges::sort(parts, {}, &StoredPart::begin);
+
+  const bool is_all = state.part.is_all_of(parameter);
+  const std::int64_t begin = is_all ? 0 : state.part.begin;
+  const std::int64_t end = is_all ? std::max(shape.rows, shape.cols) : state.part.end;
+  const auto element = static_cast<std::int64_t>(size_bytes(type));
+  const HostBytes host(state.momentum, HostBytes::Holds::zeros);
+  std::int64_t covered = begin;
+  for (const StoredPart& part : parts) {
+    const std::int64_t from = std::max(begin, part.begin), to = std::min(end, part.end);
+    if (from >= to) continue;
+    if (from != covered) break;  // a hole, or told twice
+    covered = to;
+    const std::int64_t rows = wide ? shape.rows : to - from, cols = wide ? to - from : shape.cols;
+    const std::int64_t stored_cols = part.tensor->shape[1];
+    const std::int64_t source = wide ? from - part.begin : (from - part.begin) * stored_cols;
+    const std::int64_t target = wide ? from - begin : (from - begin) * state.part.row_stride;
+    for (std::int64_t r = 0; r < rows; ++r)
+      std::memcpy(host.data() + (target + r * state.part.row_stride) * element,
+                  part.tensor->bytes.data() + (source + r * stored_cols) * element,
+                  static_cast<std::size_t>(cols * element));
+  }
+  if (covered != end)
+    throw CorruptFile("{} has {} {} to {} of {}{}, expected {} to {}, each once",
+                      files.all().front().path(), wide ? "columns" : "rows", begin, covered, name,
+                      files.all().size() > 1 ? " with the files beside it" : "", begin, end);
   host.put_back();
 }
 
@@ -143,12 +220,15 @@ TrainingState load_checkpoint(const std::string& path, const ParameterArena& are
   const StateFiles replicated(path, paths);
   for (ParameterState& s : state.states()) {
     if (s.momentum.view().data == nullptr) continue;
-    const std::string name = "momentum." + s.parameter->shape.name;
-    if (s.is_private && mine.empty()) {
-      fill_zero(s.momentum);
+    if (s.is_private) {
+      if (mine.empty())
+        fill_zero(s.momentum);
+      else
+        read_momentum(mine, s);
       continue;
     }
-    const SafetensorsReader& file = (s.is_private ? mine : replicated).holder_of(name);
+    const std::string name = "momentum." + s.parameter->shape.name;
+    const SafetensorsReader& file = replicated.holder_of(name);
     read_state(file, name, *s.parameter, s.momentum);
     if (s.second.view().data == nullptr) continue;
     read_state(file, "second." + s.parameter->shape.name, *s.parameter, s.second);

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "runtime/part_text.h"
 
 namespace ballot {
 namespace {
@@ -26,14 +27,21 @@ CheckpointTensor value_of(const Parameter& parameter) {
   return {{shape.name, StoredType::f32, extents}, &parameter, Changing::value, parameter.value};
 }
 
-// What is remembered of a parameter, under this name.
-CheckpointTensor state_of(const char* what, const Parameter& parameter, const Tensor& owned) {
-  const ParameterShape& shape = parameter.shape;
-  return {
-      {fmt::format("{}.{}", what, shape.name), stored_type(owned.type), {shape.rows, shape.cols}},
-      &parameter,
-      Changing::state,
-      owned};
+// What is remembered of a parameter, or of a part of it, under this name.
+CheckpointTensor state_of(const char* what, const ParameterState& state, const TensorPart& part,
+                          const Tensor& owned) {
+  return {{fmt::format("{}.{}", what, state.parameter->shape.name),
+           stored_type(owned.type),
+           {part.rows, part.cols}},
+          state.parameter,
+          Changing::state,
+          matrix_of(part, owned.data, owned.type, owned.device)};
+}
+CheckpointTensor momentum_tensor(const ParameterState& state) {
+  return state_of("momentum", state, state.part, state.momentum);
+}
+CheckpointTensor second_tensor(const ParameterState& state) {
+  return state_of("second", state, all_of(*state.parameter), state.second);
 }
 
 // Which shard each tensor is in, and of how many.
@@ -64,9 +72,12 @@ CheckpointFile voter_tensors(const CheckpointShare& share, const OptimizerState&
   CheckpointFile file;
   file.path = voter_file(share.voter, share.member, share.members);
   file.metadata = {{"format", "ballot"}};
-  for (const ParameterState& s : state.states())
-    if (s.is_private && s.momentum.view().data != nullptr)
-      file.tensors.push_back(state_of("momentum", *s.parameter, s.momentum));
+  for (const ParameterState& s : state.states()) {
+    if (!s.is_private || s.momentum.view().data == nullptr) continue;
+    file.tensors.push_back(momentum_tensor(s));
+    if (!s.part.is_all_of(*s.parameter))
+      file.metadata[part_key(s.parameter->shape.name)] = part_text(s.part);
+  }
   return file;
 }
 
@@ -77,9 +88,8 @@ void add_replicated(const CheckpointShare& share, const OptimizerState& state,
   for (const ParameterState& s : state.states()) {
     if (s.is_private) continue;
     replicated.push_back(&s);
-    std::uint64_t size = stored_bytes(state_of("momentum", *s.parameter, s.momentum).layout);
-    if (s.second.view().data != nullptr)
-      size += stored_bytes(state_of("second", *s.parameter, s.second).layout);
+    std::uint64_t size = stored_bytes(momentum_tensor(s).layout);
+    if (s.second.view().data != nullptr) size += stored_bytes(second_tensor(s).layout);
     sizes.push_back(size);
   }
   const Cut cuts = cut(sizes, share.count, shard_bytes);
@@ -91,9 +101,9 @@ void add_replicated(const CheckpointShare& share, const OptimizerState& state,
   for (std::size_t i = 0; i < replicated.size(); ++i) {
     if (cuts.of[i] != mine) continue;
     const ParameterState& s = *replicated[i];
-    file.tensors.push_back(state_of("momentum", *s.parameter, s.momentum));
+    file.tensors.push_back(momentum_tensor(s));
     if (s.second.view().data == nullptr) continue;
-    file.tensors.push_back(state_of("second", *s.parameter, s.second));
+    file.tensors.push_back(second_tensor(s));
     file.metadata["count." + s.parameter->shape.name] = fmt::format("{}", s.count);
   }
   files.push_back(std::move(file));

@@ -26,7 +26,7 @@ struct CheckpointShare {
   int voter = 0, member = 0, members = 1;
 };
 
-// A tensor that goes into a file without the padding of its rows, so that a checkpoint does not
+// A matrix that goes into a file without the padding of its rows, so that a checkpoint does not
 // depend on the arena's layout. `source` is read later, until it changes.
 struct CheckpointTensor {
   TensorLayout layout;
@@ -55,7 +55,8 @@ std::string shard_index_json(int shares, const ParameterArena& arena, std::uint6
 // stays empty.
 std::vector<int> spread(std::span<const std::uint64_t> sizes, int bins);
 
-// "trainer/voter-3.safetensors": the momentum of a voter, or of what one of its members works on.
+// "trainer/voter-3.safetensors": the momentum of a voter, or of what one of its members works on
+// (a part of a tensor: runtime/part_text.h).
 std::string voter_file(std::int64_t voter, std::int64_t member, std::int64_t members);
 
 // "NAME.safetensors", or "NAME-00002-of-00004.safetensors" for shard 1 of 4.

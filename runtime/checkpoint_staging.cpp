@@ -10,17 +10,15 @@ namespace ballot {
 namespace {
 
 std::uint64_t packed_bytes(const CheckpointTensor& tensor) {
-  const ParameterShape& shape = tensor.parameter->shape;
-  return static_cast<std::uint64_t>(shape.rows) * static_cast<std::uint64_t>(shape.cols) *
-         size_bytes(tensor.source.type);
+  return static_cast<std::uint64_t>(tensor.source.count()) * size_bytes(tensor.source.type);
 }
 
 // Bytes [begin, end) of a tensor without its rows' padding.
 void copy_packed(const CheckpointTensor& tensor, std::uint64_t begin, std::uint64_t end,
                  std::byte* target, Stream& stream) {
   const std::uint64_t element = size_bytes(tensor.source.type);
-  const std::uint64_t row = static_cast<std::uint64_t>(tensor.parameter->shape.cols) * element;
-  const std::uint64_t stride = static_cast<std::uint64_t>(tensor.parameter->row_stride) * element;
+  const std::uint64_t row = static_cast<std::uint64_t>(tensor.source.extent[1]) * element;
+  const std::uint64_t stride = static_cast<std::uint64_t>(tensor.source.stride[0]) * element;
   const std::byte* source = tensor.source.data;
   const Device device = tensor.source.device;
   if (row == stride) {
@@ -33,10 +31,10 @@ void copy_packed(const CheckpointTensor& tensor, std::uint64_t begin, std::uint6
     const std::byte* from = source + begin / row * stride + in_row;
     if (in_row == 0 && end - begin >= 2 * row) {  // whole rows at once
       const auto rows = static_cast<std::int64_t>((end - begin) / row);
-      const std::int64_t cols = tensor.parameter->shape.cols;
+      const std::int64_t cols = tensor.source.extent[1];
       const DType type = tensor.source.type;
       // Read only.
-      copy(make_matrix(const_cast<std::byte*>(from), type, rows, cols, tensor.parameter->row_stride,
+      copy(make_matrix(const_cast<std::byte*>(from), type, rows, cols, tensor.source.stride[0],
                        device),
            make_matrix(target, type, rows, cols, cols), stream);
       count = static_cast<std::uint64_t>(rows) * row;

@@ -173,6 +173,21 @@ void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens,
             .dump());
 }
 
+void MetricsLog::layers(std::int64_t step, const LayerTable& table) {
+  Json shares = Json::array();
+  for (std::size_t layer = 0; layer < table.layers.size(); ++layer) {
+    Json row = Json::array();
+    for (std::size_t v = 0; v < table.voters; ++v) row.push_back(number(table.share(layer, v)));
+    shares.push_back(std::move(row));
+  }
+  write(Json{{"type", "agreement"},
+             {"step", step},
+             {"steps", table.steps},
+             {"layers", table.layers},
+             {"agreement", std::move(shares)}}
+            .dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
 void MetricsLog::notice(const char* type, std::int64_t step, int worker, const std::string& text) {
   write(Json{{"type", type}, {"step", step}, {"worker", worker}, {"text", text}}.dump());
 }

@@ -14,6 +14,7 @@
 
 #include "collectives/transport/transport.h"
 #include "collectives/verdict.h"
+#include "runtime/layer_agreement.h"  // LayerTable
 
 namespace ballot {
 
@@ -69,6 +70,7 @@ class MetricsLog {
   void run(const RunFacts& facts);
   void step(const StepMetrics& record);
   void evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds);
+  void layers(std::int64_t step, const LayerTable& table);
   // What somebody should look at: "repair", "alarm".
   void notice(const char* type, std::int64_t step, int worker, const std::string& text);
   void checkpoint(std::int64_t step, const std::string& path, double seconds, double write_seconds,

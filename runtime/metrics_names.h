@@ -9,6 +9,12 @@
 //   {"type": "checkpoint", "step", "path", "seconds", "checkpoint/write(s)", "checkpoint/bytes"}
 //   when it is published, "seconds" after its beginning: lines of later steps may stand before it
 //   {"type": "checkpoint_failed", "step", "worker", "text"}
+//   {"type": "agreement", "step", "steps", "layers": [..], "agreement": [[..] ..]}   once in
+//   audit.agreement_window steps, over the "steps" before: by layer, then voter, what vote/agreement
+//   is of the whole; null where a voter abstained
+//   {"type": "repair", "step", "worker", "text"}   a replica that differed, and by whom it was put
+//   right
+//   {"type": "alarm", "step", "worker", "text"}   a voter whose ballots agree with nobody's
 //   {"type": "end", "step", "replicas_identical", "seconds"}
 #pragma once
 

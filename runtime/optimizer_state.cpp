@@ -5,28 +5,39 @@ namespace ballot {
 OptimizerState::OptimizerState(const ParameterArena& arena,
                                const std::array<ParameterGroup, 4>& groups, Private momentum)
     : OptimizerState(arena, groups,
-                     [momentum](const Parameter&) { return momentum == Private::kept; }) {}
+                     [momentum](const Parameter& parameter) -> std::optional<TensorPart> {
+                       if (momentum == Private::none) return std::nullopt;
+                       return all_of(parameter);
+                     }) {}
 
 OptimizerState::OptimizerState(const ParameterArena& arena,
                                const std::array<ParameterGroup, 4>& groups, const MemberPlan& plan,
                                int member)
-    : OptimizerState(arena, groups, [&plan, member](const Parameter& parameter) {
-        return plan.works_on(member, parameter);
-      }) {}
+    : OptimizerState(arena, groups,
+                     [&plan, member](const Parameter& parameter) -> std::optional<TensorPart> {
+                       const MatrixPart* const part = plan.part_of(member, parameter);
+                       if (part == nullptr) return std::nullopt;
+                       return part_of(parameter, *part);
+                     }) {}
 
-OptimizerState::OptimizerState(const ParameterArena& arena,
-                               const std::array<ParameterGroup, 4>& groups,
-                               const std::function<bool(const Parameter&)>& keeps_private) {
+OptimizerState::OptimizerState(
+    const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
+    const std::function<std::optional<TensorPart>(const Parameter&)>& keeps_private) {
   states_.reserve(arena.parameters().size());
   for (const Parameter& parameter : arena.parameters()) {
     ParameterState state;
     state.parameter = &parameter;
     state.group = &groups[static_cast<std::size_t>(parameter.shape.kind)];
     state.is_private = state.group->reduce == Reduce::vote;
+    state.part = all_of(parameter);
     const bool adamw = state.group->rule == Rule::adamw;
-    if (!state.is_private || keeps_private(parameter))
+    std::optional<TensorPart> part = state.part;
+    if (state.is_private) part = keeps_private(parameter);
+    if (part) {
+      state.part = *part;
       state.momentum = OwnedTensor(adamw ? DType::f32 : state.group->momentum_type,
-                                   {parameter.shape.rows, parameter.row_stride}, arena.device());
+                                   {part->rows, part->row_stride}, arena.device());
+    }
     if (adamw)
       state.second =
           OwnedTensor(DType::f32, {parameter.shape.rows, parameter.row_stride}, arena.device());

@@ -7,11 +7,13 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "core/parameter_arena.h"
 #include "optim/parameter_group.h"
 #include "runtime/member_plan.h"
+#include "runtime/tensor_part.h"
 
 namespace ballot {
 
@@ -19,10 +21,17 @@ struct ParameterState {
   const Parameter* parameter = nullptr;
   const ParameterGroup* group = nullptr;
   bool is_private = false;  // voted: this voter's own
+  TensorPart part;          // what this worker has of a private momentum: all, or its part
   OwnedTensor momentum;     // (rows, row_stride) of the group's momentum type; AdamW's first moment
   OwnedTensor second;       // (rows, row_stride) f32, AdamW only
   std::int64_t count = 0;   // AdamW's t: updates so far
 };
+
+// The momentum's matrix, without the padding columns that the owner's shape includes.
+inline Tensor momentum_of(const ParameterState& state) {
+  const Tensor& all = state.momentum.view();
+  return matrix_of(state.part, all.data, all.type, all.device);
+}
 
 class OptimizerState {
  public:
@@ -31,7 +40,7 @@ class OptimizerState {
   enum class Private { kept, none };
   OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
                  Private momentum = Private::kept);
-  // A member of a voter: the private momentum of the tensors it works on.
+  // A member of a voter: the private momentum of the tensors, and of the parts, it works on.
   OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
                  const MemberPlan& plan, int member);
   std::vector<ParameterState>& states() { return states_; }
@@ -40,7 +49,7 @@ class OptimizerState {
 
  private:
   OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
-                 const std::function<bool(const Parameter&)>& keeps_private);
+                 const std::function<std::optional<TensorPart>(const Parameter&)>& keeps_private);
   std::vector<ParameterState> states_;
 };
 

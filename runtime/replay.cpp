@@ -50,10 +50,9 @@ const std::vector<std::uint64_t>& Replay::apply(const Record& record) {
   return update_.apply(record.step - 1, decision, record.factors);
 }
 
-void require_digests(const AppliedRecord& expected, const std::vector<std::uint64_t>& found,
-                     const ParameterArena& arena) {
-  const std::uint64_t folded = fold(found);
-  if (folded == expected.parameters) return;
+std::string describe_difference(const AppliedRecord& expected,
+                                const std::vector<std::uint64_t>& found,
+                                const ParameterArena& arena) {
   std::string tensor = "the journal does not say which tensor";
   if (expected.tensors.size() == found.size()) {
     const auto differs = std::ranges::mismatch(expected.tensors, found).in2 - found.begin();
@@ -62,8 +61,16 @@ void require_digests(const AppliedRecord& expected, const std::vector<std::uint6
                  : fmt::format("the first tensor that differs is {}",
                                arena.parameters()[static_cast<std::size_t>(differs)].shape.name);
   }
+  return tensor;
+}
+
+void require_digests(const AppliedRecord& expected, const std::vector<std::uint64_t>& found,
+                     const ParameterArena& arena) {
+  const std::uint64_t folded = fold(found);
+  if (folded == expected.parameters) return;
   throw DataError("step {}: the replayed parameters have digest {:016x}, the run had {:016x}; {}",
-                  expected.step, folded, expected.parameters, tensor);
+                  expected.step, folded, expected.parameters,
+                  describe_difference(expected, found, arena));
 }
 
 ReplayReport replay(const JournalShards& shards, const JournalShards::History& history,

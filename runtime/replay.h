@@ -36,6 +36,11 @@ class Replay {
   StepUpdate update_;
 };
 
+// Which tensor's digest is another one first, in words, where the journal tells of tensors.
+std::string describe_difference(const AppliedRecord& expected,
+                                const std::vector<std::uint64_t>& found,
+                                const ParameterArena& arena);
+
 // DataError naming the step, both digests and the first tensor that differs.
 void require_digests(const AppliedRecord& expected, const std::vector<std::uint64_t>& found,
                      const ParameterArena& arena);

@@ -14,6 +14,34 @@
 #include "runtime/gather_values.h"
 
 namespace ballot {
+namespace {
+
+// `all`: the digests of every worker, by parameter.
+std::vector<ReplicaDifference> find_differences(
+    const std::vector<std::vector<std::uint64_t>>& all) {
+  std::vector<ReplicaDifference> found;
+  const int size = static_cast<int>(all.size());
+  for (std::size_t i = 0; i < all[0].size(); ++i) {
+    std::map<std::uint64_t, std::vector<int>> holders;
+    for (int r = 0; r < size; ++r) holders[all[r][i]].push_back(r);
+    if (holders.size() == 1) continue;
+    const auto most = std::max_element(
+        holders.begin(), holders.end(),
+        [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
+    ReplicaDifference difference;
+    difference.parameter = i;
+    difference.most = most->second;
+    difference.has_majority = 2 * static_cast<int>(most->second.size()) > size;
+    for (const auto& [digest, ranks] : holders)
+      if (digest != most->first)
+        difference.others.insert(difference.others.end(), ranks.begin(), ranks.end());
+    std::ranges::sort(difference.others);
+    found.push_back(std::move(difference));
+  }
+  return found;
+}
+
+}  // namespace
 
 ReplicaAudit::ReplicaAudit(const ParameterArena& arena, OptimizerState& state, Transport& transport,
                            bool repairs)
@@ -37,17 +65,17 @@ const std::vector<WorkerReport>& ReplicaAudit::exchange(WorkerReport report,
     differ |= other.digest != report.digest;
   }
   if (!differ) return reports_;
-  const std::vector<ReplicaDifference> found = find_differences(digests, deadline);
+  const std::vector<std::vector<std::uint64_t>> all_digests = gather_digests(digests, deadline);
+  std::vector<ReplicaDifference> found = find_differences(all_digests);
   if (found.empty())
     throw ReplicasDiffer(
         "replicas differ after step {}: folded digests differ and no parameter's does",
         report.step);
-  for (const ReplicaDifference& difference : found)
-    if (!repairs_ || !difference.has_majority)
-      throw ReplicasDiffer("replicas differ after step {}: {}{}", report.step, describe(difference),
-                           repairs_ ? "; no more than half of all workers agree, so nobody can say "
-                                      "who is right"
-                                    : "");
+  if (!repairs_)
+    throw ReplicasDiffer("replicas differ after step {}: {}", report.step, describe(found[0]));
+  const TimePoint before = system_clock().now();
+  judge(found, all_digests, report.step);
+  deadline.at += system_clock().now() - before;  // a replay takes its own time
   for (const ReplicaDifference& difference : found) repair(difference, digests, deadline);
   const std::uint64_t digest = fold(digests);
   const std::vector<std::uint64_t> all = gather_values(digest, transport_, deadline);
@@ -63,43 +91,68 @@ const std::vector<WorkerReport>& ReplicaAudit::exchange(WorkerReport report,
   return reports_;
 }
 
-std::vector<ReplicaDifference> ReplicaAudit::find_differences(
+std::vector<std::vector<std::uint64_t>> ReplicaAudit::gather_digests(
     const std::vector<std::uint64_t>& digests, Deadline deadline) {
-  const int size = transport_.size();
-  std::vector<std::vector<std::uint64_t>> all(size, std::vector<std::uint64_t>(digests.size()));
+  std::vector<std::vector<std::uint64_t>> all(static_cast<std::size_t>(transport_.size()),
+                                              std::vector<std::uint64_t>(digests.size()));
   all[transport_.rank()] = digests;
   std::vector<Bytes> from;
   for (auto& one : all) from.push_back(std::as_writable_bytes(std::span(one)));
   transport_.start_gather(Purpose::control, std::as_bytes(std::span(digests)), from)
       ->wait(deadline);
-  std::vector<ReplicaDifference> found;
-  for (std::size_t i = 0; i < digests.size(); ++i) {
-    std::map<std::uint64_t, std::vector<int>> holders;
-    for (int r = 0; r < size; ++r) holders[all[r][i]].push_back(r);
-    if (holders.size() == 1) continue;
-    const auto most = std::max_element(
-        holders.begin(), holders.end(),
-        [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); });
-    ReplicaDifference difference;
-    difference.parameter = i;
-    difference.most = most->second;
-    difference.has_majority = 2 * static_cast<int>(most->second.size()) > size;
-    for (const auto& [digest, ranks] : holders)
-      if (digest != most->first)
-        difference.others.insert(difference.others.end(), ranks.begin(), ranks.end());
-    std::ranges::sort(difference.others);
-    found.push_back(std::move(difference));
+  return all;
+}
+
+// What no majority says is asked of the judge, once for all of it.
+void ReplicaAudit::judge(std::vector<ReplicaDifference>& found,
+                         const std::vector<std::vector<std::uint64_t>>& all,
+                         std::int64_t step) const {
+  const auto open = std::ranges::find(found, false, &ReplicaDifference::has_majority);
+  if (open == found.end()) return;
+  const std::string who = fmt::format("replicas differ after step {}: {}", step, describe(*open));
+  if (!judge_)
+    throw ReplicasDiffer(
+        "{}; no more than half of all workers agree, so nobody can say who is right: this run "
+        "keeps no journal that could be replayed",
+        who);
+  const Judgement judgement = judge_(step);
+  if (judgement.judge < 0)
+    throw ReplicasDiffer(
+        "{}; no more than half of all workers agree, so nobody can say who is right, and the "
+        "journal cannot be replayed to tell: {}",
+        who, judgement.why_not);
+  for (ReplicaDifference& difference : found) {
+    if (difference.has_majority) continue;
+    difference.most.clear();
+    difference.others.clear();
+    for (int r = 0; r < transport_.size(); ++r) {
+      const bool right = all[r][difference.parameter] == judgement.tensors[difference.parameter];
+      (right ? difference.most : difference.others).push_back(r);
+    }
+    difference.judge = judgement.judge;
+    difference.judged_from_step = judgement.from_step;
+    if (difference.most.empty())
+      throw ReplicasDiffer(
+          "replicas differ after step {}: of parameter {} no worker has what worker {} replayed "
+          "from the journal (from step {}): all are damaged",
+          step, arena_.parameters()[difference.parameter].shape.name, judgement.judge,
+          judgement.from_step);
   }
-  return found;
 }
 
 std::string ReplicaAudit::describe(const ReplicaDifference& difference) const {
-  return fmt::format("parameter {} of worker {} is not what worker {} has",
-                     arena_.parameters()[difference.parameter].shape.name,
-                     fmt::join(difference.others, ", "), fmt::join(difference.most, ", "));
+  std::string text =
+      fmt::format("parameter {} of worker {} is not what worker {} has",
+                  arena_.parameters()[difference.parameter].shape.name,
+                  fmt::join(difference.others, ", "), fmt::join(difference.most, ", "));
+  if (difference.judge >= 0)
+    text += fmt::format(
+        ", and the journal, replayed by worker {} from step {}, gives what worker {} has",
+        difference.judge, difference.judged_from_step, difference.most.front());
+  return text;
 }
 
-// The first of the majority sends, the others receive, the rest only take part in numbering.
+// The first of those who are right sends, the others receive, the rest only take part in numbering.
 void ReplicaAudit::repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
                           Deadline deadline) {
   const Parameter& parameter = arena_.parameters()[difference.parameter];

@@ -1,20 +1,23 @@
 // What workers tell each other once a step: loss, faults, time, and the digest of their parameters.
 //
 // One small all-gather. Replicas are identical by construction; this proves it every step. When one
-// differs, the tensor and the workers are named, and where more than half of all workers hold the
-// same bits the others take these from them (values and, of averaged groups, the moments): found
-// one step after it happened, the damage is in no ballot but that step's. Without such a majority,
-// or where repairing is switched off: ReplicasDiffer.
+// differs, the tensor and the workers are named. Who is right is what more than half of all workers
+// hold, or, where no such majority is, what a judge finds (replay_judge.h); the others take these
+// bits from them (values and, of averaged groups, the moments): found one step after it happened,
+// the damage is in no ballot but that step's. Where nobody can say who is right, or where repairing
+// is switched off: ReplicasDiffer.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "collectives/transport/transport.h"
 #include "core/parameter_arena.h"
 #include "runtime/optimizer_state.h"
+#include "runtime/replay_judge.h"  // Judgement
 
 namespace ballot {
 
@@ -45,9 +48,11 @@ struct WorkerReport {
 // One tensor that was not the same everywhere.
 struct ReplicaDifference {
   std::size_t parameter = 0;  // in arena order
-  std::vector<int> most;      // the workers of the largest group that agrees
+  std::vector<int> most;      // the workers of the largest group that agrees; judged: who is right
   std::vector<int> others;
   bool has_majority = false;  // more than half of all workers agree
+  int judge = -1;             // else: the worker whose replay said who is right; -1: none did
+  std::int64_t judged_from_step = 0;  // where that replay began
 };
 
 class ReplicaAudit {
@@ -55,6 +60,9 @@ class ReplicaAudit {
   // `state`: of this worker. All of them must outlive it. Equal `repairs` on all workers.
   ReplicaAudit(const ParameterArena& arena, OptimizerState& state, Transport& transport,
                bool repairs);
+  // Who is asked where no majority agrees, on every worker at once; without one nobody is.
+  using Judge = std::function<Judgement(std::int64_t step)>;
+  void judge_by(Judge judge) { judge_ = std::move(judge); }
   // Everybody's report, by rank, after any repair: all digests are equal. `digests` has one entry
   // per parameter; what was repaired here is changed in it. `report.digest` is filled in.
   const std::vector<WorkerReport>& exchange(WorkerReport report,
@@ -64,14 +72,17 @@ class ReplicaAudit {
   std::string describe(const ReplicaDifference& difference) const;
 
  private:
-  std::vector<ReplicaDifference> find_differences(const std::vector<std::uint64_t>& digests,
-                                                  Deadline deadline);
+  std::vector<std::vector<std::uint64_t>> gather_digests(const std::vector<std::uint64_t>& digests,
+                                                         Deadline deadline);
+  void judge(std::vector<ReplicaDifference>& found,
+             const std::vector<std::vector<std::uint64_t>>& all, std::int64_t step) const;
   void repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
               Deadline deadline);
   const ParameterArena& arena_;
   OptimizerState& state_;
   Transport& transport_;
   const bool repairs_;
+  Judge judge_;
   std::vector<WorkerReport> reports_;
   std::vector<ReplicaDifference> repaired_;
 };

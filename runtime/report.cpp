@@ -41,7 +41,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--edge);vertical-align:top}
 tbody tr:last-child>*{border-bottom:0}
 th[scope=row]{font-weight:400;color:var(--soft);white-space:nowrap}
-td{overflow-wrap:anywhere;min-width:8em}.strong td{font-weight:650}
+td{overflow-wrap:anywhere;min-width:8em}.strong td{font-weight:650}.heat td{min-width:0;padding:6px 10px;text-align:right}
 .good{color:var(--good);font-weight:650}.bad{color:var(--bad);font-weight:650}
 svg{display:block;width:100%;height:auto}
 .wide{grid-column:1/-1}.wide svg{max-width:860px}
@@ -334,6 +334,52 @@ std::string agreement_card(const RunRecord& run) {
                  curves));
 }
 
+// Red as far as a voter is behind its layer's median, from the median down to chance.
+std::string layers_card(const RunRecord& run) {
+  if (!run.layers || run.layers->layers.empty() || run.layers->agreement[0].empty()) return "";
+  const LayerRecord& record = *run.layers;
+  constexpr std::size_t kMostVoters = 64;
+  const std::size_t voters = record.agreement[0].size(), shown = std::min(voters, kMostVoters);
+  // The worst, where not all find room.
+  std::vector<std::pair<double, std::size_t>> order;
+  for (std::size_t v = 0; v < voters; ++v) {
+    double sum = 0, count = 0;
+    for (const std::vector<float>& row : record.agreement)
+      if (std::isfinite(row[v])) sum += row[v], ++count;
+    order.emplace_back(count > 0 ? sum / count : 2, v);
+  }
+  if (shown < voters) std::sort(order.begin(), order.end());
+  order.resize(shown);
+  std::string out =
+      "<div class=\"scroll\"><table class=\"heat\"><thead><tr><th scope=\"col\">layer</th>";
+  for (const auto& [mean, voter] : order)
+    out += fmt::format("<th scope=\"col\">voter {}</th>", voter);
+  out += "</tr></thead><tbody>";
+  for (std::size_t layer = 0; layer < record.layers.size(); ++layer) {
+    const std::vector<float>& row = record.agreement[layer];
+    std::vector<float> sorted;
+    for (const float share : row)
+      if (std::isfinite(share)) sorted.push_back(share);
+    std::sort(sorted.begin(), sorted.end());
+    const double median = sorted.empty() ? kNoValue : sorted[sorted.size() / 2];
+    out += "<tr><th scope=\"row\">" + escape_html(record.layers[layer]) + "</th>";
+    for (const auto& [mean, voter] : order) {
+      const double share = row[voter];
+      const double behind = median > 0.5 ? (median - share) / (median - 0.5) : 0;
+      const double red = std::isfinite(behind) ? std::clamp(behind, 0.0, 1.0) * 60 : 0;
+      out += fmt::format(
+          "<td style=\"background:color-mix(in srgb,var(--bad) {:.0f}%,transparent)\">{}</td>", red,
+          std::isfinite(share) ? fmt::format("{:.3f}", share) : "–");
+    }
+    out += "</tr>";
+  }
+  out += "</tbody></table></div><p class=\"small\">" +
+         fmt::format("Over {} steps up to step {}; chance is 0.5.", plain_number(record.steps),
+                     record.step);
+  if (shown < voters) out += fmt::format(" The {} voters of {} that agree least.", shown, voters);
+  return card("Agreement by layer", out + "</p>", true);
+}
+
 std::string ties_card(const RunRecord& run) {
   std::vector<Curve> curves;
   const auto add = [&](const char* name, const Value& value, std::size_t color) {
@@ -399,7 +445,8 @@ std::string run_section(const RunRecord& run) {
   if (!run.ended) out += " · has not ended";
   if (run.starts > 1) out += fmt::format(" · started {} times", run.starts);
   out += "</p><div class=\"grid2\">";
-  out += stages_card(run) + agreement_card(run) + ties_card(run) + faults_card(run);
+  out +=
+      stages_card(run) + agreement_card(run) + layers_card(run) + ties_card(run) + faults_card(run);
   return out + "</div>" + facts(run);
 }
 

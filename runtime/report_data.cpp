@@ -57,6 +57,17 @@ void put(std::vector<Record>& records, Record record) {
   records.push_back(std::move(record));
 }
 
+std::vector<float> read_shares(const json& list, const char* name, const Place& place) {
+  if (!list.is_array()) damaged(place, fmt::format("\"{}\" is not a list", name));
+  std::vector<float> shares;
+  for (const json& share : list) {
+    if (!share.is_number() && !share.is_null())
+      damaged(place, fmt::format("\"{}\" holds what is not a number", name));
+    shares.push_back(share.is_null() ? static_cast<float>(kNoValue) : share.get<float>());
+  }
+  return shares;
+}
+
 StepRecord read_step(const json& object, const Place& place) {
   const auto value = [&](const char* key) { return number(object, key, place); };
   StepRecord step;
@@ -77,16 +88,26 @@ StepRecord read_step(const json& object, const Place& place) {
   step.loss_faults = value(metric::kLossFaults);
   for (std::size_t i = 0; i < kStageCount; ++i) step.stages[i] = value(kStages[i].key);
   const auto agreement = object.find(metric::kAgreement);
-  if (agreement != object.end() && !agreement->is_null()) {
-    if (!agreement->is_array())
-      damaged(place, fmt::format("\"{}\" is not a list", metric::kAgreement));
-    for (const json& share : *agreement) {
-      if (!share.is_number() && !share.is_null())
-        damaged(place, fmt::format("\"{}\" holds what is not a number", metric::kAgreement));
-      step.agreement.push_back(share.is_null() ? static_cast<float>(kNoValue) : share.get<float>());
-    }
-  }
+  if (agreement != object.end() && !agreement->is_null())
+    step.agreement = read_shares(*agreement, metric::kAgreement, place);
   return step;
+}
+
+LayerRecord read_layers(const json& object, const Place& place) {
+  LayerRecord record;
+  record.step = step_of(object, place);
+  record.steps = number(object, "steps", place);
+  const json layers = object.value("layers", json()), rows = object.value("agreement", json());
+  if (!layers.is_array() || !rows.is_array() || layers.size() != rows.size())
+    damaged(place, "\"layers\" and \"agreement\" are not lists of one length");
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (!layers[i].is_string()) damaged(place, "\"layers\" holds what is not a string");
+    record.layers.push_back(layers[i].get<std::string>());
+    record.agreement.push_back(read_shares(rows[i], "agreement", place));
+    if (record.agreement.back().size() != record.agreement.front().size())
+      damaged(place, "\"agreement\" has rows of other lengths");
+  }
+  return record;
 }
 
 std::string plain(const json& value) {
@@ -175,6 +196,8 @@ void read_line(const json& object, const Place& place, RunRecord& run) {
   } else if (kind == "evaluation") {
     put(run.evaluations, EvaluationRecord{step_of(object, place), number(object, "loss", place),
                                           number(object, "tokens", place)});
+  } else if (kind == "agreement") {
+    run.layers = read_layers(object, place);
   } else if (kind == "end") {
     run.ended = true;
     const auto identical = object.find("replicas_identical");

@@ -39,6 +39,14 @@ struct EvaluationRecord {
   double loss = kNoValue, tokens = kNoValue;
 };
 
+// Agreement by layer, then voter, over the steps before.
+struct LayerRecord {
+  std::int64_t step = 0;
+  double steps = kNoValue;
+  std::vector<std::string> layers;
+  std::vector<std::vector<float>> agreement;
+};
+
 struct RunRecord {
   std::string name;  // the folder's last part
   std::string folder;
@@ -47,6 +55,7 @@ struct RunRecord {
   int starts = 0;
   std::vector<StepRecord> steps;
   std::vector<EvaluationRecord> evaluations;
+  std::optional<LayerRecord> layers;  // the last one
   bool ended = false;
   std::optional<bool> replicas_identical;
 };

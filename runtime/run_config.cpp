@@ -226,6 +226,10 @@ void add_run(ConfigTable& table, RunConfig& config) {
             "workers (ranks in a row) that are one voter: one mean gradient, one momentum, one "
             "ballot",
             1, 1024);
+  table.add(
+      "vote.cut", config.cut,
+      "a matrix that would hold up the other members of a voter may be cut among several; for "
+      "members that have cores of their own");
   table.add("vote.node_size", config.node_size,
             "workers of a node (ranks in a row), for the hierarchical schedule", 1, 1024);
   table.add("vote.piece_elements", config.piece_elements,
@@ -266,7 +270,8 @@ void add_run(ConfigTable& table, RunConfig& config) {
             "of means a step; a run with more keeps no journal and recovers from checkpoints only",
             0);
   table.add("audit.repairs", config.audit.repairs,
-            "a replica that differs takes the majority's bits; false: the run stops");
+            "a replica that differs takes the majority's bits, or what a replay of the journal "
+            "confirms; false: the run stops");
   table.add_choice(
       "audit.bad_voter", {"warn", "abstain"},
       "a voter whose ballots agree with nobody's for a window of steps: say so, or let it abstain "
@@ -276,7 +281,8 @@ void add_run(ConfigTable& table, RunConfig& config) {
             name == "warn" ? AuditConfig::BadVoter::warn : AuditConfig::BadVoter::abstain;
       },
       [&config] { return to_string(config.audit.bad_voter); });
-  table.add("audit.agreement_window", config.audit.agreement_window, "steps", 2, 100000);
+  table.add("audit.agreement_window", config.audit.agreement_window,
+            "steps; once in so many, agreement is also told by layer", 2, 100000);
   table.add("output.folder", config.output_folder, "run directory");
 }
 

@@ -75,6 +75,7 @@ struct RunConfig {
   std::optional<Schedule> vote_schedule;  // none: chosen at the start by a measurement of the link
   Estimator estimator = Estimator::majority;
   std::int64_t members = 1;         // workers of a voter: they share gradients, momentum, ballot
+  bool cut = false;                 // large matrices may be cut among the members of a voter
   std::int64_t node_size = 1;       // workers of a node, for the hierarchical schedule
   std::int64_t piece_elements = 0;  // of votes and means; 0: chosen by size
   bool overlap = true;              // ballots leave while backward goes on

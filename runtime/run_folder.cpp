@@ -31,8 +31,9 @@ constexpr std::array kFree = {"model.folder",           "data.train",
                               "journal.queue_mib",      "journal.mean_limit_bytes",
                               "checkpoint.overlap",     "checkpoint.staging_mib",
                               "checkpoint.shard_mib",   "checkpoint.keep_every",
-                              "vote.members",           "audit.repairs",
-                              "audit.bad_voter",        "audit.agreement_window"};
+                              "vote.members",           "vote.cut",
+                              "audit.repairs",          "audit.bad_voter",
+                              "audit.agreement_window"};
 
 // "table.key" -> value, of a resolved run.toml.
 std::map<std::string, std::string> keys_of(const std::string& toml) {

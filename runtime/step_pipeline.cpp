@@ -46,7 +46,11 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
     members_ = std::make_unique<VoterMembers>(
         *options.plan, state, layout_, *ballot_, transport,
         [this](ParameterState& s, bool usable) { outcome_.gradient_faults += !cast(s, usable); },
-        [this](std::size_t segment) { vote_->release(segment); }, Deadline::in(options.deadline));
+        [this](std::size_t segment) { vote_->release(segment); }, Deadline::in(options.deadline),
+        [this](ParameterState& s, const Tensor& gradient, bool usable, GramSum& parts) {
+          caster_.cast_part(s, gradient, usable, parts, *ballot_);
+        },
+        options.deadline);
 }
 
 StepPipeline::~StepPipeline() = default;
@@ -128,7 +132,8 @@ StepOutcome StepPipeline::finish() {
   // What this member computed meanwhile was no waiting.
   const double members_seconds = members_watch.elapsed() - (made() - made_before);
   const Communication::Times times = communication_->finish(deadline);
-  outcome_.exposed_seconds = times.exposed + (members_ ? members_seconds : 0);
+  const double sum_seconds = members_ ? members_->sum_seconds() : 0;
+  outcome_.exposed_seconds = times.exposed + (members_ ? members_seconds + sum_seconds : 0);
   outcome_.hidden_seconds = times.hidden;
   StepDecision decision;
   if (vote_) {
@@ -145,7 +150,8 @@ StepOutcome StepPipeline::finish() {
   const std::vector<TensorFactors>& factors = update_.find_factors(rate_factor_, decision);
   if (on_held_) on_held_(decision, factors);
   update_.apply(step_, decision, factors);
-  outcome_.direction_seconds = caster_.times().direction + update_.times().direction;
+  // With the parts of cut tensors it waited for others, between products.
+  outcome_.direction_seconds = caster_.times().direction - sum_seconds + update_.times().direction;
   outcome_.pack_seconds = caster_.times().pack + update_.times().pack;
   outcome_.apply_seconds = update_.times().apply;
   return outcome_;

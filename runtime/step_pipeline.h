@@ -81,6 +81,7 @@ class StepPipeline : public GradientSink {
   // After finish(): one digest per parameter, in arena order.
   const std::vector<std::uint64_t>& digests() const { return update_.digests(); }
   const StepLayout& layout() const { return layout_; }
+  Vote* vote() const { return vote_.get(); }  // null: nothing is voted on
   std::int64_t voted_count() const { return layout_.voted().count(); }
   Schedule schedule() const { return options_.vote.schedule; }
   const std::string& schedule_reason() const { return schedule_reason_; }  // empty: as configured

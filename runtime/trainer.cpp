@@ -18,8 +18,10 @@
 #include "runtime/checkpoint.h"
 #include "runtime/evaluation.h"
 #include "runtime/gather_values.h"
+#include "runtime/layer_agreement.h"
 #include "runtime/metrics.h"
 #include "runtime/replay.h"
+#include "runtime/replay_judge.h"
 #include "runtime/replica_audit.h"
 #include "runtime/run_checkpoints.h"
 #include "runtime/run_folder.h"
@@ -125,13 +127,16 @@ class Trainer {
         llama_(read_model_config(config.model_folder)),
         tokenizer_(read_tokenizer(config.model_folder)),
         arena_(llama_parameter_shapes(llama_), compute_, device_),
-        plan_(plan_members(arena_, config_.groups, members_of(config, transport))),
+        plan_(plan_members(arena_, config_.groups, members_of(config, transport), config.cut)),
         state_(arena_, config_.groups, plan_, static_cast<int>(transport.rank() % config.members)),
         training_tokens_(read_tokens(config.train_data, *tokenizer_)),
         sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
         pipeline_(arena_, state_, transport, step_options(config, plan_, deadline_)),
         audit_(arena_, state_, transport, config.audit.repairs),
         watch_({.window = config.audit.agreement_window}),
+        layers_(pipeline_.layout().voted(),
+                pipeline_.vote() ? static_cast<std::size_t>(pipeline_.vote()->voters()) : 0,
+                transport),
         journaled_(keeps_journal(config, pipeline_.layout(), transport.rank() == 0)) {
     if (!config.validation_data.path.empty()) {
       held_out_tokens_ = read_tokens(config.validation_data, *tokenizer_);
@@ -236,6 +241,9 @@ class Trainer {
           [this](const StepDecision& decision, std::span<const TensorFactors> factors) {
             journal_->held(training_.step + 1, decision, factors);
           });
+      judge_ = std::make_unique<ReplayJudge>(config_, *journal_, transport_, deadline_);
+      audit_.judge_by(
+          [this](std::int64_t step) { return judge_->judge(step, arena_.parameters().size()); });
     }
     checkpoints_ =
         std::make_unique<RunCheckpoints>(config_, arena_, state_, journal_.get(), transport_,
@@ -477,16 +485,37 @@ class Trainer {
   // The same on every worker, being made of what all have.
   void watch_voters(const VoteStatistics& votes) {
     const std::optional<AgreementAlarm> alarm = watch_.add(votes);
+    const LayerTable layers = watch_layers(alarm.has_value());
     if (!alarm) return;
     const bool silences = config_.audit.bad_voter == AuditConfig::BadVoter::abstain;
     if (silences && alarm->voter == transport_.rank() / plan_.members)
       pipeline_.abstain_from_now(true);
     if (!leads()) return;
     const std::string text = fmt::format(
-        "step {}: {}{}", training_.step, alarm->describe(config_.audit.agreement_window),
+        "step {}: {}{}{}", training_.step, alarm->describe(config_.audit.agreement_window),
+        describe_worst(layers, static_cast<std::size_t>(alarm->voter)),
         silences ? "; it abstains until the job is started again" : "");
     log_warning("{}", text);
     metrics_->notice("alarm", training_.step, alarm->voter, text);
+  }
+
+  // Workers tell each other what they have counted layer by layer, once in a window, and when it is
+  // asked for: then with the window before.
+  LayerTable watch_layers(bool asked) {
+    Vote& vote = *pipeline_.vote();
+    const std::int64_t window = config_.audit.agreement_window;
+    const bool due = ++layer_steps_ == window || training_.step == config_.steps;
+    if ((!due && !asked) || vote.voters() < 2) return {};
+    LayerTable layers = layers_.gather(vote.counted(), layer_steps_, deadline());
+    std::optional<LayerTable> before = last_layers_;
+    if (due) {
+      vote.forget_counted();
+      layer_steps_ = 0;
+      last_layers_ = layers;
+      if (leads()) metrics_->layers(training_.step, layers);
+    }
+    if (layers.steps < window && before) layers.add(*before);
+    return layers;
   }
 
   static std::vector<StepMetrics::SlowStage> slow_stages(const std::vector<WorkerReport>& reports) {
@@ -577,9 +606,13 @@ class Trainer {
   StepPipeline pipeline_;
   ReplicaAudit audit_;
   AgreementWatch watch_;
-  std::vector<std::uint64_t> digests_;  // of the last step, by parameter
+  LayerAgreement layers_;
+  std::int64_t layer_steps_ = 0;           // counted since the last line of layers
+  std::optional<LayerTable> last_layers_;  // of that line
+  std::vector<std::uint64_t> digests_;     // of the last step, by parameter
   bool journaled_;
   std::unique_ptr<RunJournal> journal_;
+  std::unique_ptr<ReplayJudge> judge_;           // of what no majority says
   std::unique_ptr<RunCheckpoints> checkpoints_;  // reads what is above
   std::int64_t replayed_ = 0;                    // steps, when it was resumed
   std::unique_ptr<Model> model_;

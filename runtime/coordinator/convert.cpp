@@ -104,6 +104,10 @@ std::string encode(const Pulse& pulse) {
     one.set_worker(accused.worker);
     one.set_reason(printable(accused.reason));
   }
+  if (pulse.rebuilt) {
+    write(pulse.rebuilt->at, *message.mutable_rebuilt()->mutable_at());
+    message.mutable_rebuilt()->set_wrong_from(pulse.rebuilt->wrong_from);
+  }
   return serialize(message, kMostRequestBytes);
 }
 
@@ -164,6 +168,12 @@ Pulse decode_pulse(ConstBytes bytes) {
         {read_worker(message.accused(i).worker(), {&at, "worker"}),
          read_text(message.accused(i).reason(), 0, kMostTextBytes, {&at, "reason"})});
   }
+  if (message.has_rebuilt()) {
+    const Field rebuilt{&field, "rebuilt"}, at{&rebuilt, "at"}, from{&rebuilt, "wrong_from"};
+    const wire::Rebuilt& one = message.rebuilt();
+    expect(one.wrong_from() >= -1, from, one.wrong_from(), "-1 or more");
+    pulse.rebuilt = Rebuilt{read(given(one.has_at(), one.at(), at), at), one.wrong_from()};
+  }
   return pulse;
 }
 
@@ -187,6 +197,7 @@ std::string encode(const Order& order) {
   for (const Position& checkpoint : order.checkpoints)
     write(checkpoint, *message.add_checkpoints());
   message.set_rewind(order.rewind);
+  message.set_steps(order.steps);
   return serialize(message, kMostAnswerBytes);
 }
 
@@ -218,6 +229,7 @@ Order decode_order(ConstBytes bytes) {
   for (int i = 0; i < checkpoints; ++i)
     order.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}));
   order.rewind = message.rewind();
+  order.steps = read_count(message.steps(), {&field, "steps"});
   return order;
 }
 

@@ -14,6 +14,12 @@ std::string encode(const Row& row) {
     one.set_newest(newest);
   }
   message.set_steps(row.steps);
+  for (const auto& [worker, away] : row.sent_away) {
+    wire::Row::SentAway& one = *message.add_sent_away();
+    one.set_worker(worker);
+    one.set_incarnation(away.incarnation);
+    one.set_reason(printable(away.reason));
+  }
   return serialize(message, kMostRowBytes);
 }
 
@@ -38,6 +44,17 @@ Row decode_row(ConstBytes bytes) {
     row.incarnations.emplace(worker, read_count(message.incarnations(i).newest(), {&at, "newest"}));
   }
   row.steps = read_count(message.steps(), {&field, "steps"});
+  const int away = read_size(message.sent_away_size(), kMostWorkers, {&field, "sent_away"});
+  for (int i = 0; i < away; ++i) {
+    const Field at{&field, "sent_away", i};
+    const wire::Row::SentAway& one = message.sent_away(i);
+    const std::int32_t worker = read_worker(one.worker(), {&at, "worker"});
+    expect(row.sent_away.empty() || worker > row.sent_away.rbegin()->first, {&at, "worker"}, worker,
+           "ascending numbers");
+    row.sent_away.emplace(
+        worker, SentAwayWorker{read_count(one.incarnation(), {&at, "incarnation"}),
+                               read_text(one.reason(), 0, kMostTextBytes, {&at, "reason"})});
+  }
   return row;
 }
 

@@ -53,8 +53,8 @@ class CoordinatorClient {
   ~CoordinatorClient();
 
   // The run is the options'; a nonce is drawn where there is none. Asks until it is answered:
-  // ConfigError where this worker is refused, TransportError where the two do not trust each
-  // other's TLS, Timeout naming the address and the last failure.
+  // ConfigError where this worker is refused, SentAway where it was sent away, TransportError where
+  // the two do not trust each other's TLS, Timeout naming the address and the last failure.
   Identity join(Join join, Deadline deadline);
 
   // What the coordinator is told from now on. Its sequence is set here. Does not wait.

@@ -271,7 +271,8 @@ bool CoordinatorDesk::try_join(ParkedJoin& parked) {
   }
   if (const auto* refused = std::get_if<JoinRefused>(&answer)) {
     refusals_.add(Refusal::join, parked.who, refused->reason);
-    parked.reply(CallEnd{CallEnd::Kind::refused, refused->reason});
+    parked.reply(CallEnd{refused->sent_away ? CallEnd::Kind::sent_away : CallEnd::Kind::refused,
+                         refused->reason});
     return true;
   }
   return false;
@@ -397,8 +398,17 @@ void CoordinatorDesk::expel(std::int32_t worker, std::string reason,
       const CallEnd why = ended_already();
       return done(&why);
     }
-    log_info("worker {} is expelled: {}", worker, reason);
-    core_->expel(worker, reason);
+    if (!core_->leading()) {
+      const CallEnd why = not_leading();
+      return done(&why);
+    }
+    const std::string why_not = core_->expel(worker, reason);
+    if (!why_not.empty()) {
+      const CallEnd why{core_->must_read() ? CallEnd::Kind::unavailable : CallEnd::Kind::refused,
+                        why_not};
+      return done(&why);
+    }
+    log_info("worker {} is sent away by an operator: {}", worker, reason);
     done(nullptr);
   });
   if (there) return;

@@ -29,7 +29,16 @@ namespace ballot {
 
 // Why a call ends without what it asked for.
 struct CallEnd {
-  enum class Kind { unavailable, refused, malformed, denied, too_many, replaced, internal };
+  enum class Kind {
+    unavailable,
+    refused,
+    malformed,
+    denied,
+    too_many,
+    replaced,
+    sent_away,
+    internal
+  };
   Kind kind = Kind::unavailable;
   std::string text;
 };

@@ -32,6 +32,8 @@ grpc::Status to_status(const CallEnd& end) {
         return grpc::StatusCode::RESOURCE_EXHAUSTED;
       case Kind::replaced:
         return grpc::StatusCode::ABORTED;
+      case Kind::sent_away:
+        return grpc::StatusCode::PERMISSION_DENIED;
       case Kind::internal:
         return grpc::StatusCode::INTERNAL;
     }

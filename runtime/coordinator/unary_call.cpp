@@ -44,6 +44,8 @@ void throw_unless_worth_trying(const grpc::Status& status, const std::string& ad
     case grpc::StatusCode::INVALID_ARGUMENT:
     case grpc::StatusCode::UNAUTHENTICATED:
       throw ConfigError("refused by the coordinator at {}: {}", address, describe(status));
+    case grpc::StatusCode::PERMISSION_DENIED:
+      throw SentAway("{}", status.error_message());
     case grpc::StatusCode::UNIMPLEMENTED:
       throw ConfigError("what listens at {} is no coordinator of Ballot: {}", address,
                         describe(status));

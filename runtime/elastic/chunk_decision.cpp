@@ -17,6 +17,19 @@ BallotChunk chunk_of(const StepLayout& layout, int chunk, int chunks) {
   return layout.voted().segments().empty() ? BallotChunk{} : layout.voted().chunk(chunk, chunks);
 }
 
+// Of the tensors that the chunk reaches into.
+void tell_tensors(const BallotLayout& layout, const BallotChunk& chunk,
+                  const SegmentAgreement& agreement, ChunkFigures& figures) {
+  const std::size_t first = layout.segment_of(chunk.begin);
+  const std::size_t last = layout.segment_of(chunk.end - kBallotAlignment);
+  figures.first_tensor = static_cast<std::int64_t>(first);
+  for (std::size_t tensor = first; tensor <= last; ++tensor)
+    for (std::size_t v = 0; v < agreement.voters(); ++v) {
+      figures.tensor_agreed.push_back(agreement.agreed(tensor, v));
+      figures.tensor_compared.push_back(agreement.compared(tensor, v));
+    }
+}
+
 // One tensor of one mean. Returns how many contributed.
 std::int32_t average(std::span<const CountedBallot> ballots, std::size_t mean, std::size_t tensor,
                      std::int64_t offset, std::int64_t length, DType wire, float* sum) {
@@ -57,10 +70,12 @@ ChunkVerdict decide_chunk(const StepLayout& layout, int chunk, int chunks,
     std::vector<BallotPart> parts;
     for (const CountedBallot& ballot : ballots)
       parts.push_back({ballot.data->bits.data(), ballot.data->abstentions.data()});
+    SegmentAgreement agreement(layout.voted().segments().size(), ballots.size());
     tally(layout.voted(), c, parts, options,
           {verdict.bits.data(), verdict.held_blocks.data(),
            verdict.held_elements.empty() ? nullptr : verdict.held_elements.data()},
-          statistics);
+          statistics, &agreement);
+    tell_tensors(layout.voted(), c, agreement, decided.figures);
   }
   verdict.digest = verdict.body_digest();
   if (chunk != 0) return decided;

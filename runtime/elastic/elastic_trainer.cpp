@@ -21,6 +21,7 @@
 #include "runtime/agreement_watch.h"
 #include "runtime/elastic/elastic_worker.h"
 #include "runtime/journal/shards.h"
+#include "runtime/layer_agreement.h"
 #include "runtime/metrics.h"
 #include "runtime/run_folder.h"
 
@@ -68,7 +69,8 @@ class ElasticRecord {
         journal_(journal),
         worker_(worker),
         result_(result),
-        progress_(config.steps) {}
+        progress_(config.steps),
+        layer_map_(replica.layout().voted()) {}
 
   void entered(const TermRecord& record) {
     const PeersTraffic traffic = worker_.traffic();
@@ -86,6 +88,9 @@ class ElasticRecord {
       workers_ = std::move(workers);
       watch_ = AgreementWatch({.window = config_.audit.agreement_window});
       accused_.clear();
+      tensors_ = {};
+      layer_steps_ = 0;
+      last_layers_.reset();
     }
     const bool leads = workers_.front() == options_.worker;
     if (!leads) {
@@ -147,16 +152,40 @@ class ElasticRecord {
     const std::optional<AgreementAlarm> alarm = watch_.add(figures.votes);
     for (std::size_t v = 0; v < workers_.size(); ++v)
       if (!watch_.alarming()[v]) accused_.erase(workers_[v]);
+    const LayerTable layers = watch_layers(figures);
     if (!alarm) return;
     const std::int32_t worker = workers_[static_cast<std::size_t>(alarm->voter)];
     const bool sends_away = config_.audit.bad_voter == AuditConfig::BadVoter::abstain;
-    const std::string text = fmt::format("step {}: worker {} is {}{}", figures.step, worker,
-                                         alarm->describe(config_.audit.agreement_window),
-                                         sends_away ? "; it is sent away" : "");
+    const std::string text =
+        fmt::format("step {}: worker {} is {}{}{}", figures.step, worker,
+                    alarm->describe(config_.audit.agreement_window),
+                    describe_worst(layers, static_cast<std::size_t>(alarm->voter)),
+                    sends_away ? "; it is sent away" : "");
     if (sends_away) accused_[worker] = text;
     if (!metrics_) return;
     log_warning("{}", text);
     metrics_->notice("alarm", figures.step, worker, text);
+  }
+
+  // Agreement layer by layer, of at least a window where there were as many steps; a line of it
+  // goes to the record once in a window.
+  LayerTable watch_layers(const StepFigures& figures) {
+    if (figures.tensors.voters() != workers_.size()) return {};
+    if (layer_steps_ == 0)
+      tensors_ = figures.tensors;
+    else
+      tensors_.add(figures.tensors);
+    const std::int64_t window = config_.audit.agreement_window;
+    const bool due = ++layer_steps_ == window || figures.step == config_.steps;
+    LayerTable layers = layer_map_.table(tensors_, layer_steps_);
+    const std::optional<LayerTable> before = last_layers_;
+    if (due) {
+      layer_steps_ = 0;
+      last_layers_ = layers;
+      if (metrics_) metrics_->layers(figures.step, layers);
+    }
+    if (layers.steps < window && before) layers.add(*before);
+    return layers;
   }
 
   VoterJudgement judgement() const {
@@ -197,6 +226,8 @@ class ElasticRecord {
     const double share = 2.0 * (decided.workers - 1) / decided.workers;
     line.fp32_bytes = share * 4.0 * static_cast<double>(replica_.arena().count());
     line.backend = "elastic";
+    line.member_bytes =
+        replica_.member_bytes_sent() - std::exchange(member_bytes_, replica_.member_bytes_sent());
     line.loss_faults = decided.loss_faults;
     const ElasticJournal::Cost cost = journal_.take_cost();
     line.journal = {cost.written_bytes, cost.seconds, cost.waited_seconds, cost.behind_steps};
@@ -226,7 +257,8 @@ class ElasticRecord {
     facts.config_toml = to_toml(config_);
     facts.rule = to_string(hidden.rule);
     facts.reduce = to_string(hidden.reduce);
-    facts.workers = static_cast<std::int64_t>(record.workers.size());
+    facts.members = config_.members;
+    facts.workers = static_cast<std::int64_t>(record.workers.size()) * config_.members;
     facts.threads = thread_count();
     facts.seed = config_.seed;
     facts.steps = config_.steps;
@@ -247,26 +279,41 @@ class ElasticRecord {
   ProgressLine progress_;
   std::unique_ptr<MetricsLog> metrics_;  // null: another worker writes it
   PeersTraffic before_;
+  std::uint64_t member_bytes_ = 0;
   bool entered_ = false;
   std::vector<std::int32_t> workers_;  // of the term, by voter
   AgreementWatch watch_;
   std::map<std::int32_t, std::string> accused_;  // by worker, with the reason
-  std::deque<Line> lines_;                       // of the last steps, ascending
+  const LayerMap layer_map_;
+  SegmentAgreement tensors_;               // of the steps since the last line of layers
+  std::int64_t layer_steps_ = 0;           // so many
+  std::optional<LayerTable> last_layers_;  // of that line
+  std::deque<Line> lines_;                 // of the last steps, ascending
   Stopwatch watch_step_, total_;
 };
 
 }  // namespace
 
 TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& options,
-                             const TrainingHooks& hooks) {
+                             const TrainingHooks& hooks, Transport* members) {
   if (options.worker < 0)
     throw ConfigError("--worker {}: expected a number from 0 on that is this worker's alone",
                       options.worker);
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
-  set_log_name(fmt::format("worker {}", options.worker));
+  const bool first = members == nullptr || members->rank() == 0;
+  set_log_name(first ? fmt::format("worker {}", options.worker)
+                     : fmt::format("worker {} member {}", options.worker, members->rank()));
   const auto patience =
       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.deadline_seconds));
-  Replica replica(config, hooks);
+  Replica replica(config, hooks, members);
+  TrainingResult result;
+  result.first_loss = result.last_loss = std::numeric_limits<double>::quiet_NaN();
+  if (!first) {
+    result.stopped = !replica.follow();
+    result.steps = replica.position().step;
+    result.digest = replica.digest();
+    return result;
+  }
   prepare_folder(config, options.worker);
   const std::string shard = shard_folder(config.output_folder, options.worker);
   std::filesystem::create_directories(shard);
@@ -278,9 +325,8 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
              config.journal.copies);
   Recovery recovery(replica, journal, config.output_folder, options.worker);
   Recovered start = recovery.start();
-  TrainingResult result;
-  result.first_loss = result.last_loss = std::numeric_limits<double>::quiet_NaN();
   const auto finish = [&] {
+    replica.dismiss(!result.stopped);
     result.steps = replica.position().step;
     result.digest = replica.digest();
     log_info("ends after step {}, its parameters have digest {:016x}", result.steps, result.digest);

@@ -40,7 +40,7 @@ WorkerOptions core_options(const RunConfig& config, const ElasticOptions& option
   WorkerOptions core;
   core.run = options.run;
   core.address = address;
-  core.per_voter = config.batch * config.micro_batches;
+  core.per_voter = config.batch * config.micro_batches * config.members;
   core.exchange_timeout = patience;
   core.last_step = config.steps;
   core.late_grace = options.late_grace;
@@ -297,9 +297,13 @@ void ElasticWorker::serve() {
       fact.position = {outcome->training.step, outcome->training.journal->chain};
       fact.parameters = wide(outcome->training.digest);
       fact.files = outcome->written->files;
-      fact.share = outcome->share.index;
-      fact.shares = outcome->share.count;
-      with_core([&](WorkerCore& core) { core.checkpoint_written(now(), fact); });
+      const std::int32_t members = outcome->share.members;
+      fact.share = outcome->share.index / members;  // the protocol's are voters'
+      fact.shares = outcome->share.count / members;
+      if (members > 1)
+        push(ConfirmShare{std::move(fact)});
+      else
+        with_core([&](WorkerCore& core) { core.checkpoint_written(now(), fact); });
     }
     if (pulse_now) {
       pulse();
@@ -458,6 +462,11 @@ void ElasticWorker::act(const Left&) {
   changed_.notify_all();
 }
 
+void ElasticWorker::act(const OtherLength& other) {
+  throw ConfigError("train.steps = {}, the run's is {}: this worker does not belong to it any more",
+                    config_.steps, other.steps);
+}
+
 void ElasticWorker::act(const PublishCheckpoint& publish) {
   publisher_->push([this, fact = publish.fact] {
     try {
@@ -556,6 +565,7 @@ bool ElasticWorker::run(ElasticEvents events) {
         tasks_.pop_front();
       }
     }
+    look_at_members();
     if (task) {
       std::visit([this](const auto& t) { run(t); }, *task);
       changed_.notify_all();  // a fetch may have waited for it
@@ -583,17 +593,27 @@ void ElasticWorker::begin_last_checkpoint() {
     const std::lock_guard lock(mutex_);
     place = place_now();
   }
-  if (place) begin_checkpoint({place->index, place->workers, place->index});
+  if (place) replica_.begin_checkpoint({place->index, place->workers, place->index}, writer_);
 }
 
-void ElasticWorker::begin_checkpoint(const CheckpointShare& share) {
-  TrainingState training = replica_.training();
-  training.workers = share.count;
-  training.threads = thread_count();
-  training.processor = processor_features(replica_.arena().device());
-  training.compute = to_string(replica_.compute());
-  writer_.begin(share, training, replica_.arena(), replica_.state(),
-                {config_.output_folder, config_.model_folder});
+void ElasticWorker::run(const ConfirmShare& confirm) {
+  unconfirmed_ = confirm.fact;
+}
+
+// A share is written when every member has written its part of it.
+void ElasticWorker::look_at_members() {
+  replica_.keep_members();
+  if (!unconfirmed_ || now() < look_at_) return;
+  look_at_ = now() + kIdle;
+  const std::int64_t step = unconfirmed_->position.step;
+  const Replica::OthersShare others = replica_.look_at_checkpoint(step);
+  if (others == Replica::OthersShare::writing) return;
+  const CheckpointFact fact = *std::exchange(unconfirmed_, std::nullopt);
+  if (others == Replica::OthersShare::failed)
+    log_warning("this voter's share of the checkpoint of step {} is given up: a member could not "
+                "write its part, its log says why", step);
+  else
+    with_core([&](WorkerCore& core) { core.checkpoint_written(now(), fact); });
 }
 
 void ElasticWorker::run(const ComputeBallot& compute) {
@@ -616,7 +636,7 @@ void ElasticWorker::run(const Apply& apply) {
     begin_last_checkpoint();  // with those who have entered this term, not with those who decided
                               // it
   else if (apply.share)
-    begin_checkpoint(*apply.share);
+    replica_.begin_checkpoint(*apply.share, writer_);
   if (events_.applied) {
     std::optional<StepFigures> figures;
     if (!apply.hold.fetched) figures = figures_of(record, apply.hold.figures);
@@ -677,6 +697,7 @@ void ElasticWorker::run(const LoadCheckpoint& load) {
     if (!ended) state = copy_checkpoint(source, deadline);
     if (!state) state = recovery_.load_newest(history);
     if (state) break;
+    replica_.keep_members();
     std::unique_lock lock(mutex_);
     if (deadline.passed())
       throw Timeout(

@@ -80,7 +80,10 @@ class ElasticWorker {
   struct Enter {
     TermRecord record;
   };
-  using Task = std::variant<Apply, ComputeBallot, Rewind, LoadCheckpoint, Enter>;
+  struct ConfirmShare {  // written by this member; by the voter's others?
+    CheckpointFact fact;
+  };
+  using Task = std::variant<Apply, ComputeBallot, Rewind, LoadCheckpoint, Enter, ConfirmShare>;
 
   PeerHandlers handlers();
   TimePoint now() const { return system_clock().now(); }
@@ -107,6 +110,7 @@ class ElasticWorker {
   void act(const AskToJoin& ask);
   void act(const PulseNow& pulse);
   void act(const Left& left);
+  void act(const OtherLength& other);
   void act(const PublishCheckpoint& publish);
   void act(const CheckpointsKept& kept);
   void push(Task task);
@@ -122,7 +126,8 @@ class ElasticWorker {
   void run(const Rewind& rewind);
   void run(const LoadCheckpoint& load);
   void run(const Enter& enter);
-  void begin_checkpoint(const CheckpointShare& share);
+  void run(const ConfirmShare& confirm);
+  void look_at_members();
   void begin_last_checkpoint();
   std::optional<Recovered> copy_checkpoint(const Source& source, Deadline deadline);
   bool is_over();
@@ -137,6 +142,8 @@ class ElasticWorker {
   ElasticEvents events_;
   CheckpointWriter writer_;
   std::optional<Deadline> end_by_;  // of the last checkpoint's publication
+  std::optional<CheckpointFact> unconfirmed_;  // the computing thread's, as the next
+  TimePoint look_at_;                          // the other members' shares, not before
 
   mutable std::mutex mutex_;  // of everything to the next blank line
   std::condition_variable changed_;

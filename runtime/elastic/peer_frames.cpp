@@ -250,12 +250,44 @@ class ArrivingVerdict final : public ArrivingFrame {
           votes.agreed[v] > votes.compared[v])
         head.fail("a voter that agreed on {} of {} compared elements, the chunk has {}",
                   votes.agreed[v], votes.compared[v], elements);
+    get_tensors(head, voters);
     figures.loss_sum = head.get<double>("loss");
     if (!std::isfinite(figures.loss_sum))
       head.fail("a loss of {}, expected a number", figures.loss_sum);
     figures.tokens = get_count(head, "tokens");
     figures.loss_faults = get_between<std::int32_t>(head, "losses that are no number", 0,
                                                     static_cast<std::int32_t>(voters));
+  }
+  // A tensor begins at a multiple of kChunkUnit elements, so a chunk bounds their number and place.
+  void get_tensors(ByteReader& head, std::size_t voters) {
+    const ChunkVerdictRecord& chunk = frame_.data.verdict;
+    ChunkFigures& figures = frame_.data.figures;
+    const std::int64_t units = (chunk.end - chunk.begin) / kChunkUnit;
+    figures.first_tensor =
+        get_between<std::int64_t>(head, "first tensor", 0, chunk.begin / kChunkUnit);
+    figures.tensor_agreed = get_list<std::int64_t>(head, "agreed by tensor");
+    figures.tensor_compared = get_list<std::int64_t>(head, "compared by tensor");
+    const std::size_t count = figures.tensor_agreed.size();
+    if (figures.tensor_compared.size() != count || (voters == 0 ? count : count % voters) != 0 ||
+        count > static_cast<std::size_t>(units) * voters)
+      head.fail(
+          "agreement by tensor of {} and {} numbers, expected as many for {} voters, in {} "
+          "tensors at most",
+          count, figures.tensor_compared.size(), voters, units);
+    std::vector<std::int64_t> agreed(voters), compared(voters);
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::int64_t a = figures.tensor_agreed[i], c = figures.tensor_compared[i];
+      const std::int64_t left = chunk.end - chunk.begin - compared[i % voters];
+      if (c < 0 || c > left || a < 0 || a > c)
+        head.fail(
+            "a voter that agreed on {} of {} compared elements of a tensor, {} are left of "
+            "the chunk",
+            a, c, left);
+      agreed[i % voters] += a;
+      compared[i % voters] += c;
+    }
+    if (agreed != figures.votes.agreed || compared != figures.votes.compared)
+      head.fail("agreement by tensor that does not add up to the chunk's");
   }
   static void expect(const Digest& said, const Digest& found, const char* what) {
     if (said != found)
@@ -433,6 +465,9 @@ OutgoingFrame make_frame(std::shared_ptr<const VerdictFrame> frame) {
   head.put(figures.votes.held_blocks);
   put_list(head, figures.votes.agreed);
   put_list(head, figures.votes.compared);
+  head.put(figures.first_tensor);
+  put_list(head, figures.tensor_agreed);
+  put_list(head, figures.tensor_compared);
   head.put(figures.loss_sum);
   head.put(figures.tokens);
   head.put(figures.loss_faults);

@@ -27,7 +27,7 @@
 namespace ballot {
 
 // Of frames and requests; workers of another one are refused.
-inline constexpr std::uint32_t kPeerFramesVersion = 2;
+inline constexpr std::uint32_t kPeerFramesVersion = 3;
 
 inline constexpr std::size_t kMostHeadBytes = std::size_t{8} << 20;
 inline constexpr std::int32_t kMostPeers = 4096;  // numbers of workers, voters, chunks are below

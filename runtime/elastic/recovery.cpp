@@ -34,7 +34,7 @@ std::optional<std::string> Recovery::find_base(std::int64_t most_step) {
 
 Recovered Recovery::follow_journal(std::int64_t to_step, bool rebuild) {
   History history(replica_.position(), replica_.term());
-  std::int64_t proved = 0;
+  std::int64_t proved = 0, wrong_from = 0;
   const std::int64_t from = replica_.position().step;
   for (std::int64_t step = from + 1; step <= to_step; ++step) {
     const Record record = journal_.read(step);
@@ -46,7 +46,11 @@ Recovered Recovery::follow_journal(std::int64_t to_step, bool rebuild) {
     const AppliedRecord applied = replica_.apply(record);
     const std::optional<AppliedRecord> before = journal_.applied(step);
     if (before && rebuild && before->parameters != applied.parameters) {
-      log_warning("step {}: the parameters were wrong from here on", step);
+      if (wrong_from == 0) {
+        wrong_from = step;
+        log_warning("the parameters were wrong from step {} on: {}", step,
+                    describe_difference(*before, applied.tensors, replica_.arena()));
+      }
       journal_.append(applied);
     } else if (before) {
       require_digests(*before, applied.tensors, replica_.arena());
@@ -57,7 +61,7 @@ Recovered Recovery::follow_journal(std::int64_t to_step, bool rebuild) {
   if (to_step > from)
     log_info("replayed steps {} to {} from the journal, {} of {} proved by digest", from + 1,
              to_step, proved, to_step - from);
-  return {std::move(history), replica_.ledger(), wide(replica_.digest())};
+  return {std::move(history), replica_.ledger(), wide(replica_.digest()), wrong_from};
 }
 
 Recovered Recovery::start() {
@@ -66,7 +70,7 @@ Recovered Recovery::start() {
   if (const auto base = find_base(kAny)) {
     replica_.load(*base, voter_, false);
     log_info("goes on from {}", *base);
-    return follow_journal(journal_.end().step);
+    return follow_journal(journal_.end().step, true);
   }
   if (newest && position_of(newest->path)) {
     // The journal ends before it, or is of a history that was given up: a published checkpoint is
@@ -83,7 +87,7 @@ Recovered Recovery::start() {
                 journal_.begin().step);
     journal_.restart_at(replica_.genesis());
   }
-  return follow_journal(journal_.end().step);
+  return follow_journal(journal_.end().step, true);
 }
 
 Recovered Recovery::rewind(const Position& to, bool rebuild) {

@@ -2,8 +2,10 @@
 // starts, and when it has to go back.
 //
 // A position is reached from the newest whole checkpoint at or before it that is on the same
-// history (or from the starting model), by the journal's records, each proved by the digest that
-// the live run left. On the computing thread.
+// history (or from the starting model), by the journal's records. What the live run left of each
+// step's digest says whether its parameters were right: going back they have to be; where it starts
+// or rebuilds, what was wrong is said and put right, and the others of the run compare what it has
+// then. On the computing thread.
 #pragma once
 
 #include <optional>
@@ -39,7 +41,7 @@ class Recovery {
   // The newest whole one at or before `most_step` that the journal leads on from.
   std::optional<std::string> find_base(std::int64_t most_step);
   // `rebuild`: the digests that the journal holds may be those of wrong parameters; they are put
-  // right.
+  // right, and Recovered says from which step on.
   Recovered follow_journal(std::int64_t to_step, bool rebuild = false);
 
   Replica& replica_;

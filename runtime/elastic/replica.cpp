@@ -6,21 +6,30 @@
 #include "core/error.h"
 #include "core/host_bytes.h"
 #include "core/log.h"
+#include "core/matmul.h"
+#include "core/parallel.h"
 #include "core/version.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
+#include "runtime/elastic/member_ballot.h"
 #include "runtime/evaluation.h"
-#include "runtime/replica_audit.h"  // parameter_digests
+#include "runtime/gather_values.h"
+#include "runtime/replica_audit.h"    // parameter_digests
+#include "runtime/run_checkpoints.h"  // checkpoint_options
 #include "runtime/run_folder.h"
 
 namespace ballot {
 namespace {
 
-const RunConfig& elastic(const RunConfig& config) {
-  if (config.members != 1)
+const RunConfig& elastic(const RunConfig& config, const Transport* members) {
+  const int started = members == nullptr ? 1 : members->size();
+  if (config.members != started)
     throw ConfigError(
-        "vote.members = {}: an elastic run has voters of one worker (a term changes whole voters)",
-        config.members);
+        "vote.members = {}: this voter was started with {} members; expected {} processes that "
+        "reach "
+        "each other (mpirun -n {} ballot train ... --coordinator, or RANK, WORLD_SIZE and "
+        "MASTER_ADDR)",
+        config.members, started, config.members, config.members);
   if (config.vote_schedule && *config.vote_schedule != Schedule::sharded)
     throw ConfigError(
         "vote.schedule = \"{}\": an elastic run votes by \"sharded\", in which each chunk has an "
@@ -47,6 +56,30 @@ RunConfig shared_part(RunConfig config) {
   return config;
 }
 
+// What a member says of its part of a ballot, and of what it stands on. Travels as it is.
+struct MemberReport {
+  std::int64_t step = 0;
+  std::uint64_t digest = 0;  // of its parameters
+  double loss_sum = 0;
+  std::int64_t tokens = 0;
+  std::int64_t gradient_faults = 0;
+  std::int32_t loss_fault = 0;
+  std::int32_t counts = 1;  // it had samples
+  Replica::Times times;
+};
+
+// A part of a voter's samples: as many as the other members have, or one more or less.
+SampleRange part_of_samples(const SampleRange& samples, int member, int members) {
+  const std::int64_t count = samples.count();
+  return {samples.begin + count * member / members, samples.begin + count * (member + 1) / members};
+}
+
+// What may follow an order: a record, whose bits and means are no more than two copies of all
+// parameters.
+std::uint64_t most_order_bytes(const ParameterArena& arena) {
+  return 8 * static_cast<std::uint64_t>(arena.count()) + (std::uint64_t{64} << 20);
+}
+
 Digest digest_of_config(const RunConfig& config, const Position& genesis,
                         std::span<const std::int32_t> tokens) {
   const std::string text = fmt::format("version {}\n", version()) + to_toml(shared_part(config));
@@ -59,19 +92,22 @@ Digest digest_of_config(const RunConfig& config, const Position& genesis,
 
 }  // namespace
 
-Replica::Replica(const RunConfig& config, const TrainingHooks& hooks)
-    : config_(elastic(config)),
+Replica::Replica(const RunConfig& config, const TrainingHooks& hooks, Transport* members)
+    : config_(elastic(config, members)),
       hooks_(hooks),
+      members_(members != nullptr && members->size() > 1 ? members : nullptr),
+      patience_(std::chrono::duration_cast<Duration>(
+          std::chrono::duration<double>(config.deadline_seconds))),
       device_(find_device(config, hooks.local_rank, &device_reason_)),
       compute_(resolve_compute(config.compute, device_)),
       llama_(read_model_config(config.model_folder)),
       tokenizer_(read_tokenizer(config.model_folder)),
       arena_(llama_parameter_shapes(llama_), compute_, device_),
-      state_(arena_, config.groups),
+      plan_(plan_members(arena_, config_.groups, static_cast<int>(config_.members), config_.cut)),
+      state_(arena_, config_.groups, plan_, member()),
       layout_(state_),
       training_tokens_(read_tokens(config.train_data, *tokenizer_)),
       sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
-      maker_(state_, layout_, static_cast<std::uint64_t>(config.seed)),
       replay_(arena_, state_, layout_, static_cast<std::uint64_t>(config.seed), config.ties),
       batches_(static_cast<std::size_t>(config.micro_batches)),
       counts_(state_.states().size()) {
@@ -86,8 +122,27 @@ Replica::Replica(const RunConfig& config, const TrainingHooks& hooks)
   model_ = make_llama(llama_, arena_, device_);
   if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
   if (!device_reason_.empty()) log_info("train.device = auto: {}", device_reason_);
-  load_start(false);
+  load_start_here(false);
   config_digest_ = digest_of_config(config, genesis_, training_tokens_);
+  const auto seed = static_cast<std::uint64_t>(config_.seed);
+  if (members_ == nullptr) {
+    maker_ = std::make_unique<BallotMaker>(state_, layout_, seed);
+    return;
+  }
+  require_same_everywhere(fmt::format("version {}\n{}run {}\n", version(),
+                                      to_toml(shared_part(config_)), to_string(config_digest_)),
+                          *members_, Deadline::in(patience_));
+  maker_ = std::make_unique<MemberBallotMaker>(state_, layout_, seed, plan_, *members_, patience_);
+  // An order may come late: while the first member reads its journal, or waits for a checkpoint.
+  orders_.emplace(*members_, most_order_bytes(arena_), 3 * patience_);
+  if (is_first_member())
+    log_info(
+        "a voter of {} members; who works on what (the others' work at once: {:.2f}x as fast):\n{}",
+        plan_.members, plan_.work.speed_up(), plan_.description);
+}
+
+void Replica::tell(MemberOrder order, ConstBytes what_follows) {
+  if (orders_) orders_->tell(order, what_follows);
 }
 
 const std::vector<std::int64_t>& Replica::counts() const {
@@ -97,27 +152,80 @@ const std::vector<std::int64_t>& Replica::counts() const {
 }
 
 std::shared_ptr<const VoterBallot> Replica::cast(const SampleRange& samples, int voter) {
+  tell({.kind = MemberOrder::Kind::cast,
+        .voter = voter,
+        .step = position_.step,
+        .samples = samples});
+  return make_ballot(samples, voter);
+}
+
+std::shared_ptr<const VoterBallot> Replica::make_ballot(const SampleRange& samples, int voter) {
   Stopwatch watch;
   // Whoever sends parts of an earlier one may still have it.
   auto ballot = std::make_shared<VoterBallot>(layout_);
+  SampleRange mine = part_of_samples(samples, member(), plan_.members);
+  const bool counts = mine.count() > 0;  // else: the step's work, with a sample that says nothing
+  if (!counts) mine = {samples.begin, samples.begin + 1};
   std::size_t used = 0;
-  for (std::int64_t id = samples.begin; id < samples.end; id += config_.batch) {
+  for (std::int64_t id = mine.begin; id < mine.end; id += config_.batch) {
     if (used == batches_.size()) batches_.emplace_back();
-    sampler_.draw(id, std::min(config_.batch, samples.end - id), batches_[used++]);
+    sampler_.draw(id, std::min(config_.batch, mine.end - id), batches_[used++]);
   }
-  require(used > 0, "a ballot of samples [{}, {})", samples.begin, samples.end);
+  require(samples.count() > 0, "a ballot of samples [{}, {})", samples.begin, samples.end);
   times_ = {};
   times_.data = watch.lap();
-  maker_.begin(position_.step, voter, *ballot);
-  maker_.finish(model_->differentiate(std::span(batches_).first(used), maker_));
+  maker_->begin(position_.step, voter, *ballot, counts);
+  maker_->finish(model_->differentiate(std::span(batches_).first(used), *maker_));
   times_.forward = model_->times().forward;
   times_.backward = model_->times().backward;
-  times_.direction = maker_.times().direction;
-  times_.pack = maker_.times().pack;
+  times_.direction = maker_->times().direction;
+  times_.pack = maker_->times().pack;
+  if (!counts) ballot->loss = {};
+  if (members_ != nullptr) join_reports(*ballot);
   return ballot;
 }
 
+// The members' losses and faults become the voter's, and their replicas are proved equal.
+void Replica::join_reports(VoterBallot& ballot) {
+  MemberReport mine;
+  mine.step = position_.step;
+  mine.digest = training_.digest;
+  mine.loss_sum = ballot.loss.sum;
+  mine.tokens = ballot.loss.tokens;
+  mine.gradient_faults = ballot.gradient_faults;
+  mine.loss_fault = ballot.loss_fault;
+  mine.counts = ballot.loss.tokens > 0 || ballot.loss_fault;
+  mine.times = times_;
+  const std::vector<MemberReport> all = gather_values(mine, *members_, Deadline::in(patience_));
+  ballot.loss = {};
+  ballot.gradient_faults = 0;
+  std::int64_t good = 0;
+  for (std::size_t m = 0; m < all.size(); ++m) {
+    const MemberReport& report = all[m];
+    if (report.step != mine.step || report.digest != mine.digest)
+      throw ReplicasDiffer(
+          "member {} of this voter stands at step {} with digest {:016x}, member {} at step {} "
+          "with "
+          "{:016x}: the voter has to start again from its checkpoint",
+          m, report.step, report.digest, member(), mine.step, mine.digest);
+    ballot.gradient_faults += report.gradient_faults;
+    for (double Replica::Times::*const stage :
+         {&Times::data, &Times::forward, &Times::backward, &Times::direction, &Times::pack})
+      times_.*stage = std::max(times_.*stage, report.times.*stage);
+    if (report.loss_fault != 0 || report.counts == 0) continue;
+    ++good;
+    ballot.loss.sum += report.loss_sum;
+    ballot.loss.tokens += report.tokens;
+  }
+  ballot.loss_fault = good == 0;
+}
+
 AppliedRecord Replica::apply(const Record& record) {
+  if (orders_) tell({.kind = MemberOrder::Kind::apply, .step = record.step}, encode(record));
+  return apply_here(record);
+}
+
+AppliedRecord Replica::apply_here(const Record& record) {
   const Stopwatch watch;
   require(record.step == position_.step + 1 && record.previous == position_.digest,
           "step {} after {} is applied at step {} with {}", record.step, to_string(record.previous),
@@ -146,6 +254,12 @@ void Replica::stand_at(const Position& position, std::int64_t term, Ledger ledge
 }
 
 void Replica::load_start(bool keep_momentum) {
+  tell({.kind = MemberOrder::Kind::load_start, .keep_momentum = keep_momentum});
+  load_start_here(keep_momentum);
+  require_all_loaded(true, config_.model_folder);
+}
+
+void Replica::load_start_here(bool keep_momentum) {
   load_parameters(config_.model_folder, arena_);
   for (ParameterState& s : state_.states()) {
     if (keep_momentum && s.is_private) continue;
@@ -161,6 +275,31 @@ void Replica::load_start(bool keep_momentum) {
 }
 
 void Replica::load(const std::string& checkpoint, int voter, bool keep_momentum) {
+  tell({.kind = MemberOrder::Kind::load, .voter = voter, .keep_momentum = keep_momentum},
+       std::as_bytes(std::span(checkpoint)));
+  try {
+    load_here(checkpoint, voter, keep_momentum);
+  } catch (const WorldError&) {
+    try {
+      require_all_loaded(false, checkpoint);
+    } catch (const DataError&) {  // this member's own reason is the one to be told
+    }
+    throw;
+  }
+  require_all_loaded(true, checkpoint);
+}
+
+// After every order to load: this member may have read what another could not.
+void Replica::require_all_loaded(bool loaded, const std::string& what) {
+  if (members_ == nullptr) return;
+  const std::vector<std::int32_t> all =
+      gather_values<std::int32_t>(loaded, *members_, Deadline::in(3 * patience_));
+  for (std::size_t m = 0; m < all.size(); ++m)
+    if (all[m] == 0)
+      throw DataError("member {} of this voter could not load {}, its log says why", m, what);
+}
+
+void Replica::load_here(const std::string& checkpoint, int voter, bool keep_momentum) {
   std::vector<OwnedTensor> kept(state_.states().size());
   for (std::size_t i = 0; keep_momentum && i < kept.size(); ++i)
     if (state_.states()[i].is_private) std::swap(kept[i], state_.states()[i].momentum);
@@ -189,9 +328,137 @@ void Replica::load(const std::string& checkpoint, int voter, bool keep_momentum)
   stand_at({loaded.step, loaded.journal->chain}, loaded.history_term.value_or(0), ledger);
 }
 
+void Replica::begin_checkpoint(const CheckpointShare& share, CheckpointWriter& writer) {
+  tell({.kind = MemberOrder::Kind::begin_checkpoint,
+        .voter = share.voter,
+        .share = share.index,
+        .shares = share.count,
+        .step = position_.step});
+  begin_checkpoint_here(share, writer);
+}
+
+// Every member writes as many files as a worker of a fixed job: they are numbered through.
+void Replica::begin_checkpoint_here(const CheckpointShare& voter, CheckpointWriter& writer) {
+  CheckpointShare share = voter;
+  share.index = voter.index * plan_.members + member();
+  share.count = voter.count * plan_.members;
+  share.member = member();
+  share.members = plan_.members;
+  TrainingState training = training_;
+  training.workers = share.count;
+  training.members = plan_.members;
+  training.threads = thread_count();
+  training.processor = processor_features(arena_.device());
+  training.compute = to_string(compute_);
+  writer.begin(share, training, arena_, state_, {config_.output_folder, config_.model_folder});
+}
+
+Replica::OthersShare Replica::look_at_checkpoint(std::int64_t step) {
+  if (members_ == nullptr) return OthersShare::written;
+  tell({.kind = MemberOrder::Kind::look_at_checkpoint, .step = step});
+  const auto all = gather_values(OthersShare::written, *members_, Deadline::in(patience_));
+  return *std::ranges::max_element(all, {}, [](OthersShare s) {
+    return s == OthersShare::failed ? 2 : s == OthersShare::writing ? 1 : 0;
+  });
+}
+
 std::optional<Loss> Replica::evaluate() {
+  tell({.kind = MemberOrder::Kind::evaluate});
+  return evaluate_here();
+}
+
+std::optional<Loss> Replica::evaluate_here() {
   if (!windows_) return std::nullopt;
+  if (members_ != nullptr)
+    return ballot::evaluate(*model_, *windows_, config_.batch, *members_, patience_);
   return ballot::evaluate(*model_, *windows_, config_.batch);
+}
+
+void Replica::keep_members() {
+  if (orders_ && orders_->since_last() > std::min<Duration>(patience_ / 2, std::chrono::seconds(5)))
+    tell({});
+}
+
+void Replica::dismiss(bool ended) {
+  tell({.kind = MemberOrder::Kind::end, .ended = ended});
+  orders_.reset();
+}
+
+bool Replica::follow() {
+  require(!is_first_member(), "the first member of a voter follows nobody");
+  CheckpointWriter writer(checkpoint_options(config_, patience_));
+  before_change(writer.hook());
+  std::optional<ShareOutcome> outcome;  // the last
+  const auto load = [&](const std::string& what, const auto& body) {
+    writer.give_up("this voter goes back");
+    bool loaded = true;
+    try {
+      body();
+    } catch (const WorldError& error) {
+      log_error("{}", error.what());
+      loaded = false;
+    }
+    try {
+      require_all_loaded(loaded, what);
+    } catch (const DataError&) {  // the first member decides what to do about it
+    }
+  };
+  while (true) {
+    MemberOrders::Received received = orders_->take();
+    const MemberOrder& order = received.order;
+    switch (order.kind) {
+      case MemberOrder::Kind::idle:
+        break;
+      case MemberOrder::Kind::cast:
+        if (order.step != position_.step)
+          throw TransportError(
+              "the first member of this voter casts at step {}, member {} stands at {}", order.step,
+              member(), position_.step);
+        make_ballot(order.samples, order.voter);
+        break;
+      case MemberOrder::Kind::apply: {
+        apply_here(decode_record(received.bytes, "the first member's record"));
+        if (hooks_.after_step) hooks_.after_step(position_.step, arena_);
+        break;
+      }
+      case MemberOrder::Kind::load_start:
+        load(config_.model_folder, [&] { load_start_here(order.keep_momentum != 0); });
+        break;
+      case MemberOrder::Kind::load: {
+        const std::string path(reinterpret_cast<const char*>(received.bytes.data()),
+                               received.bytes.size());
+        load(path, [&] { load_here(path, order.voter, order.keep_momentum != 0); });
+        break;
+      }
+      case MemberOrder::Kind::begin_checkpoint:
+        begin_checkpoint_here({order.share, order.shares, order.voter}, writer);
+        break;
+      case MemberOrder::Kind::look_at_checkpoint: {
+        while (std::optional<ShareOutcome> finished = writer.finished()) {
+          if (!finished->written)
+            log_warning("member {}'s share of the checkpoint of step {} is given up: {}", member(),
+                        finished->training.step, finished->error);
+          outcome = std::move(finished);
+        }
+        const bool there = outcome && outcome->training.step == order.step;
+        const OthersShare state = there && outcome->written ? OthersShare::written
+                                  : !there && writer.busy() ? OthersShare::writing
+                                                            : OthersShare::failed;
+        gather_values(state, *members_, Deadline::in(patience_));
+        break;
+      }
+      case MemberOrder::Kind::evaluate:
+        evaluate_here();
+        break;
+      case MemberOrder::Kind::end:
+        before_change({});
+        return order.ended != 0;
+      default:
+        throw TransportError("the first member of this voter orders {}, expected 0 to {}",
+                             static_cast<std::int32_t>(order.kind),
+                             static_cast<std::int32_t>(MemberOrder::Kind::end));
+    }
+  }
 }
 
 }  // namespace ballot

@@ -2,7 +2,13 @@
 // (runtime/protocol/worker_core.h) knows by name, this holds: positions are states of it, ballots
 // are made by it, records change it.
 //
-// One thread at a time (the computing one), but for decide(), which reads nothing that changes.
+// A voter of several members has a replica on each of them. The first member's is what the protocol
+// drives; it tells the others (member_orders.h), whose follow() does the same: every ballot is made
+// by all, momentum lies where the work is, each applies every record. Losing a member ends the
+// voter's process group; it comes back as a whole, from checkpoint and journal, and is planned
+// anew.
+//
+// One thread at a time (the computing one).
 #pragma once
 
 #include <cstdint>
@@ -18,7 +24,10 @@
 #include "models/model.h"
 #include "models/tokenizer.h"
 #include "runtime/checkpoint.h"
+#include "runtime/checkpoint_writer.h"
+#include "runtime/elastic/member_orders.h"
 #include "runtime/elastic/voter_ballot.h"
+#include "runtime/member_plan.h"
 #include "runtime/optimizer_state.h"
 #include "runtime/protocol/history.h"
 #include "runtime/protocol/ledger.h"
@@ -31,9 +40,19 @@ namespace ballot {
 
 class Replica {
  public:
-  // Reads model and data; stands at step 0. Both must outlive it. ConfigError for what cannot be
-  // elastic, and as the trainer does.
-  Replica(const RunConfig& config, const TrainingHooks& hooks);
+  // Reads model and data; stands at step 0. All must outlive it. `members`: of this voter, as many
+  // as vote.members says; null: this process is the voter. Collective over them. ConfigError for
+  // what cannot be elastic, for members that were started differently, and as the trainer does.
+  Replica(const RunConfig& config, const TrainingHooks& hooks, Transport* members = nullptr);
+
+  // What follows, down to config(), is the first member's to call, who has the others do the same.
+  bool is_first_member() const { return members_ == nullptr || members_->rank() == 0; }
+  // The others': until the first member dismisses them; whether the run has ended. PeerLost,
+  // Timeout.
+  bool follow();
+  void dismiss(bool ended);
+  // When there is nothing to do, now and then: the others wait for orders only so long.
+  void keep_members();
 
   // Where every history of this run begins: of the configuration and the starting parameters.
   const Position& genesis() const { return genesis_; }
@@ -57,43 +76,66 @@ class Replica {
 
   // Called before each change that a ballot or an update makes; loads do not ask.
   void before_change(const BeforeChange& call) {
-    maker_.before_change(call);
+    maker_->before_change(call);
     replay_.before_change(call);
   }
 
-  // Of the step under way, and the last applied: for the record.
+  // This voter's share of a checkpoint of position(), in as many files as it has members: its own
+  // part by `writer`, the others' by theirs.
+  void begin_checkpoint(const CheckpointShare& share, CheckpointWriter& writer);
+  // Of the other members' parts of the share of `step`.
+  enum class OthersShare { writing, written, failed };
+  OthersShare look_at_checkpoint(std::int64_t step);
+
+  // Of the step under way, and the last applied: for the record. Of the slowest member.
   struct Times {
     double data = 0, forward = 0, backward = 0, direction = 0, pack = 0, apply = 0;
   };
   const Times& times() const { return times_; }
   std::optional<Loss> evaluate();  // none: no held-out data
+  // To this voter's other members so far.
+  std::uint64_t member_bytes_sent() const { return maker_->bytes_sent(); }
 
   const RunConfig& config() const { return config_; }
   const ParameterArena& arena() const { return arena_; }
   const OptimizerState& state() const { return state_; }
   OptimizerState& state() { return state_; }
   const StepLayout& layout() const { return layout_; }
-  const TrainingState& training() const { return training_; }
   DType compute() const { return compute_; }
+  const MemberPlan& plan() const { return plan_; }
 
  private:
   void stand_at(const Position& position, std::int64_t term, Ledger ledger);
+  void tell(MemberOrder order, ConstBytes what_follows = {});
+  int member() const { return members_ == nullptr ? 0 : members_->rank(); }
+  // What an order is about, on every member.
+  std::shared_ptr<const VoterBallot> make_ballot(const SampleRange& samples, int voter);
+  void join_reports(VoterBallot& ballot);
+  AppliedRecord apply_here(const Record& record);
+  void load_start_here(bool keep_momentum);
+  void load_here(const std::string& checkpoint, int voter, bool keep_momentum);
+  void begin_checkpoint_here(const CheckpointShare& share, CheckpointWriter& writer);
+  std::optional<Loss> evaluate_here();
+  void require_all_loaded(bool loaded, const std::string& what);
 
   const RunConfig& config_;
   const TrainingHooks& hooks_;
+  Transport* const members_;  // null: none
+  const Duration patience_;
   std::string device_reason_;  // empty: as configured
   Device device_;
   DType compute_;
   LlamaConfig llama_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;
+  MemberPlan plan_;
   OptimizerState state_;
   StepLayout layout_;
   std::vector<std::int32_t> training_tokens_, held_out_tokens_;
   Sampler sampler_;
   std::unique_ptr<EvaluationWindows> windows_;
   std::unique_ptr<Model> model_;
-  BallotMaker maker_;
+  std::unique_ptr<BallotMaker> maker_;
   Replay replay_;
   std::vector<TokenBatch> batches_;
   mutable std::vector<std::int64_t> counts_;
@@ -105,6 +147,7 @@ class Replica {
   Ledger ledger_;
   TrainingState training_;
   Times times_;
+  std::optional<MemberOrders> orders_;
 };
 
 }  // namespace ballot

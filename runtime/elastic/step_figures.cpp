@@ -1,8 +1,18 @@
 #include "runtime/elastic/step_figures.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace ballot {
+namespace {
+
+std::size_t tensors_in(const ChunkFigures& chunk) {
+  const std::size_t voters = chunk.votes.agreed.size();
+  return voters == 0 ? 0 : chunk.tensor_agreed.size() / voters;
+}
+
+}  // namespace
 
 StepFigures figures_of(const Record& record, std::span<const ChunkFigures> chunks) {
   require(chunks.size() == record.chunks.size() && !chunks.empty(),
@@ -15,6 +25,10 @@ StepFigures figures_of(const Record& record, std::span<const ChunkFigures> chunk
   VoteStatistics& all = figures.votes;
   all.agreed.assign(chunks.size(), 0);
   all.compared.assign(chunks.size(), 0);
+  std::size_t tensors = 0;
+  for (const ChunkFigures& chunk : chunks)
+    tensors = std::max(tensors, static_cast<std::size_t>(chunk.first_tensor) + tensors_in(chunk));
+  figures.tensors = SegmentAgreement(tensors, chunks.size());
   for (std::size_t c = 0; c < chunks.size(); ++c) {
     const VoteStatistics& one = chunks[c].votes;
     all.elements += one.elements;
@@ -28,6 +42,11 @@ StepFigures figures_of(const Record& record, std::span<const ChunkFigures> chunk
       if (v / 64 >= counted.size() || (counted[v / 64] >> (v % 64) & 1) == 0) continue;
       all.agreed[v] += one.agreed[place];
       all.compared[v] += one.compared[place];
+      for (std::size_t t = 0; t < tensors_in(chunks[c]); ++t) {
+        const std::size_t i = t * one.agreed.size() + place;
+        figures.tensors.add(static_cast<std::size_t>(chunks[c].first_tensor) + t, v,
+                            chunks[c].tensor_agreed[i], chunks[c].tensor_compared[i]);
+      }
       ++place;
     }
   }

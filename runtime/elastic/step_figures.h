@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "collectives/segment_agreement.h"
 #include "models/model.h"  // Loss
 #include "runtime/protocol/worker_messages.h"
 
@@ -13,8 +14,9 @@ namespace ballot {
 struct StepFigures {
   std::int64_t step = 0, term = 0;
   std::int32_t workers = 0;
-  VoteStatistics votes;  // agreed and compared by voter of the term
-  Loss loss;             // of the voters counted for chunk 0
+  VoteStatistics votes;      // agreed and compared by voter of the term
+  SegmentAgreement tensors;  // the same two by tensor of the ballot: of all that were told of
+  Loss loss;                 // of the voters counted for chunk 0
   std::int32_t loss_faults = 0;
 };
 

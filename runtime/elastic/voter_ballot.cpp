@@ -65,9 +65,10 @@ bool has_sizes_of(const BallotData& part, const StepLayout& layout, int chunk, i
 BallotMaker::BallotMaker(OptimizerState& state, const StepLayout& layout, std::uint64_t seed)
     : state_(state), layout_(layout), caster_(state, layout, seed) {}
 
-void BallotMaker::begin(std::int64_t step, int voter, VoterBallot& ballot) {
+void BallotMaker::begin(std::int64_t step, int voter, VoterBallot& ballot, bool counts) {
   step_ = step;
   ballot_ = &ballot;
+  counts_ = counts;
   ballot.loss_fault = false;
   ballot.gradient_faults = 0;
   ready_count_ = 0;
@@ -81,22 +82,25 @@ void BallotMaker::loss_known(double mean_loss) {
 void BallotMaker::ready(const Parameter& parameter) {
   ++ready_count_;
   ParameterState& state = state_.of(parameter);
-  const bool usable = !ballot_->loss_fault;
-  if (state.group->reduce == Reduce::vote) {
-    ballot_->gradient_faults += !caster_.cast(state, usable, *ballot_->bits);
-    return;
-  }
+  const bool finite = state.group->reduce == Reduce::vote
+                          ? caster_.cast(state, usable(), *ballot_->bits)
+                          : contribute(state, usable());
+  ballot_->gradient_faults += !finite;
+}
+
+bool BallotMaker::contribute(const ParameterState& state, bool usable) {
   const StepLayout::Place& place = layout_.place(state);
   std::vector<float>& values = ballot_->means[place.wire];
   const BallotCaster::Contribution made = caster_.contribute(state, usable, values);
   ballot_->contributes[place.wire][static_cast<std::size_t>(place.mean_segment)] = made.counts;
-  ballot_->gradient_faults += !made.finite;
-  if (!made.counts) return;
-  if (place.wire == 1)  // as it would travel: rounded before anything is added
-    for (std::int64_t i = place.mean_offset; i < place.mean_offset + parameter.extent(); ++i) {
-      float& value = values[static_cast<std::size_t>(i)];
-      value = to_float(to_bfloat16(value));
-    }
+  if (!made.counts || place.wire != 1) return made.finite;
+  // As it would travel: rounded before anything is added.
+  const std::int64_t end = place.mean_offset + state.parameter->extent();
+  for (std::int64_t i = place.mean_offset; i < end; ++i) {
+    float& value = values[static_cast<std::size_t>(i)];
+    value = to_float(to_bfloat16(value));
+  }
+  return made.finite;
 }
 
 void BallotMaker::finish(const Loss& loss) {

@@ -32,27 +32,34 @@ BallotData part_of(const VoterBallot& ballot, const StepLayout& layout, int chun
 // Whether such a part has the sizes that it must have; a ballot of another model has not.
 bool has_sizes_of(const BallotData& part, const StepLayout& layout, int chunk, int chunks);
 
-// Takes a model's gradients and fills a ballot.
+// Takes a model's gradients and fills a ballot: of a voter that is one worker.
 class BallotMaker : public GradientSink {
  public:
   // Both must outlive it.
   BallotMaker(OptimizerState& state, const StepLayout& layout, std::uint64_t seed);
-  // `step` counts from 0, as in votes everywhere. `ballot` must outlive the gradients.
-  void begin(std::int64_t step, int voter, VoterBallot& ballot);
+  // `step` counts from 0, as in votes everywhere. `ballot` must outlive the gradients. Gradients
+  // that do not count are as if they were not finite, but are no fault.
+  virtual void begin(std::int64_t step, int voter, VoterBallot& ballot, bool counts = true);
   void loss_known(double mean_loss) override;
   void ready(const Parameter& parameter) override;
   // After differentiate(): LogicError where a gradient was not reported.
-  void finish(const Loss& loss);
+  virtual void finish(const Loss& loss);
   void before_change(BeforeChange call) { caster_.before_change(std::move(call)); }
   const BallotCaster::Times& times() const { return caster_.times(); }
+  virtual std::uint64_t bytes_sent() const { return 0; }  // inside the voter
 
- private:
+ protected:
+  bool usable() const { return counts_ && !ballot_->loss_fault; }
+  // The voter's part in a mean; whether its gradient was finite.
+  bool contribute(const ParameterState& state, bool usable);
+
   OptimizerState& state_;
   const StepLayout& layout_;
   BallotCaster caster_;
   VoterBallot* ballot_ = nullptr;
   std::int64_t step_ = 0;
   std::size_t ready_count_ = 0;
+  bool counts_ = true;
 };
 
 }  // namespace ballot

@@ -20,7 +20,7 @@ bool is_urgent(const Order& order, const Order& before, WorkerState state) {
   return term_of(order) > term_of(before) || (order.seal_at && order.seal_at != before.seal_at) ||
          (order.publish && order.publish != before.publish) ||
          order.checkpoints != before.checkpoints || (order.rewind && !before.rewind) ||
-         (order.dismissed && !before.dismissed) ||
+         (order.dismissed && !before.dismissed) || (order.rejoin && !before.rejoin) ||
          // The next start waits until those who are sealed have heard of it.
          (state == WorkerState::sealed && order.commit != before.commit);
 }
@@ -71,9 +71,19 @@ void CoordinatorCore::forget_asked() {
       if (!asked.durable) asked.incarnation = 0;
 }
 
+// Of another row than the one that it was judged by: who has that length asks again.
+void CoordinatorCore::forget_length() {
+  new_steps_.reset();
+  for (auto& [worker, joins] : joins_)
+    std::erase_if(joins, [&](const Asked& asked) {
+      return !asked.durable && asked.steps > 0 && asked.steps != row_.steps;
+    });
+}
+
 void CoordinatorCore::loaded(TimePoint now, const Row& row_as_read) {
   ++reads_;
   take(now, row_as_read);
+  forget_length();
 }
 
 std::int64_t CoordinatorCore::steps() const {
@@ -122,12 +132,11 @@ JoinAnswer CoordinatorCore::join(TimePoint now, const Join& join) {
   if (const auto why = why_not_steps(now, join)) return JoinRefused{*why};
   if (join.steps > 0 && steps() > 0 && join.steps != steps() && may_be_at_work(now, join.worker))
     return JoinPending{};
-  if (const auto bad = bad_voters_.find(join.worker); bad != bad_voters_.end()) {
-    if (join.again)
-      return JoinRefused{fmt::format(
-          "it was sent away: {}; once that is mended, start its process anew", bad->second)};
-    bad_voters_.erase(bad);
-  }
+  if (const SentAwayWorker* away = sent_away(join.worker); away != nullptr && join.again)
+    return JoinRefused{
+        fmt::format("worker {} was sent away: {}; once that is mended, start its process anew",
+                    join.worker, away->reason),
+        true};
   if (join.steps > 0 && join.steps != steps()) new_steps_ = join.steps;
   std::int32_t worker = join.worker;
   if (worker == -1) {
@@ -145,7 +154,7 @@ JoinAnswer CoordinatorCore::join(TimePoint now, const Join& join) {
   if (asked != joins.end() && asked->durable) return Identity{worker, asked->incarnation};
   if (asked == joins.end()) {
     if (joins.size() == kMostAsked) joins.erase(joins.begin());
-    joins.push_back({join.nonce, 0, false});
+    joins.push_back({join.nonce, 0, false, join.again, join.steps});
   }
   wants_beat_ = true;
   return JoinPending{};
@@ -258,6 +267,9 @@ Order CoordinatorCore::order_for(TimePoint now, const Pulse& pulse) const {
   order.incarnation = pulse.identity.incarnation;
   order.commit = row_.commit;
   order.head = head();
+  // Sent away, and not in a step: it learns why when it asks to join.
+  order.rejoin = sent_away(pulse.identity.worker) != nullptr &&
+                 (pulse.state != WorkerState::voting || !listed(pulse.identity));
   const bool joining = pulse.state == WorkerState::joining;
   if (row_.term) {
     order.term = row_.term->term;
@@ -270,6 +282,7 @@ Order CoordinatorCore::order_for(TimePoint now, const Pulse& pulse) const {
   for (const CheckpointFact& fact : row_.checkpoints) order.checkpoints.push_back(fact.position);
   order.publish = publication_.order_to(pulse.identity);
   order.rewind = to_rebuild_.contains(pulse.identity);
+  order.steps = row_.steps;
   order.dismissed = pulse.leaving && dismissed(pulse);
   return order;
 }
@@ -318,18 +331,31 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
   if (now - last_beat_ > options_.membership.heartbeat_timeout / 2) view_.started = now;
   last_beat_ = now;
   audit(now);
+  find_expelled();
   judge_voters(now);
   name_writer(now);
 
   Decision decision = next(now, row_, view_, options_.membership);
   Row row = row_;
   bool changed = false;
-  for (auto& [worker, joins] : joins_)
+  for (auto& [worker, joins] : joins_) {
+    // Asked before it was sent away: it will be refused.
+    if (sent_away(worker) != nullptr || sending_away_.contains(worker))
+      std::erase_if(joins, [](const Asked& asked) { return !asked.durable && asked.again; });
     for (Asked& asked : joins) {
       if (asked.durable) continue;
       asked.incarnation = ++row.incarnations[worker];
+      row.sent_away.erase(worker);  // another process
+      sending_away_.erase(worker);
       changed = true;
     }
+  }
+  for (const auto& [worker, reason] : sending_away_) {
+    const auto newest = row.incarnations.find(worker);
+    if (newest == row.incarnations.end()) continue;
+    row.sent_away[worker] = {newest->second, reason};
+    changed = true;
+  }
   if (new_steps_ && *new_steps_ != row.steps) {
     row.steps = *new_steps_;
     changed = true;
@@ -376,8 +402,12 @@ void CoordinatorCore::wrote(TimePoint now) {
     for (Asked& asked : joins) {
       if (asked.durable || asked.incarnation == 0) continue;  // asked while it was under way
       asked.durable = true;
-      view_.expelled.erase(worker);
     }
+  for (const auto& [worker, away] : row.sent_away) {
+    const auto sending = sending_away_.find(worker);
+    if (sending != sending_away_.end() && sending->second == away.reason)
+      sending_away_.erase(sending);
+  }
   if (row.term != row_.term) view_.seal.reset();
   if (new_steps_ == row.steps) new_steps_.reset();
   take(now, row);
@@ -388,6 +418,7 @@ void CoordinatorCore::refused(TimePoint now, const Row& row_as_read) {
   require(writing_.has_value(), "no row was being written");
   ++reads_;
   take(now, row_as_read);
+  forget_length();
 }
 
 void CoordinatorCore::unclear() {
@@ -411,20 +442,65 @@ void CoordinatorCore::audit(TimePoint now) {
         newest->second == heard.pulse.identity.incarnation)
       pulses.push_back(&heard.pulse);
   }
-  audit_.look(pulses);
-  std::erase_if(to_rebuild_, [&](const Identity& identity) {
+  std::set<Identity> term;
+  if (row_.term)
+    for (const TermWorker& worker : row_.term->workers) term.insert(worker.identity);
+  audit_.look(pulses, term);
+  const auto is_newest = [&](const Identity& identity) {
     const auto newest = row_.incarnations.find(identity.worker);
-    return newest != row_.incarnations.end() && newest->second > identity.incarnation;
-  });
-  for (const auto& [identity, reason] : audit_.wrong()) {
-    if (to_rebuild_.insert(identity).second) ++news_;
+    return newest != row_.incarnations.end() && newest->second == identity.incarnation;
+  };
+  std::erase_if(to_rebuild_, [&](const auto& entry) { return !is_newest(entry.first); });
+  for (const auto* found : {&audit_.wrong(), &audit_.to_replay()})
+    for (const auto& [identity, reason] : *found)
+      if ((found == &audit_.wrong() || !options_.membership.mutations.rebuild_nobody) &&
+          is_newest(identity) && to_rebuild_.try_emplace(identity, reason).second)
+        ++news_;
+}
+
+const SentAwayWorker* CoordinatorCore::sent_away(std::int32_t worker) const {
+  const auto away = row_.sent_away.find(worker);
+  const auto newest = row_.incarnations.find(worker);
+  if (away == row_.sent_away.end() || newest == row_.incarnations.end() ||
+      newest->second > away->second.incarnation)
+    return nullptr;
+  return &away->second;
+}
+
+// Who may not be in the next term, for the membership rule.
+void CoordinatorCore::find_expelled() {
+  view_.expelled = sending_away_;
+  for (const auto& [worker, away] : row_.sent_away)
+    if (sent_away(worker) != nullptr) view_.expelled.insert_or_assign(worker, away.reason);
+  view_.sent_away.clear();
+  for (const auto& [worker, reason] : view_.expelled) view_.sent_away.insert(worker);
+  for (const auto& [identity, reason] : to_rebuild_)
     view_.expelled.try_emplace(identity.worker, reason);
-  }
+}
+
+void CoordinatorCore::send_away(std::int32_t worker, std::string reason) {
+  sending_away_.insert_or_assign(worker, std::move(reason));
+  find_expelled();
+  wants_beat_ = true;
+}
+
+// How many there would be in the next term without it, as far as it is known.
+std::size_t CoordinatorCore::left_without(TimePoint now, std::int32_t worker) const {
+  return static_cast<std::size_t>(std::ranges::count_if(view_.heard, [&](const auto& entry) {
+    const auto& [number, heard] = entry;
+    const Pulse& pulse = heard.pulse;
+    if (number == worker || !fresh(now, heard) || pulse.leaving || view_.expelled.contains(number))
+      return false;
+    const bool of_term = listed(pulse.identity) && pulse.state != WorkerState::joining;
+    return of_term || (pulse.state == WorkerState::joining && pulse.ready);
+  }));
 }
 
 // A voter goes when more than half of its term, itself not asked, say that its ballots are at
-// chance. It could come back at once and be as bad: so not this process of it.
+// chance. It could come back at once and be as bad: so not this process of it. Below min_workers
+// nobody would vote at all: it stays, and status says so (D34).
 void CoordinatorCore::judge_voters(TimePoint now) {
+  voters_finding_.clear();
   if (!row_.term) return;
   std::map<std::int32_t, std::pair<std::size_t, std::string>> accused;
   for (const TermWorker& worker : row_.term->workers) {
@@ -448,14 +524,25 @@ void CoordinatorCore::judge_voters(TimePoint now) {
     const auto newest = row_.incarnations.find(worker);
     if (newest == row_.incarnations.end() || newest->second != listed_worker->identity.incarnation)
       continue;  // it has joined anew already
-    bad_voters_.try_emplace(worker, told.second);
-    view_.expelled.try_emplace(worker, std::move(told.second));
+    if (sent_away(worker) != nullptr || sending_away_.contains(worker)) continue;
+    const auto least = static_cast<std::size_t>(std::max(1, options_.membership.min_workers));
+    const std::size_t left = left_without(now, worker);
+    if (left < least) {
+      voters_finding_ += fmt::format(
+          "{}worker {} is not sent away, although {}: {} workers would be left, the least is {}",
+          voters_finding_.empty() ? "" : "; ", worker, told.second, left, least);
+      continue;
+    }
+    send_away(worker, std::move(told.second));
   }
 }
 
-void CoordinatorCore::expel(std::int32_t worker, std::string reason) {
-  view_.expelled.insert_or_assign(worker, std::move(reason));
-  wants_beat_ = true;
+std::string CoordinatorCore::expel(std::int32_t worker, std::string reason) {
+  if (!leading_ || must_read_) return "this coordinator has not read its row yet";
+  if (!row_.incarnations.contains(worker))
+    return fmt::format("there has never been a worker {} in this run", worker);
+  send_away(worker, std::move(reason));
+  return {};
 }
 
 CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
@@ -469,7 +556,7 @@ CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
   status.steps = row_.steps;
   status.decision = to_string(last_.kind);
   status.reason = must_read_ ? "the row has to be read" : last_.reason;
-  for (const std::string& finding : {audit_.finding(), publication_.finding()})
+  for (const std::string& finding : {audit_.finding(), publication_.finding(), voters_finding_})
     if (!finding.empty()) status.reason += (status.reason.empty() ? "" : "; ") + finding;
   status.revision = row_.revision;
   for (const auto& [number, heard] : view_.heard) {

@@ -37,6 +37,7 @@ struct CoordinatorOptions {
 struct JoinPending {};  // its row is not durable yet: ask again with the same Join after a beat
 struct JoinRefused {
   std::string reason;
+  bool sent_away = false;  // this worker, by agreement or by an operator
 };
 using JoinAnswer = std::variant<Identity, JoinPending, JoinRefused>;
 
@@ -112,8 +113,9 @@ class CoordinatorCore {
   bool wants_read() const { return must_read_ || (wants_read_ && !writing_); }
   void loaded(TimePoint now, const Row& row_as_read);
 
-  // By an operator or an audit: the worker is not in the next term, and none until it joins anew.
-  void expel(std::int32_t worker, std::string reason);
+  // By an operator: the worker is not in the next term, and in none until its process is started
+  // anew. In the row with the next beat. Returns why not; empty: it is done.
+  std::string expel(std::int32_t worker, std::string reason);
 
   const Row& row() const { return row_; }  // as known to be durable
   CoordinatorStatus status(TimePoint now) const;
@@ -134,7 +136,12 @@ class CoordinatorCore {
   void name_writer(TimePoint now);
   void audit(TimePoint now);
   void judge_voters(TimePoint now);
+  std::size_t left_without(TimePoint now, std::int32_t worker) const;
+  void send_away(std::int32_t worker, std::string reason);
+  const SentAwayWorker* sent_away(std::int32_t worker) const;
+  void find_expelled();
   void forget_asked();
+  void forget_length();
 
   CoordinatorOptions options_;
   Row row_;
@@ -147,13 +154,16 @@ class CoordinatorCore {
   TimePoint last_beat_;
   Publication publication_;
   ParameterAudit audit_;
-  std::set<Identity> to_rebuild_;  // whose parameters were wrong, until they join anew
-  // Whose ballots were at chance, with the reason, until their process is started anew.
-  std::map<std::int32_t, std::string> bad_voters_;
+  // Who rebuild their parameters, until they join anew, with the reason.
+  std::map<Identity, std::string> to_rebuild_;
+  std::map<std::int32_t, std::string> sending_away_;  // not in the row yet
+  std::string voters_finding_;
   struct Asked {
     std::uint64_t nonce = 0;
     std::int64_t incarnation = 0;  // 0: not decided yet
     bool durable = false;
+    bool again = false;  // by a process that was in the run already
+    std::int64_t steps = 0;
   };
   std::map<std::int32_t, std::vector<Asked>> joins_;  // by worker: the last few
   std::optional<std::int64_t> new_steps_;             // of the run, where not in the row yet

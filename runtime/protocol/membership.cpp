@@ -330,6 +330,7 @@ class Rule {
     std::vector<std::int32_t> missing;
     for (const TermWorker& worker : row_.term->workers) {
       const auto found = view_.heard.find(worker.identity.worker);
+      if (is_away_for_good(worker)) continue;
       // One that is cut off may still vote: nothing begins without it before cold_wait.
       if (found == view_.heard.end() || !fresh(found->second) ||
           (found->second.pulse.identity == worker.identity &&
@@ -354,14 +355,28 @@ class Rule {
       }
     }
     if (!committed)
-      return wait(fmt::format("{}: a worker that has the committed step {}{}{}", reason,
-                              row_.commit.step,
-                              without.empty() ? "" : fmt::format("; {} lack it", names(without)),
-                              missing.empty() ? "" : fmt::format("; {} are away", names(missing))));
+      return wait(fmt::format(
+          "{}: a worker that has the committed step {}{}{}{}", reason, row_.commit.step,
+          without.empty() ? "" : fmt::format("; {} lack it", names(without)),
+          missing.empty() ? "" : fmt::format("; {} are away", names(missing)), who_is_away()));
     if (all.size() < static_cast<std::size_t>(std::max(1, options_.min_workers)))
-      return wait(fmt::format("{}: {} of {} workers that have step {} are here", reason, all.size(),
-                              options_.min_workers, row_.commit.step));
+      return wait(fmt::format("{}: {} of {} workers that have step {} are here{}", reason,
+                              all.size(), options_.min_workers, row_.commit.step, who_is_away()));
     return begin(row_.term->term + 1, all, fmt::format("{} (cold)", reason));
+  }
+
+  // It was sent away, and has promised to hold nothing more of this term.
+  bool is_away_for_good(const TermWorker& worker) const {
+    const Pulse* pulse = pulse_of(worker.identity.worker);
+    return view_.sent_away.contains(worker.identity.worker) && pulse != nullptr &&
+           pulse->identity == worker.identity && pulse->state == WorkerState::sealed &&
+           pulse->term == row_.term->term;
+  }
+  std::string who_is_away() const {
+    std::string text;
+    for (const std::int32_t worker : view_.sent_away)
+      text += fmt::format("; worker {} was sent away: {}", worker, view_.expelled.at(worker));
+    return text;
   }
 
   Decision begin(std::int64_t term, std::vector<Candidate> all, std::string reason) const {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,7 @@ struct View {
   std::optional<Seal> seal;                      // ordered in the row's term
   std::optional<TimePoint> last_pardoned;        // C4: when suspicions last changed the term
   std::map<std::int32_t, std::string> expelled;  // by an operator or an audit, with the reason
+  std::set<std::int32_t> sent_away;              // of them: will not come back by themselves
 };
 
 struct Decision {

@@ -62,6 +62,14 @@ struct ParametersAt {
   auto operator<=>(const ParametersAt&) const = default;
 };
 
+// A worker that was sent away, by agreement or by an operator: this incarnation of it, until its
+// process is started anew.
+struct SentAwayWorker {
+  std::int64_t incarnation = 0;
+  std::string reason;
+  auto operator<=>(const SentAwayWorker&) const = default;
+};
+
 // All that a coordinator has to keep. Written only on condition of its revision (C1).
 struct Row {
   std::optional<TermRecord> term;  // none before the first
@@ -69,6 +77,7 @@ struct Row {
   std::vector<CheckpointFact> checkpoints;            // the last two published, the older first
   std::map<std::int32_t, std::int64_t> incarnations;  // the newest given, by worker
   std::int64_t steps = 0;                             // the run's last step; 0: nobody has said
+  std::map<std::int32_t, SentAwayWorker> sent_away;   // by worker
   std::int64_t revision = 0;
 };
 
@@ -102,6 +111,14 @@ struct VoterJudgement {
   bool operator==(const VoterJudgement&) const = default;
 };
 
+// What replay said of a worker's parameters when it rebuilt them: the first step after which they
+// were wrong; 0: they were right; -1: not known.
+struct Rebuilt {
+  Position at;
+  std::int64_t wrong_from = -1;
+  auto operator<=>(const Rebuilt&) const = default;
+};
+
 struct Pulse {
   Identity identity;
   std::int64_t sequence = 0;  // rises within an incarnation
@@ -133,6 +150,7 @@ struct Pulse {
   // workers a few steps apart have some in common. Ascending by step.
   std::vector<ParametersAt> parameters;
   VoterJudgement judgement;
+  std::optional<Rebuilt> rebuilt;  // before it became this incarnation
 };
 
 // A peer whose records may be fetched.
@@ -154,6 +172,7 @@ struct Order {
   // To the one worker that is named for it, until its pulse says `published`.
   std::optional<CheckpointFact> publish;
   std::vector<Position> checkpoints;  // of the row, the older first
+  std::int64_t steps = 0;             // the run's last; 0: nobody has said
   bool rejoin = false;                // fenced: this incarnation is out, join again
   bool rewind = false;                // its parameters are wrong: out, rebuild them, join again
   bool dismissed = false;             // to a leaving worker: nothing waits for it any more

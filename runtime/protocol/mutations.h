@@ -17,6 +17,9 @@ struct ProtocolMutations {
   bool cut_behind_newest = false;    // keeps no record of the checkpoint to fall back on
   bool accept_any_term = false;      // uses frames of other terms and incarnations
   bool decide_early = false;         // decides a poll of s without holding s - 1
+  bool vote_past_end = false;        // goes on after the run's last step
+  bool late_comer_waits = false;     // for records, where the run has ended without it
+  bool any_length = false;           // does not mind that the run's last step is not its own
   // Coordinator.
   bool least_start = false;          // starts at the least report
   bool longest_start = false;        // starts at the longest history, whatever its terms
@@ -28,6 +31,7 @@ struct ProtocolMutations {
   bool speak_before_write = false;   // shows a term before its row is durable
   bool publish_before_commit = false;  // has a checkpoint of a step published that is not committed
   bool publish_any_digest = false;     // ... whose shares are of differing parameters
+  bool rebuild_nobody = false;         // where no majority judges, as if replay could not
 };
 
 }  // namespace ballot

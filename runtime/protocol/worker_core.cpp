@@ -121,6 +121,7 @@ Pulse WorkerCore::pulse(TimePoint) {
   pulse.published = published_;
   pulse.parameters = parameters_;
   pulse.judgement = judgement_;
+  pulse.rebuilt = rebuilt_;
   return pulse;
 }
 
@@ -156,6 +157,29 @@ bool WorkerCore::ended_without_me() const {
          checkpoints_.back().step >= options_.last_step && !history_.contains(checkpoints_.back());
 }
 
+bool WorkerCore::has_ended() const {
+  return held().step >= options_.last_step && applied_ >= options_.last_step &&
+         told_.step >= options_.last_step && history_.contains(told_) && !checkpoints_.empty() &&
+         checkpoints_.back().step >= options_.last_step;
+}
+
+// All workers of a run have the same last step (D28). One that comes from a time at which it was
+// another, as the coordinator could not know, is out; but not when it has reached its own.
+bool WorkerCore::has_other_length(const Order& order) {
+  if (order.steps == 0 || order.steps == options_.last_step ||
+      options_.last_step == std::numeric_limits<std::int64_t>::max() ||
+      options_.mutations.any_length)
+    return false;
+  const bool reached = told_.step >= options_.last_step && !checkpoints_.empty() &&
+                       checkpoints_.back().step >= options_.last_step;
+  if (reached) return false;
+  if (other_length_ != order.steps) {
+    other_length_ = order.steps;
+    act(OtherLength{order.steps});
+  }
+  return true;
+}
+
 void WorkerCore::ordered(TimePoint now, const Order& order) {
   if (!identity_ || order.incarnation != identity_->incarnation) return;
   if (order.rejoin) return go_out();
@@ -165,6 +189,7 @@ void WorkerCore::ordered(TimePoint now, const Order& order) {
     if (state_ == WorkerState::sealed) act(PulseNow{});  // the next term waits for it
   }
   take_checkpoints(order.checkpoints);
+  if (has_other_length(order)) return;
   if (!order.publish) {
     publishing_.reset();  // somebody else's, or done
   } else if (const Position& asked = order.publish->position; published_ != asked) {
@@ -197,7 +222,7 @@ void WorkerCore::ordered(TimePoint now, const Order& order) {
       return seal(*seal_at_ == 0 ? "ordered" : fmt::format("ordered after step {}", *seal_at_), {});
   }
   if (state_ != WorkerState::joining) return;
-  if (ended_without_me()) {
+  if (ended_without_me() && !options_.mutations.late_comer_waits) {
     rewinding_ = true;
     fetching_.reset();
     fetch_again_.reset();
@@ -283,6 +308,7 @@ void WorkerCore::go_out() {
   not_vouched();
   was_ready_ = false;
   judgement_ = {};
+  rebuilt_.reset();
   if (leaving_) {
     act(Left{});
     return;
@@ -302,11 +328,12 @@ void WorkerCore::go_out() {
     const auto to = history_.at(*std::exchange(rewind_when_out_, std::nullopt));
     require(to.has_value(), "a position to go back to that it does not have");
     rewinding_ = true;
+    rebuilding_ = rebuild;
     act(Rewind{*to, rebuild});
     return;
   }
   if (rebuild) {
-    rewinding_ = true;
+    rewinding_ = rebuilding_ = true;
     act(Rewind{held(), true});
     return;
   }
@@ -388,6 +415,7 @@ std::vector<VoterRange> WorkerCore::draw() const {
 
 void WorkerCore::begin_step(TimePoint now) {
   if (!accepting() || !has_start()) return;
+  if (held().step >= options_.last_step && !options_.mutations.vote_past_end) return;
   const VoterRange mine = draw()[static_cast<std::size_t>(me().voter)];
   const bool fits = kept_ && kept_->base == held() && kept_->samples == mine.samples;
   if (!fits && !(options_.mutations.ballot_without_base && kept_ && kept_->ready)) {
@@ -645,6 +673,7 @@ void WorkerCore::rewound(TimePoint, Recovered state) {
   if (kept_ && kept_->base != held()) kept_.reset();
   parameters_.clear();
   if (state.parameters) note_parameters(held(), *state.parameters);
+  if (std::exchange(rebuilding_, false)) rebuilt_ = Rebuilt{held(), state.wrong_from};
   look_at_checkpoints();
   if (identity_)
     act(PulseNow{});
@@ -912,6 +941,7 @@ std::string WorkerCore::stage() const {
                        fetching_->source.identity.worker);
   if (state_ == WorkerState::joining) return ready() ? "ready to vote" : "joining";
   if (!has_start()) return fmt::format("behind the start, step {}", record_->start.step);
+  if (held().step >= options_.last_step) return "waiting for the checkpoint of the last step";
   if (!kept_ || !kept_->ready)
     return fmt::format("computing the ballot of step {}", held().step + 1);
   return fmt::format("waiting for the verdict of step {}", held().step + 1);

@@ -71,6 +71,7 @@ struct Recovered {
   History history;
   Ledger ledger;
   std::optional<Digest> parameters = {};  // their digest, if it is known
+  std::int64_t wrong_from = -1;           // of what was rebuilt: as in Rebuilt
 };
 
 struct PolledBallot {
@@ -128,6 +129,11 @@ struct LoadCheckpoint {
 struct AskToJoin {};
 struct PulseNow {};
 struct Left {};  // it was leaving, and nothing waits for it any more
+// The run's last step is another than this worker's: it has voted in no step beyond its own or the
+// run's, and has no place in it. The process ends.
+struct OtherLength {
+  std::int64_t steps = 0;  // the run's
+};
 struct PublishCheckpoint {
   CheckpointFact fact;  // with the files of all shares
 };
@@ -139,7 +145,7 @@ struct CheckpointsKept {
 
 using Action = std::variant<SendBallot, SendVerdict, ComputeBallot, DecideChunk, HoldRecord,
                             SendFetch, OpenLinks, CloseLinks, Rewind, LoadCheckpoint, AskToJoin,
-                            PulseNow, Left, PublishCheckpoint, CheckpointsKept>;
+                            PulseNow, Left, OtherLength, PublishCheckpoint, CheckpointsKept>;
 
 // What it may serve of its history; the driver adds the records (from, to].
 struct Serving {
@@ -205,6 +211,8 @@ class WorkerCore {
     return record_ && (reached_start_ || history_.contains(record_->start));
   }
   bool ready() const;
+  // The last step is applied and committed, and its checkpoint published: nothing is left to do.
+  bool has_ended() const;
   // What it waits for, in words.
   std::string stage() const;
 
@@ -254,6 +262,7 @@ class WorkerCore {
   void not_vouched();
   void look_if_ready();
   bool ended_without_me() const;
+  bool has_other_length(const Order& order);
   void on_conflict(std::int64_t common_step);
   void take_checkpoints(const std::vector<Position>& checkpoints);
   void look_at_checkpoints();
@@ -304,6 +313,9 @@ class WorkerCore {
   std::optional<Source> load_when_out_;
   bool rewinding_ = false;  // or loading a checkpoint
   bool rebuild_when_out_ = false;
+  bool rebuilding_ = false;                   // is what it goes back for
+  std::optional<Rebuilt> rebuilt_;            // until it is out again
+  std::optional<std::int64_t> other_length_;  // of the run, as the driver was told
 
   std::vector<CheckpointFact> written_;  // ascending; not published, as far as it knows
   Position published_;                   // by itself

@@ -50,6 +50,10 @@ struct BallotFrame {
 // any replica depends on it, so it is no part of the record chain.
 struct ChunkFigures {
   VoteStatistics votes;  // agreed and compared by counted voter, ascending
+  // The same two of the tensors that the chunk reaches into, by tensor of the ballot from
+  // `first_tensor` on, then counted voter: their sums are those of `votes`.
+  std::int64_t first_tensor = 0;
+  std::vector<std::int64_t> tensor_agreed, tensor_compared;
   // With chunk 0: over the counted ballots whose loss was finite, and how many were not.
   double loss_sum = 0;
   std::int64_t tokens = 0;

@@ -56,10 +56,12 @@ Decision decide(const BallotLayout& layout, const BallotChunk& chunk,
       std::vector<std::uint64_t>(static_cast<std::size_t>(sample_words(chunk)), ~std::uint64_t{0})};
   tally_counts(layout, chunk, parts, options, decision.verdict.part(), decision.verdict.statistics,
                decision.sample.data());
+  decision.verdict.by_segment = SegmentAgreement(layout.segments().size(), ballots.size());
   for (const BallotPart& ballot : ballots) {
     std::int64_t agreed = 0, compared = 0;
+    const std::size_t voter = decision.verdict.statistics.agreed.size();
     compare_voter(layout, chunk, ballot, decision.verdict.bits.data(), decision.sample.data(),
-                  agreed, compared);
+                  agreed, compared, &decision.verdict.by_segment, voter);
     decision.verdict.statistics.agreed.push_back(agreed);
     decision.verdict.statistics.compared.push_back(compared);
   }
@@ -71,7 +73,7 @@ bool equal(const ChunkVerdict& a, const ChunkVerdict& b) {
   return a.bits == b.bits && a.held_blocks == b.held_blocks && a.held_elements == b.held_elements &&
          x.elements == y.elements && x.ties == y.ties && x.unanimous == y.unanimous &&
          x.held_blocks == y.held_blocks && x.blocks == y.blocks && x.agreed == y.agreed &&
-         x.compared == y.compared;
+         x.compared == y.compared && a.by_segment == b.by_segment;
 }
 
 std::vector<int> random_split(int voters, std::mt19937_64& random) {
@@ -92,11 +94,14 @@ void expect_one_truth(int voters, Ties ties, std::mt19937_64& random) {
   const TallyOptions options{.seed = test::kSeed, .step = voters, .ties = ties};
   const ChunkBallots parts(ballots, chunk);
   ChunkVerdict slow(chunk, ties);
-  tally_reference(layout, chunk, parts.parts, options, slow.part(), slow.statistics);
+  slow.by_segment = SegmentAgreement(layout.segments().size(), ballots.size());
+  tally_reference(layout, chunk, parts.parts, options, slow.part(), slow.statistics,
+                  &slow.by_segment);
   const std::vector<int> nodes = random_split(voters, random);
   test::for_each_kernel_version([&] {
     ChunkVerdict fast(chunk, ties);
-    tally(layout, chunk, parts.parts, options, fast.part(), fast.statistics);
+    fast.by_segment = SegmentAgreement(layout.segments().size(), ballots.size());
+    tally(layout, chunk, parts.parts, options, fast.part(), fast.statistics, &fast.by_segment);
     RC_ASSERT(equal(fast, slow));
     RC_ASSERT(equal(decide(layout, chunk, parts.parts, nodes, options).verdict, slow));
   });
@@ -127,7 +132,9 @@ TEST(CountPlanes, EveryRemainderOfARowAndOfAChunk) {
       const ChunkBallots parts(ballots, chunk);
       const TallyOptions options{.seed = 3, .step = cols};
       ChunkVerdict slow(chunk, Ties::coin);
-      tally_reference(layout, chunk, parts.parts, options, slow.part(), slow.statistics);
+      slow.by_segment = SegmentAgreement(layout.segments().size(), ballots.size());
+      tally_reference(layout, chunk, parts.parts, options, slow.part(), slow.statistics,
+                      &slow.by_segment);
       EXPECT_TRUE(equal(decide(layout, chunk, parts.parts, {2, 1, 2}, options).verdict, slow))
           << cols;
     }

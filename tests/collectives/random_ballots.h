@@ -104,6 +104,7 @@ struct ChunkVerdict {
   }
   std::vector<std::uint64_t> bits, held_blocks, held_elements;
   VoteStatistics statistics;
+  SegmentAgreement by_segment;  // where asked for
 };
 
 // The ballots' parts that lie in a chunk, with the memory of the shifted abstentions.
@@ -124,11 +125,12 @@ struct ChunkBallots {
 // The truth over the whole ballot: one chunk, plain loops.
 inline ChunkVerdict whole_reference(const BallotLayout& layout,
                                     const std::vector<std::unique_ptr<Ballot>>& ballots,
-                                    const TallyOptions& options) {
+                                    const TallyOptions& options,
+                                    SegmentAgreement* by_segment = nullptr) {
   const BallotChunk chunk = layout.chunk(0, 1);
   ChunkVerdict verdict(chunk, options.ties);
   tally_reference(layout, chunk, ChunkBallots(ballots, chunk).parts, options, verdict.part(),
-                  verdict.statistics);
+                  verdict.statistics, by_segment);
   return verdict;
 }
 

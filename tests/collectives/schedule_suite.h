@@ -33,6 +33,7 @@ struct VoteCase {
   BallotLayout layout;
   std::vector<Ballots> ballots;      // by step, by voter: members hold the same one
   std::vector<ChunkVerdict> truths;  // by step
+  SegmentAgreement by_segment;       // over all steps
 
   std::string name() const {
     return fmt::format("{} ranks, seed {}: {}, {}, members {}, node size {}, pieces of {}, {}",
@@ -45,7 +46,8 @@ struct VoteCase {
 // The nodes' own majorities as ballots, by plain loops; a node that is tied takes the coin.
 inline ChunkVerdict majority_of_majorities_reference(const BallotLayout& layout,
                                                      const Ballots& ballots, int node_size,
-                                                     const TallyOptions& options) {
+                                                     const TallyOptions& options,
+                                                     SegmentAgreement* by_segment) {
   const BallotChunk all = layout.chunk(0, 1);
   Ballots nodes;
   for (std::size_t first = 0; first < ballots.size();
@@ -59,7 +61,7 @@ inline ChunkVerdict majority_of_majorities_reference(const BallotLayout& layout,
     std::ranges::copy(majority.bits, nodes.back()->bits().words());
     std::ranges::copy(majority.held_blocks, nodes.back()->abstentions().words());
   }
-  return whole_reference(layout, nodes, options);
+  return whole_reference(layout, nodes, options, by_segment);
 }
 
 // The schedule and its grouping come from `options`, all else is drawn.
@@ -85,15 +87,19 @@ inline VoteCase make_case(int ranks, const VoteOptions& options, std::uint64_t s
   // At most a dozen pieces.
   if (c.options.piece_elements > 0)
     c.options.piece_elements = std::max(c.options.piece_elements, c.layout.extent() / 12);
+  const int voters = options.estimator == Estimator::majority ? ranks / options.members
+                                                              : ranks / options.node_size;
+  c.by_segment = SegmentAgreement(c.layout.segments().size(), static_cast<std::size_t>(voters));
   for (std::int64_t step = 0; step < 2; ++step) {
     const Mood mood = std::vector{Mood::random, Mood::random, Mood::unanimous,
                                   Mood::silent}[static_cast<std::size_t>(random() % 4)];
     c.ballots.push_back(random_ballots(c.layout, ranks / options.members, mood, random));
     const TallyOptions tally{c.options.seed, step, c.options.ties};
     c.truths.push_back(options.estimator == Estimator::majority
-                           ? whole_reference(c.layout, c.ballots.back(), tally)
+                           ? whole_reference(c.layout, c.ballots.back(), tally, &c.by_segment)
                            : majority_of_majorities_reference(c.layout, c.ballots.back(),
-                                                              options.node_size, tally));
+                                                              options.node_size, tally,
+                                                              &c.by_segment));
   }
   return c;
 }
@@ -129,6 +135,27 @@ inline void copy_segment(const Ballot& source, std::size_t segment, Ballot& targ
             s.first_block, s.blocks());
 }
 
+// The sum over all ranks of what they have counted.
+inline SegmentAgreement sum_of_counted(const SegmentAgreement& mine, Transport& transport) {
+  const std::size_t values = mine.segments() * mine.voters();
+  std::vector<std::vector<std::int64_t>> all(static_cast<std::size_t>(transport.size()),
+                                             std::vector<std::int64_t>(2 * values));
+  std::vector<std::int64_t>& own = all[static_cast<std::size_t>(transport.rank())];
+  for (std::size_t i = 0; i < values; ++i) {
+    own[2 * i] = mine.agreed(i / mine.voters(), i % mine.voters());
+    own[2 * i + 1] = mine.compared(i / mine.voters(), i % mine.voters());
+  }
+  std::vector<Bytes> from;
+  for (auto& one : all) from.push_back(std::as_writable_bytes(std::span(one)));
+  const std::vector<std::int64_t> sent = own;
+  transport.start_gather(Purpose::control, std::as_bytes(std::span(sent)), from)->wait(soon());
+  SegmentAgreement sum(mine.segments(), mine.voters());
+  for (const auto& one : all)
+    for (std::size_t i = 0; i < values; ++i)
+      sum.add(i / mine.voters(), i % mine.voters(), one[2 * i], one[2 * i + 1]);
+  return sum;
+}
+
 // All steps of a case on this rank; what is wrong, or nothing. The ballot of a segment is written
 // just before it is released.
 inline std::string run_case(Transport& base, const VoteCase& c) {
@@ -159,6 +186,10 @@ inline std::string run_case(Transport& base, const VoteCase& c) {
     if (sent != vote->cost().total())
       wrong += fmt::format("sent {} bytes, cost {}; ", sent, vote->cost().total());
   }
+  if (sum_of_counted(vote->counted(), transport) != c.by_segment) wrong += "agreement by tensor; ";
+  vote->forget_counted();
+  if (vote->counted() != SegmentAgreement(c.by_segment.segments(), c.by_segment.voters()))
+    wrong += "agreement by tensor is not forgotten; ";
   set_thread_count(threads);
   return wrong.empty() ? "" : fmt::format("{}, rank {}: {}", c.name(), me, wrong);
 }

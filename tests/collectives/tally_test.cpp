@@ -30,6 +30,29 @@ void expect_equal(const ChunkVerdict& a, const ChunkVerdict& b) {
   ASSERT_EQ(a.statistics.blocks, b.statistics.blocks);
   ASSERT_EQ(a.statistics.agreed, b.statistics.agreed);
   ASSERT_EQ(a.statistics.compared, b.statistics.compared);
+  ASSERT_EQ(a.by_segment, b.by_segment);
+}
+
+// The same with its voters in the opposite order.
+SegmentAgreement reversed(const SegmentAgreement& a) {
+  SegmentAgreement b(a.segments(), a.voters());
+  for (std::size_t s = 0; s < a.segments(); ++s)
+    for (std::size_t v = 0; v < a.voters(); ++v)
+      b.add(s, a.voters() - 1 - v, a.agreed(s, v), a.compared(s, v));
+  return b;
+}
+
+// What tensors add up to is what the chunk has.
+void expect_sums(const ChunkVerdict& verdict) {
+  for (std::size_t v = 0; v < verdict.statistics.agreed.size(); ++v) {
+    std::int64_t agreed = 0, compared = 0;
+    for (std::size_t s = 0; s < verdict.by_segment.segments(); ++s) {
+      agreed += verdict.by_segment.agreed(s, v);
+      compared += verdict.by_segment.compared(s, v);
+    }
+    ASSERT_EQ(agreed, verdict.statistics.agreed[v]);
+    ASSERT_EQ(compared, verdict.statistics.compared[v]);
+  }
 }
 
 ChunkVerdict run(const BallotLayout& layout, const BallotChunk& chunk,
@@ -37,8 +60,9 @@ ChunkVerdict run(const BallotLayout& layout, const BallotChunk& chunk,
                  bool slow = false) {
   ChunkVerdict verdict(chunk, options.ties);
   const ChunkBallots parts(ballots, chunk);
+  verdict.by_segment = SegmentAgreement(layout.segments().size(), ballots.size());
   (slow ? tally_reference : tally)(layout, chunk, parts.parts, options, verdict.part(),
-                                   verdict.statistics);
+                                   verdict.statistics, &verdict.by_segment);
   return verdict;
 }
 
@@ -58,6 +82,7 @@ TEST_P(TallyOfVoters, EqualsItsReferenceOnRandomLayoutsMoodsChunksAndTieRules) {
                   owner = static_cast<int>(random() % 4) % owners;
         const BallotChunk chunk = layout.chunk(owner, owners);
         const ChunkVerdict slow = run(layout, chunk, ballots, options, true);
+        expect_sums(slow);
         test::for_each_kernel_version(
             [&] { expect_equal(run(layout, chunk, ballots, options), slow); });
       }
@@ -123,6 +148,7 @@ TEST(Tally, PermutingVotersPermutesOnlyTheirAgreement) {
     ChunkVerdict after = run(layout, layout.chunk(0, 1), ballots, {.step = trial});
     std::ranges::reverse(after.statistics.agreed);
     std::ranges::reverse(after.statistics.compared);
+    after.by_segment = reversed(after.by_segment);
     expect_equal(before, after);
   }
 }
@@ -140,6 +166,7 @@ TEST(Tally, ChunkingChangesNothing) {
       std::ranges::fill(joined.held_blocks, 0);
       joined.statistics.agreed.resize(ballots.size());
       joined.statistics.compared.resize(ballots.size());
+      joined.by_segment = SegmentAgreement(layout.segments().size(), ballots.size());
       for (int owner = 0; owner < owners; ++owner) {
         const BallotChunk chunk = layout.chunk(owner, owners);
         const ChunkVerdict part = run(layout, chunk, ballots, options);
@@ -156,6 +183,7 @@ TEST(Tally, ChunkingChangesNothing) {
           joined.statistics.agreed[v] += part.statistics.agreed[v];
           joined.statistics.compared[v] += part.statistics.compared[v];
         }
+        joined.by_segment.add(part.by_segment);
       }
       expect_equal(joined, whole);
     }

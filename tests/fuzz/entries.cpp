@@ -276,24 +276,25 @@ std::string small_bin() {
 }  // namespace
 
 const std::vector<Entry>& entries() {
-  static const std::vector<Entry> all = with_peer_entries(with_coordinator_entries({
-      {"safetensors", run_safetensors, {small_safetensors()}},
-      {"config",
-       run_config,
-       {small_config(),
-        R"({"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,)"
-        R"("num_attention_heads":2,"vocab_size":9,"eos_token_id":[1,2],)"
-        R"("rope_parameters":{"rope_type":"default","rope_theta":5e5}})"}},
-      {"tokenizer", run_tokenizer, {byte_tokenizer_json()}},
-      {"jsonl",
-       run_jsonl,
-       {"{\"text\":\"ab\\u00e9\"}\n\n{\"text\":\"\"}\n",
-        "{\"question\":\"q\",\"answer\":\"a\\n\",\"n\":[1,{}]}"}},
-      {"bin", run_bin, {small_bin()}},
-      {"peer_frame", run_peer_frame, {small_frames()}},
-      {"journal_record", run_journal_record, {small_record()}},
-      {"journal_segment", run_journal_segment, {small_segment()}},
-  }));
+  static const std::vector<Entry> all =
+      with_checkpoint_entries(with_peer_entries(with_coordinator_entries({
+          {"safetensors", run_safetensors, {small_safetensors()}},
+          {"config",
+           run_config,
+           {small_config(),
+            R"({"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,)"
+            R"("num_attention_heads":2,"vocab_size":9,"eos_token_id":[1,2],)"
+            R"("rope_parameters":{"rope_type":"default","rope_theta":5e5}})"}},
+          {"tokenizer", run_tokenizer, {byte_tokenizer_json()}},
+          {"jsonl",
+           run_jsonl,
+           {"{\"text\":\"ab\\u00e9\"}\n\n{\"text\":\"\"}\n",
+            "{\"question\":\"q\",\"answer\":\"a\\n\",\"n\":[1,{}]}"}},
+          {"bin", run_bin, {small_bin()}},
+          {"peer_frame", run_peer_frame, {small_frames()}},
+          {"journal_record", run_journal_record, {small_record()}},
+          {"journal_segment", run_journal_segment, {small_segment()}},
+      })));
   return all;
 }
 

@@ -21,5 +21,6 @@ struct Entry {
 const std::vector<Entry>& entries();
 std::vector<Entry> with_coordinator_entries(std::vector<Entry> entries);  // a part of them
 std::vector<Entry> with_peer_entries(std::vector<Entry> entries);         // another
+std::vector<Entry> with_checkpoint_entries(std::vector<Entry> entries);
 
 }  // namespace ballot::fuzz

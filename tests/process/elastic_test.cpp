@@ -21,6 +21,7 @@ using namespace std::chrono_literals;
 using testing::HasSubstr;
 
 constexpr int kRetry = 4;  // core/error.h
+constexpr int kSentAway = 5;
 // More steps than any machine makes while a test looks on: what is disturbed is under way.
 constexpr std::int64_t kEndless = 1'000'000;
 
@@ -192,8 +193,9 @@ TEST_F(Elastic, OneThatWasAwayWhenTheRunEndedFindsItsEnd) {
   workers_[2]->send(SIGKILL);
   workers_[2]->wait(10s);
   workers_.erase(2);
-  const std::int64_t then = committed();
-  ASSERT_TRUE(reaches(then + 5)) << outputs();
+  // Else a cold start would wait for it: nobody could know what it had.
+  ASSERT_TRUE(within(60s, [&] { return status()["term"].get<int>() >= 2; })) << outputs();
+  ASSERT_TRUE(reaches(committed() + 5)) << outputs();
   const std::int64_t end = leave_and_go_on_to_an_end();
   start(2);
   EXPECT_EQ(workers_[2]->wait(60s).exit_code, 0) << outputs();
@@ -314,6 +316,50 @@ TEST_F(Elastic, LaunchedWorkersAndTheirCoordinatorAreStartedAgain) {
   const Ended ended = ballot(words(end), {{"OMP_NUM_THREADS", "1"}});  // and on to an end
   EXPECT_EQ(ended.exit_code, 0) << ended.output;
   expect_replays(end);
+}
+
+// By an operator: its process ends with a code of its own, the others go on; started anew it is let
+// in again.
+TEST_F(Elastic, AWorkerThatIsSentAwayEndsWithItsOwnCodeAndMayComeBackAnew) {
+  set_steps(kEndless);
+  start_coordinator(3);
+  for (int w = 0; w < 3; ++w) start(w);
+  ASSERT_TRUE(reaches(3)) << outputs();
+  const Ended told = ballot({"expel", address_, "1", "--reason", "its disk fails"}, environment_);
+  EXPECT_EQ(told.exit_code, 0) << told.output;
+  EXPECT_EQ(workers_[1]->wait(60s).exit_code, kSentAway) << outputs();
+  EXPECT_THAT(workers_[1]->output(), HasSubstr("worker 1 was sent away: its disk fails"));
+  const std::int64_t then = committed();
+  ASSERT_TRUE(reaches(then + 3)) << outputs();
+  const std::int64_t before = incarnation(0);
+  start(1);
+  ASSERT_TRUE(votes_again(1, 1)) << outputs();
+  EXPECT_EQ(incarnation(0), before);
+  expect_replays(leave_and_go_on_to_an_end());
+}
+
+// The launcher's: no restart, and the run's own code at its end.
+TEST_F(Elastic, ALaunchedWorkerThatIsSentAwayDoesNotEndTheOthers) {
+  Command job({"launch", "run.toml", "--workers", "3", "--elastic", "--restarts", "2", "--set",
+               "train.steps=300", "--set", "vote.deadline_seconds=60"},
+              file(""), environment_);
+  const auto address = [&] {
+    const std::string output = job.output();
+    const std::string before = "listens at ";
+    const auto at = output.find(before);
+    if (at == std::string::npos) return std::string();
+    const auto begin = at + before.size();
+    return output.substr(begin, output.find_first_not_of("0123456789.:", begin) - begin);
+  };
+  ASSERT_TRUE(within(60s, [&] { return !address().empty(); })) << job.output();
+  ASSERT_TRUE(within(60s, [&] {
+    return ballot({"expel", address(), "2", "--reason", "a test"}, environment_).exit_code == 0;
+  })) << job.output();
+  const Ended ended = job.wait(150s);
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("worker 2 was sent away and is not started again"));
+  EXPECT_THAT(ended.output, testing::Not(HasSubstr("starting it again")));
+  expect_replays(300);
 }
 
 TEST_F(Elastic, AWorkerOfAnotherConfigurationIsRefused) {

@@ -56,6 +56,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(pulse.published, sent.published);
   EXPECT_EQ(pulse.parameters, sent.parameters);
   EXPECT_EQ(pulse.judgement, sent.judgement);
+  EXPECT_EQ(pulse.rebuilt, sent.rebuilt);
 
   const Order order = decode_order(bytes_of(encode(test::full_order())));
   EXPECT_EQ(order.incarnation, 2);
@@ -68,6 +69,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(order.publish, test::full_checkpoint());
   EXPECT_EQ(order.checkpoints, test::full_order().checkpoints);
   EXPECT_TRUE(order.rejoin && order.rewind && order.dismissed);
+  EXPECT_EQ(order.steps, 500);
 
   const Row row = decode_row(bytes_of(encode(test::full_row())));
   EXPECT_EQ(row.term, test::full_record());
@@ -75,6 +77,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(row.checkpoints, test::full_row().checkpoints);
   EXPECT_EQ(row.incarnations, test::full_row().incarnations);
   EXPECT_EQ(row.steps, 500);
+  EXPECT_EQ(row.sent_away, test::full_row().sent_away);
 
   const ServiceStatus status = decode_status(bytes_of(encode(test::full_status())));
   EXPECT_EQ(encode(status), encode(test::full_status()));
@@ -97,11 +100,26 @@ TEST(CoordinatorMessages, NothingIsNotTheSameAsZero) {
   pulse.checkpoints.clear();
   pulse.parameters.clear();
   pulse.judgement = {};
+  pulse.rebuilt.reset();
+  EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).rebuilt.has_value());
   EXPECT_EQ(decode_pulse(bytes_of(encode(pulse))).judgement, VoterJudgement{});
   EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).pending.has_value());
   EXPECT_TRUE(decode_pulse(bytes_of(encode(pulse))).checkpoints.empty());
   EXPECT_TRUE(decode_pulse(bytes_of(encode(pulse))).parameters.empty());
   EXPECT_FALSE(decode_row(bytes_of(encode(Row{}))).term.has_value());
+}
+
+TEST(CoordinatorMessages, ARowFromBeforeWorkersWereSentAwayIsRead) {
+  wire::Row message;
+  ASSERT_TRUE(message.ParseFromString(encode(test::full_row())));
+  message.clear_sent_away();
+  const Row row = decode_row(bytes_of(message.SerializeAsString()));
+  EXPECT_EQ(row.incarnations, test::full_row().incarnations);
+  EXPECT_TRUE(row.sent_away.empty());
+  ASSERT_TRUE(message.ParseFromString(encode(test::full_row())));
+  message.mutable_sent_away(1)->set_worker(2);
+  EXPECT_THAT(why([&] { decode_row(bytes_of(message.SerializeAsString())); }),
+              HasSubstr("row.sent_away[1].worker = 2: expected ascending numbers"));
 }
 
 // Changes one field of a full pulse and gives what is said of it.

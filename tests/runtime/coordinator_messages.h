@@ -56,6 +56,7 @@ inline Pulse full_pulse() {
   pulse.published = {30, {11, 12}};
   pulse.parameters = {{{32, {13, 14}}, {15, 16}}, {{41, {1, 2}}, {17, 18}}};
   pulse.judgement = {0.625, {{2, "at chance"}}};
+  pulse.rebuilt = Rebuilt{{41, {1, 2}}, 37};
   return pulse;
 }
 
@@ -70,6 +71,7 @@ inline Order full_order() {
   order.commit = {41, {1, 2}};
   order.publish = full_checkpoint();
   order.checkpoints = {{20, {19, 20}}, {30, {11, 12}}};
+  order.steps = 500;
   order.rejoin = order.rewind = order.dismissed = true;
   return order;
 }
@@ -81,6 +83,7 @@ inline Row full_row() {
   row.checkpoints = {full_checkpoint(), full_checkpoint()};
   row.incarnations = {{0, 3}, {2, 1}, {5, 9}};
   row.steps = 500;
+  row.sent_away = {{2, {1, "its disk fails"}}, {5, {8, ""}}};
   return row;
 }
 

@@ -174,6 +174,38 @@ TEST_F(Server, AnExpelledWorkerIsNotInTheNextTerm) {
               HasSubstr("worker 1 is expelled: its ballots are noise"));
 }
 
+// Its own process is refused, by another error than a wrong configuration is; a new one is not.
+TEST_F(Server, OneThatWasSentAwayIsToldSoWhenItJoinsAgainAlsoByTheNextCoordinator) {
+  start();
+  CoordinatorClient client(client_options());
+  Join join;
+  join.worker = 1;
+  join.address = "127.0.0.1:20001";
+  join.version = "test";
+  client.join(join, Deadline::in(10s));
+  expel_worker(server->address(), "run", options.access, 1, "its ballots are noise", 10s);
+  EXPECT_TRUE(within(10s, [&] { return stored().sent_away.contains(1); }));
+  for (const bool restarted : {false, true}) {
+    if (restarted) {
+      options.listen = server->address();
+      server.reset();
+      start();
+    }
+    join.again = true;
+    try {
+      client.join(join, Deadline::in(20s));
+      ADD_FAILURE() << "it was let in again";
+    } catch (const SentAway& error) {
+      EXPECT_THAT(error.what(), HasSubstr("worker 1 was sent away: its ballots are noise"));
+      EXPECT_EQ(error.exit_code(), ExitCode::sent_away);
+    }
+  }
+  join.again = false;
+  EXPECT_EQ(client.join(join, Deadline::in(10s)).incarnation, 2);
+  EXPECT_THROW(expel_worker(server->address(), "run", options.access, 7, "nobody", 10s),
+               ConfigError);
+}
+
 TEST_F(Server, ARestartedCoordinatorGoesOnWithTheSameTerm) {
   options.desk.coordinator.membership.start_workers = 2;
   start();

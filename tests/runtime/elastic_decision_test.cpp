@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <mutex>
 #include <random>
 
 #include "collectives/mean.h"
@@ -140,6 +141,8 @@ TEST_P(ElasticDecision, FiguresOfItsChunksAreThoseOfTheVote) {
   std::vector<VoterBallot> ballots;
   for (int v = 0; v < kVoters; ++v) ballots.push_back(random_ballot(v));
   VoteStatistics expected;
+  SegmentAgreement tensors(layout_.voted().segments().size(), kVoters);
+  std::mutex mutex;
   run_loopback(kVoters, [&](Transport& transport) {
     VoteOptions options;
     options.seed = kSeed;
@@ -148,6 +151,10 @@ TEST_P(ElasticDecision, FiguresOfItsChunksAreThoseOfTheVote) {
                                 transport, options, Deadline::in(60s));
     vote->elect(kStep, Deadline::in(60s));
     if (transport.rank() == 0) expected = vote->verdict().statistics;
+    const std::lock_guard lock(mutex);
+    for (std::size_t t = 0; t < tensors.segments(); ++t)
+      for (std::size_t v = 0; v < kVoters; ++v)
+        tensors.add(t, v, vote->counted().agreed(t, v), vote->counted().compared(t, v));
   });
   Record record;
   record.step = kStep + 1;
@@ -164,16 +171,26 @@ TEST_P(ElasticDecision, FiguresOfItsChunksAreThoseOfTheVote) {
     figures.push_back(decided.figures);
   }
   EXPECT_EQ(figures_of(record, figures).votes, expected);
+  EXPECT_EQ(figures_of(record, figures).tensors, tensors);
 
   // A voter that one chunk's owner did not count has what the others say of it.
   record.chunks[1].counted = {5};
   VoteStatistics& one = figures[1].votes;
   const std::int64_t agreed = one.agreed[1], compared = one.compared[1];
+  for (std::size_t t = figures[1].tensor_agreed.size() / kVoters; t-- > 0;) {
+    const auto place = static_cast<std::ptrdiff_t>(t * kVoters + 1);
+    tensors.add(static_cast<std::size_t>(figures[1].first_tensor) + t, 1,
+                -figures[1].tensor_agreed[static_cast<std::size_t>(place)],
+                -figures[1].tensor_compared[static_cast<std::size_t>(place)]);
+    figures[1].tensor_agreed.erase(figures[1].tensor_agreed.begin() + place);
+    figures[1].tensor_compared.erase(figures[1].tensor_compared.begin() + place);
+  }
   one.agreed.erase(one.agreed.begin() + 1);
   one.compared.erase(one.compared.begin() + 1);
   expected.agreed[1] -= agreed;
   expected.compared[1] -= compared;
   EXPECT_EQ(figures_of(record, figures).votes, expected);
+  EXPECT_EQ(figures_of(record, figures).tensors, tensors);
 }
 
 TEST_P(ElasticDecision, APartOfAnotherSizeIsTold) {

@@ -51,7 +51,7 @@ class ElasticTraining : public testing::Test {
         try {
           results[static_cast<std::size_t>(w)] =
               train_elastic(config, elastic, hooks ? hooks(w) : TrainingHooks{});
-        } catch (const ConfigError& error) {
+        } catch (const SentAway& error) {
           if (refusal != nullptr)
             *refusal = error.what();
           else
@@ -166,6 +166,10 @@ TEST_F(ElasticTraining, AVoterAtChanceIsNamedAndMayBeSentAway) {
     const auto alarms = metrics_of(config.output_folder, "alarm");
     ASSERT_FALSE(alarms.empty());
     for (const auto& alarm : alarms) EXPECT_EQ(alarm["worker"], 1);
+    // Layer by layer too: once in a window, and at the end.
+    const auto layers = metrics_of(config.output_folder, "agreement");
+    EXPECT_GE(layers.size(), 250u / 30 - 2);
+    EXPECT_EQ(layers.back()["step"], 250);
     const auto steps = metrics_of(config.output_folder, "step");
     EXPECT_EQ(steps.back()[metric::kAgreement].size(), name == "warn" ? 4u : 3u);
     EXPECT_EQ(refusal.find("sent away: step") != std::string::npos, name == "abstain") << refusal;
@@ -214,6 +218,28 @@ TEST_F(ElasticTraining, AFlippedBitIsFoundAndItsReplicaRebuilt) {
   const RunConfig config = run_.run("flip", "", {"train.steps=60"});
   std::atomic<bool> flipped = false;
   const auto results = train(3, config, {}, [&](int w) {
+    TrainingHooks hooks;
+    hooks.after_step = [&, w](std::int64_t step, const ParameterArena& arena) {
+      std::this_thread::sleep_for(20ms);  // steps slow enough that somebody is there to hear of it
+      if (w != 1 || step != 5 || flipped.exchange(true)) return;
+      const Parameter& p = arena.parameters()[3];
+      auto* bits = reinterpret_cast<std::uint32_t*>(p.value.data);
+      bits[1] ^= 1u << 20;
+    };
+    return hooks;
+  });
+  EXPECT_TRUE(flipped);
+  expect_identical(results, 60);
+  EXPECT_EQ(replay_run(config.output_folder, 60, "").parameters, results[0].digest);
+}
+
+// With two nobody is the majority: both replay, one finds that it was wrong, and they go on alike.
+TEST_F(ElasticTraining, OfTwoAFlippedBitIsJudgedByReplay) {
+  const RunConfig config = run_.run("flip-of-two", "", {"train.steps=60"});
+  MembershipOptions membership;
+  membership.min_workers = 2;
+  std::atomic<bool> flipped = false;
+  const auto results = train(2, config, membership, [&](int w) {
     TrainingHooks hooks;
     hooks.after_step = [&, w](std::int64_t step, const ParameterArena& arena) {
       std::this_thread::sleep_for(20ms);  // steps slow enough that somebody is there to hear of it

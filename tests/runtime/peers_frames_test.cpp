@@ -170,6 +170,29 @@ TEST(PeerFrames, AVerdictWhoseDigestIsNotItsBitsIsRefused) {
               HasSubstr("were counted"));
   EXPECT_THAT(with_figures([](ChunkFigures& f) { f.votes.agreed[0] = 8; }),
               HasSubstr("agreed on 8 of 7 compared"));
+  EXPECT_EQ(with_figures([](ChunkFigures&) {}), "taken");
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.first_tensor = 2; }),
+              HasSubstr("first tensor = 2, expected 0 to 1"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.tensor_agreed.push_back(0); }),
+              HasSubstr("agreement by tensor of"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) {
+                f.tensor_agreed.push_back(0);
+                f.tensor_compared.push_back(0);
+              }),
+              HasSubstr("expected as many for"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) {
+                f.tensor_agreed.resize(3 * f.votes.agreed.size());
+                f.tensor_compared.resize(3 * f.votes.agreed.size());
+              }),
+              HasSubstr("in 2 tensors at most"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.tensor_agreed[0] = 8; }),
+              HasSubstr("agreed on 8 of 6 compared elements of a tensor"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.tensor_compared[0] = INT64_MAX; }),
+              HasSubstr("1024 are left of the chunk"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { --f.tensor_compared[0]; }),
+              HasSubstr("does not add up"));
+  EXPECT_THAT(with_figures([](ChunkFigures& f) { f.tensor_agreed = f.tensor_compared = {}; }),
+              HasSubstr("does not add up"));
   EXPECT_THAT(with_figures([](ChunkFigures& f) { f.loss_sum = NAN; }), HasSubstr("a loss of nan"));
   EXPECT_THAT(with_figures([](ChunkFigures& f) { f.loss_faults = 100; }),
               HasSubstr("losses that are no number = 100"));

@@ -63,6 +63,19 @@ inline std::shared_ptr<const VerdictFrame> make_verdict(std::int64_t step, std::
       figures.votes.agreed.push_back(std::min<std::int64_t>(voter, compared));
       figures.votes.compared.push_back(compared);
     }
+  // Of two tensors, where the chunk has room for them.
+  figures.first_tensor = 1;
+  const std::size_t voters = figures.votes.agreed.size();
+  if (units > 0) {
+    figures.tensor_agreed = figures.votes.agreed;
+    figures.tensor_compared = figures.votes.compared;
+  }
+  if (units > 1) {
+    figures.tensor_agreed.resize(2 * voters, 0);
+    figures.tensor_compared.resize(2 * voters, 0);
+    for (std::size_t v = 0; v < voters; ++v)
+      --figures.tensor_compared[v], ++figures.tensor_compared[voters + v];
+  }
   figures.loss_sum = 12.5;
   figures.tokens = 64;
   frame->data = {chunk, record.factors, record.means, figures};

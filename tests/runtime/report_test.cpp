@@ -193,6 +193,43 @@ TEST_F(ReportTest, ALongRunMakesASmallPage) {
   EXPECT_LT(std::filesystem::file_size(run + "/report.html"), 400'000u);
 }
 
+TEST_F(ReportTest, ShowsAgreementByLayerOfTheLastWindow) {
+  const auto line = [](int step, json shares) {
+    return json{{"type", "agreement"},
+                {"step", step},
+                {"steps", 5},
+                {"layers", {"model.layers.0", "<b>"}},
+                {"agreement", std::move(shares)}}
+               .dump() +
+           "\n";
+  };
+  const std::string page =
+      page_of({write_run("layers", whole_run(10) + line(5, {{.1, .2, .3}, {.1, .2, .3}}) +
+                                       line(10, {{.575, .514, .573}, {.55, nullptr, .55}}))});
+  EXPECT_THAT(page, HasSubstr("Over 5 steps up to step 10"));
+  EXPECT_THAT(page, HasSubstr(">model.layers.0</th>"));
+  EXPECT_THAT(page, HasSubstr(">&lt;b&gt;</th>"));
+  EXPECT_THAT(page, HasSubstr("var(--bad) 0%,transparent)\">0.575<"));
+  EXPECT_THAT(page, HasSubstr("var(--bad) 48%,transparent)\">0.514<"));  // (.573 - .514) / .073
+  EXPECT_THAT(page, HasSubstr("\">–</td>"));
+  EXPECT_THAT(page_of({write_run("none", whole_run(10))}), Not(HasSubstr("Agreement by layer")));
+
+  // Of many voters those that agree least.
+  json row = json::array();
+  for (int v = 0; v < 100; ++v) row.push_back(0.6 - 0.0005 * v);
+  const std::string many = page_of({write_run("many", whole_run(10) + line(10, {row, row}))});
+  EXPECT_THAT(many, HasSubstr("The 64 voters of 100"));
+  EXPECT_THAT(many, HasSubstr("<th scope=\"col\">voter 99</th>"));
+  EXPECT_THAT(many, Not(HasSubstr("<th scope=\"col\">voter 35</th>")));
+
+  for (const json& wrong :
+       {json(3), json{{.5}}, json{{.5}, {.5, .6}}, json{{.5}, {"<"}}, json{{.5}, 3}})
+    EXPECT_THAT(message_of(write_run("bad", run_line().dump() + "\n" + line(5, wrong) +
+                                                step_line(6, 2).dump() + "\n")),
+                HasSubstr("metrics.jsonl:2: "))
+        << wrong;
+}
+
 TEST_F(ReportTest, ATornLastLineIsLeftOut) {
   const std::string whole = whole_run(10);
   const std::string step = step_line(11, 2).dump();

@@ -202,7 +202,7 @@ void Checker::publishes(int worker, const CheckpointFact& fact,
   expect(is_prefix(position, row_.commit), "I11", "worker {} publishes {}, commit is {}", worker,
          name(position), name(row_.commit));
   const bool right = is_right(position, *state);
-  if (!right && fact.shares < 3) tainted_ = true;  // nobody could know
+  if (!right && fact.shares < 2) tainted_ = true;  // nobody could know
   expect(right || tainted_, "I11", "the checkpoint of {} is not what replaying gives",
          name(position));
   published_.insert(position);
@@ -222,6 +222,17 @@ void Checker::keeps(int worker, const CheckpointsKept& kept) const {
   if (!kept.older) return;
   expect(kept.older->step <= oldest_kept_, "I12", "worker {} deletes up to {}, {} is kept", worker,
          name(*kept.older), oldest_kept_);
+}
+
+void Checker::ends(int worker, std::int64_t steps, const Position& position,
+                   const std::optional<Digest>& state) const {
+  expect(steps > 0 && position.step >= steps && is_prefix(position, row_.commit), "I15",
+         "worker {} ends at {}, its last step is {}, commit is {}", worker, name(position), steps,
+         name(row_.commit));
+  expect(!row_.checkpoints.empty() && row_.checkpoints.back().position.step >= steps, "I15",
+         "worker {} ends before the checkpoint of step {} is published", worker, steps);
+  expect(tainted_ || !state || is_right(position, *state), "I15",
+         "worker {} ends with other parameters than those of {}", worker, name(position));
 }
 
 void Checker::sealed_pulse(int worker, const Pulse& pulse) {

@@ -47,6 +47,10 @@ class Checker {
   // A wrong replica that no majority could judge has been published: what is right from here on
   // nobody knows.
   bool tainted() const { return tainted_; }
+  // I15: its process ends well at the run's last step, with its parameters, if they are not known
+  // to be wrong.
+  void ends(int worker, std::int64_t steps, const Position& position,
+            const std::optional<Digest>& state) const;
   void sealed_pulse(int worker, const Pulse& pulse);
   // After every event that could have changed it; `all` are the cores that are alive.
   void worker(int worker, const WorkerCore& core, const std::vector<const WorkerCore*>& all);

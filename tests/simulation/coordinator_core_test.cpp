@@ -264,15 +264,180 @@ TEST_F(Coordinator, AVoterThatMostOthersAccuseGoesAndOnlyAnotherProcessOfItComes
   accuse(3, 1);
   EXPECT_THAT(core->status(now).reason, HasSubstr("worker 1 is expelled: it is at chance"));
   EXPECT_EQ(core->status(now).workers[0].agreement, 0.6);
+  EXPECT_EQ(stored.sent_away.at(1), (SentAwayWorker{1, "it is at chance"}));
   Join again = ask(1, 77);
   again.again = true;
   const JoinAnswer answer = core->join(now, again);
   ASSERT_TRUE(std::holds_alternative<JoinRefused>(answer));
-  EXPECT_THAT(std::get<JoinRefused>(answer).reason, HasSubstr("sent away: it is at chance"));
+  EXPECT_THAT(std::get<JoinRefused>(answer).reason,
+              HasSubstr("worker 1 was sent away: it is at chance"));
+  EXPECT_TRUE(std::get<JoinRefused>(answer).sent_away);
   EXPECT_EQ(join(1, 78).incarnation, 2);
+  EXPECT_TRUE(stored.sent_away.empty());
   accuse(2, 1);  // of the one before: not of this one
   again.nonce = 79;
   EXPECT_TRUE(std::holds_alternative<JoinPending>(core->join(now, again)));
+}
+
+// What it was is in the row: no restart lets a bad voter in again.
+TEST_F(Coordinator, WhoWasSentAwayStaysAwayWhenTheCoordinatorIsStartedAgain) {
+  first_term();
+  const Identity third = join(2, 12);
+  EXPECT_EQ(core->expel(2, "its disk fails"), "");
+  EXPECT_TRUE(beat());
+  core.emplace(options, Row{}, now);
+  core->lead(true, now);
+  core->loaded(now, stored);
+  const auto told = core->pulse(now, pulse(third));
+  ASSERT_TRUE(told);
+  EXPECT_TRUE(told->rejoin);
+  Join again = ask(2, 13);
+  again.again = true;
+  const JoinAnswer answer = core->join(now, again);
+  ASSERT_TRUE(std::holds_alternative<JoinRefused>(answer));
+  EXPECT_THAT(std::get<JoinRefused>(answer).reason, HasSubstr("its disk fails"));
+  // It is in no term meanwhile, whatever it says.
+  Pulse ready = pulse({2, 1});
+  ready.ready = true;
+  ready.term = 1;
+  core->pulse(now, ready);
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse({w, 1}, WorkerState::voting, 1));
+  beat();
+  EXPECT_EQ(core->status(now).decision, "steady");
+  EXPECT_EQ(join(2, 14).incarnation, 2);  // its process was started anew
+  EXPECT_FALSE(core->pulse(now, pulse({2, 2}))->rejoin);
+}
+
+TEST_F(Coordinator, AnExpulsionIsWrittenAgainWhereItsRowWasRefused) {
+  first_term();
+  core->expel(1, "a test");
+  const auto row = core->beat(now);
+  ASSERT_TRUE(row);
+  EXPECT_TRUE(row->sent_away.contains(1));
+  ++stored.revision;  // another coordinator wrote
+  core->refused(now, stored);
+  EXPECT_TRUE(beat());
+  EXPECT_TRUE(stored.sent_away.contains(1));
+  core->beat(now);
+  EXPECT_EQ(core->expel(7, "a test"), "there has never been a worker 7 in this run");
+}
+
+// Without it nobody would vote at all.
+TEST_F(Coordinator, AgreementSendsNobodyAwayBelowMinWorkers) {
+  options.membership.start_workers = options.membership.min_workers = 3;
+  core.emplace(options, stored, now);
+  core->lead(true, now);
+  core->loaded(now, stored);
+  for (const std::int32_t w : {0, 1, 2}) core->pulse(now, pulse(join(w, 10 + w)));
+  ASSERT_TRUE(beat());
+  const auto accuse = [&](std::int32_t worker) {
+    Pulse p = pulse({worker, 1}, WorkerState::voting, 1);
+    p.judgement = {0.6, {{1, "it is at chance"}}};
+    core->pulse(now, p);
+  };
+  accuse(0);
+  accuse(2);
+  core->pulse(now, pulse({1, 1}, WorkerState::voting, 1));
+  EXPECT_FALSE(beat());
+  EXPECT_EQ(core->status(now).decision, "steady");
+  EXPECT_EQ(core->status(now).reason,
+            "worker 1 is not sent away, although it is at chance: 2 workers would be left, the "
+            "least is 3");
+  // One more is ready: there are enough without it.
+  const Identity fourth = join(3, 13);
+  Pulse ready = pulse(fourth);
+  ready.ready = true;
+  ready.term = 1;
+  core->pulse(now, ready);
+  EXPECT_TRUE(beat());
+  EXPECT_TRUE(stored.sent_away.contains(1));
+  EXPECT_THAT(core->status(now).reason, HasSubstr("worker 1 is expelled: it is at chance"));
+}
+
+// An operator is obeyed, and told what the run waits for.
+TEST_F(Coordinator, AnOperatorMaySendAwayWhomTheRunNeeds) {
+  first_term();
+  for (const std::int32_t w : {0, 1}) core->pulse(now, pulse({w, 1}, WorkerState::voting, 1));
+  core->expel(1, "its disk fails");
+  EXPECT_TRUE(beat());
+  EXPECT_THAT(core->status(now).reason, HasSubstr("worker 1 is expelled: its disk fails"));
+  for (const std::int32_t w : {0, 1}) {
+    const auto told = core->pulse(now, pulse({w, 1}, WorkerState::sealed, 1));
+    EXPECT_EQ(told->rejoin, w == 1);  // and learns why when it asks to join
+  }
+  beat();
+  EXPECT_EQ(core->status(now).decision, "wait");
+  EXPECT_THAT(
+      core->status(now).reason,
+      HasSubstr("1 of 2 workers that have step 0 are here; worker 1 was sent away: its disk "
+                "fails"));
+}
+
+TEST_F(Coordinator, OrdersTellTheRunsLengthOnceItIsDurable) {
+  Join first = ask(0, 1);
+  first.steps = 100;
+  core->join(now, first);
+  const auto row = core->beat(now);
+  ASSERT_TRUE(row);
+  EXPECT_EQ(row->steps, 100);
+  stored = *row;
+  ++stored.revision;
+  core->wrote(now);
+  EXPECT_EQ(core->pulse(now, pulse({0, 1}))->steps, 100);
+}
+
+// A length that no row took is not remembered: another row may have another one.
+TEST_F(Coordinator, ALengthIsForgottenWithTheRowThatItWasJudgedBy) {
+  const auto asks = [&](std::uint64_t nonce, std::int64_t steps) {
+    Join join = ask(0, nonce);
+    join.steps = steps;
+    return core->join(now, join);
+  };
+  Row other = stored;
+  other.steps = 50;
+  other.revision = 9;
+  asks(1, 100);
+  ASSERT_TRUE(core->beat(now));
+  core->refused(now, other);
+  stored = other;
+  EXPECT_FALSE(beat());  // nothing to write before it asks again
+  EXPECT_EQ(core->status(now).steps, 50);
+  asks(1, 100);
+  core->lead(false, now);
+  core->lead(true, now);
+  core->loaded(now, stored);
+  EXPECT_FALSE(beat());
+  now += seconds(11);
+  asks(2, 100);
+  EXPECT_TRUE(beat());
+  EXPECT_EQ(stored.steps, 100);
+  EXPECT_EQ(stored.incarnations.at(0), 1);
+}
+
+// No majority: both rebuild, and the run goes on by itself.
+TEST_F(Coordinator, TwoWithDifferentParametersAreBothToldToReplay) {
+  first_term();
+  const auto voting = [&](const Identity& identity, std::uint64_t digest) {
+    Pulse p = pulse(identity, WorkerState::voting, 1);
+    p.parameters = {{{4, {5, 6}}, {0, digest}}};
+    return p;
+  };
+  for (const std::int32_t w : {0, 1}) core->pulse(now, voting({w, 1}, 8 + w));
+  beat();
+  for (const std::int32_t w : {0, 1}) EXPECT_TRUE(core->order_again(now, {w, 1})->rewind);
+  EXPECT_THAT(core->status(now).reason, HasSubstr("no majority judges: replay does"));
+  for (const std::int32_t w : {0, 1}) {
+    Pulse back = pulse(join(w, 20 + w));
+    back.parameters = {{{4, {5, 6}}, {0, 8}}};
+    back.rebuilt = Rebuilt{{4, {5, 6}}, 4 * w};
+    EXPECT_FALSE(core->pulse(now, back)->rewind);
+  }
+  beat();
+  EXPECT_THAT(core->status(now).reason,
+              HasSubstr("worker 0's were right, worker 1's were wrong from step 4 on"));
+  ASSERT_TRUE(stored.term);
+  EXPECT_EQ(stored.term->term, 2);
+  EXPECT_EQ(stored.term->workers.size(), 2u);
 }
 
 TEST_F(Coordinator, EveryNewStartIsANewIncarnationAndFencesTheOld) {

@@ -399,16 +399,81 @@ TEST(Directed, AFlippedBitIsHealedAndNeverPublished) {
     }
 }
 
-// Nobody can know which of the two is right: the run goes on, without checkpoints.
-TEST(Directed, WithTwoWorkersAFlippedBitIsSaidAndNobodyIsSentAway) {
-  for (int who = 0; who < 2; ++who) {
+// Neither can know which of the two is right: both replay, and the run goes on by itself, with
+// fewer than min_workers meanwhile too.
+TEST(Directed, WithTwoWorkersAFlippedBitIsJudgedByReplay) {
+  for (const int min_workers : {1, 2})
+    for (int who = 0; who < 2; ++who)
+      for (int bit = 0; bit < 32 * 23; bit += 61) {
+        Schedule d(2);
+        d.s.min_workers = min_workers;
+        d.s.checkpoint_every = 4;
+        d.add(Kind::flip, who, 1500 + 7 * bit % 2000, 0).count = bit;
+        const Outcome outcome = d.holds();
+        if (outcome.invariant) return;
+        EXPECT_EQ(outcome.rebuilds, 2);
+      }
+}
+
+// And one of them dies meanwhile, wherever it is; or the coordinator, which then asks again.
+TEST(Directed, OneOfTwoThatReplayDies) {
+  for (const Point point : {Point::before_cut, Point::after_cut, Point::entered})
+    for (int who = 0; who < 2; ++who) {
+      Schedule d(2);
+      d.s.checkpoint_every = 4;
+      d.add(Kind::flip, 0, 1500, 0).count = 22;
+      d.crash_at(who, 1600, point, 1, 500);
+      if (d.holds().invariant) return;
+    }
+  for (Milliseconds at = 1500; at < 3000; at += 100) {
     Schedule d(2);
     d.s.checkpoint_every = 4;
-    d.add(Kind::flip, who, 1500, 0).count = 22;
+    d.add(Kind::flip, 1, 1500, 0).count = 22;
+    d.add(Kind::coordinator_crash, 0, at, 300);
+    if (d.holds().invariant) return;
+  }
+}
+
+// The end of a run: whoever is away then finds it, all end, and another end may follow.
+TEST(Directed, ARunEndsForAllWhoeverIsAwayThen) {
+  for (int who = 0; who < 3; ++who)
+    for (Milliseconds at = 2200; at < 4200; at += 100)
+      for (const Milliseconds back : {200, 1500, 4500}) {
+        Schedule d(3);
+        d.s.steps = 10;
+        d.crash(who, at, back);
+        if (d.holds().invariant) return;
+      }
+}
+
+TEST(Directed, ALateComerFindsTheRunEndedAndEndsToo) {
+  for (const int every : {0, 4}) {
+    Schedule d(2);
+    d.s.steps = 8;
+    d.s.checkpoint_every = every;
+    d.add(Kind::join, 2, 7000, 0);
     const Outcome outcome = d.holds();
     if (outcome.invariant) return;
-    EXPECT_EQ(outcome.rebuilds, 0);
-    EXPECT_EQ(outcome.terms, 1);
+    EXPECT_EQ(outcome.steps, 0);  // nobody is there any more
+    EXPECT_LT(outcome.recovery, 1000);
+  }
+}
+
+TEST(Directed, ARunIsMadeLongerBeforeAndAfterItsEnd) {
+  for (const int workers : {1, 2, 3})
+    for (Milliseconds at = 1500; at < 7500; at += 250) {
+      Schedule d(workers);
+      d.s.steps = 10;
+      d.add(Kind::other_length, -1, at, 2500).count = 6;
+      if (d.holds().invariant) return;
+    }
+}
+
+TEST(Directed, AWorkerWithAnotherLengthIsNotInTheRun) {
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    Schedule d(3, seed);
+    add_two_lengths(d.s, seed);
+    if (d.holds().invariant) return;
   }
 }
 

@@ -12,6 +12,7 @@ using std::chrono::seconds;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 Position at(std::int64_t step, std::uint64_t branch = 0) {
   return {step, {branch, static_cast<std::uint64_t>(step) + 1}};
@@ -339,6 +340,24 @@ TEST_F(Membership, AnExpelledWorkerIsLeftOut) {
   order_seal();
   for (std::int32_t w : {1, 2, 3}) seal(w, 12);
   EXPECT_THAT(workers(decide()), ElementsAre(1, 3));
+}
+
+TEST_F(Membership, NobodyIsWaitedForWhoWasSentAwayAndHasSealed) {
+  options.min_workers = 2;
+  order_seal();
+  view.expelled[2] = "its disk fails";
+  view.sent_away = {2};
+  for (std::int32_t w : {1, 2, 3}) seal(w, 12);
+  silence(2);
+  silence(3);
+  EXPECT_THAT(decide().reason, HasSubstr("worker 3 to come back"));
+  EXPECT_THAT(decide().reason, Not(HasSubstr("2")));
+  joiner(3, 12);
+  EXPECT_THAT(workers(decide()), ElementsAre(1, 3));
+  // One that may still vote is.
+  pulse(2).state = WorkerState::voting;
+  pulse(3).ready = false;
+  EXPECT_THAT(decide().reason, HasSubstr("worker 2 to come back"));
 }
 
 TEST_F(Membership, ColdWaitsForAllToComeBackOrTheColdWait) {

@@ -53,6 +53,14 @@ constexpr Mutation kMutations[] = {
      &ProtocolMutations::publish_any_digest},
     {"cut_behind_newest", "journals are cut behind the newest checkpoint, not the one before",
      &ProtocolMutations::cut_behind_newest},
+    {"vote_past_end", "a worker goes on after the run's last step",
+     &ProtocolMutations::vote_past_end},
+    {"any_length", "a worker does not mind that the run has another last step",
+     &ProtocolMutations::any_length},
+    {"late_comer_waits", "who missed the end waits for records of it",
+     &ProtocolMutations::late_comer_waits},
+    {"rebuild_nobody", "replay judges nobody where there is no majority",
+     &ProtocolMutations::rebuild_nobody},
     {"serve_provisional", "the last held step is served to joining workers",
      &ProtocolMutations::serve_provisional},
 };
@@ -109,6 +117,13 @@ Scenario mutated(const std::string& name, std::uint64_t seed) {
   if (name == "accept_any_term") add_lateness(scenario, seed);
   if (name == "commit_before_start") add_fork(scenario, seed);
   if (name == "publish_any_digest") add_flip(scenario, seed);
+  if ((name == "vote_past_end" || name == "late_comer_waits") && scenario.steps == 0)
+    add_end(scenario, seed);
+  if (name == "any_length") add_two_lengths(scenario, seed);
+  if (name == "rebuild_nobody") {
+    scenario.workers = 2;
+    add_flip(scenario, seed, 2);
+  }
   if (name == "longest_start") {
     scenario = {};
     scenario.seed = 2821 + seed;

@@ -22,8 +22,12 @@ struct Audit : testing::Test {
   void look() {
     std::vector<const Pulse*> all;
     for (const auto& [worker, pulse] : pulses) all.push_back(&pulse);
-    audit.look(all);
+    audit.look(all, term);
   }
+  void rebuilt(std::int32_t worker, std::int64_t wrong_from) {
+    pulses[worker].rebuilt = Rebuilt{pulses[worker].parameters.back().position, wrong_from};
+  }
+  std::set<Identity> term;
   std::map<std::int32_t, Pulse> pulses;
   ParameterAudit audit;
 };
@@ -101,6 +105,83 @@ TEST_F(Audit, WhoIsGoneDiffersFromNobody) {
   pulses.erase(1);
   look();
   EXPECT_EQ(audit.finding(), "");
+}
+
+// Two that differ: each replays what it has, and then they agree.
+TEST_F(Audit, WhereNoMajorityJudgesReplayDoes) {
+  term = {{0, 1}, {1, 1}};
+  say(0, {{8, 80}});
+  say(1, {{8, 81}});
+  look();
+  EXPECT_EQ(audit.to_replay().size(), 2u);
+  EXPECT_EQ(
+      audit.to_replay().at({0, 1}),
+      "after step 8 the parameters of workers 0, 1 differ and no majority judges: replay does");
+  look();  // they have not heard yet
+  EXPECT_EQ(audit.to_replay().size(), 2u);
+  say(0, {{9, 90}}, 2);
+  rebuilt(0, 0);
+  say(1, {{9, 90}}, 2);
+  rebuilt(1, 7);
+  look();
+  EXPECT_EQ(
+      audit.finding(),
+      "replay of differing parameters: worker 0's were right, worker 1's were wrong from step "
+      "7 on");
+  term = {{0, 2}, {1, 2}};
+  for (const std::int32_t w : {0, 1}) say(w, {{110, 100}}, 2);
+  look();
+  EXPECT_EQ(audit.finding(), "");
+  EXPECT_THAT(audit.to_replay(), IsEmpty());
+  // And some day again.
+  say(0, {{120, 200}}, 2);
+  say(1, {{120, 201}}, 2);
+  look();
+  EXPECT_EQ(audit.to_replay().size(), 2u);
+}
+
+TEST_F(Audit, WhoStillDifferAfterReplayAreNotSentAgain) {
+  term = {{0, 1}, {1, 1}};
+  say(0, {{8, 80}});
+  say(1, {{8, 81}});
+  look();
+  term = {{0, 2}, {1, 2}};
+  for (std::int64_t step = 9; step < 30; ++step) {
+    for (const std::int32_t w : {0, 1}) {
+      say(w, {{step, static_cast<std::uint64_t>(10 * step + w)}}, 2);
+      rebuilt(w, 0);
+    }
+    look();
+    EXPECT_THAT(audit.to_replay(), IsEmpty()) << step;
+    EXPECT_THAT(audit.finding(), HasSubstr("differ, after replay too"));
+    EXPECT_THAT(audit.finding(), HasSubstr("worker 0's were right, worker 1's were right"));
+  }
+}
+
+// A third may be on its way to tell of the same position, and judge.
+TEST_F(Audit, NobodyIsSentToReplayBeforeAllOfTheTermHaveTold) {
+  term = {{0, 1}, {1, 1}, {2, 1}};
+  say(0, {{8, 80}});
+  say(1, {{8, 81}});
+  say(2, {{7, 70}});
+  look();
+  EXPECT_THAT(audit.to_replay(), IsEmpty());
+  EXPECT_THAT(audit.finding(), HasSubstr("no majority judges"));
+  say(2, {{8, 80}});
+  look();
+  EXPECT_THAT(audit.to_replay(), IsEmpty());
+  EXPECT_TRUE(audit.wrong().contains({1, 1}));
+}
+
+TEST_F(Audit, TwoAgainstTwoAllReplay) {
+  term = {{0, 1}, {1, 1}, {2, 1}, {3, 1}};
+  for (const std::int32_t w : {0, 1, 2, 3}) say(w, {{7, 70}});
+  for (const std::int32_t w : {0, 1, 2, 3}) {
+    say(w, {{8, 80u + static_cast<std::uint64_t>(w % 2)}});
+    look();
+    EXPECT_EQ(audit.to_replay().size(), w == 3 ? 4u : 0u);
+    EXPECT_TRUE(w == 2 || audit.wrong().empty());
+  }
 }
 
 }  // namespace

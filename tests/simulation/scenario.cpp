@@ -74,6 +74,10 @@ std::string describe(const Fault& f) {
     case Fault::Kind::lease:
       return head + fmt::format("the lease goes to coordinator {}, the other notices {} ms later",
                                 f.who, f.lasts);
+    case Fault::Kind::other_length:
+      return head + fmt::format("{} stopped {}, and then to make {} steps more",
+                                f.who < 0 ? "all workers are" : fmt::format("worker {} is", f.who),
+                                back(), f.count);
     case Fault::Kind::row_lost:
       return head + fmt::format("the store is as it was {} terms ago", f.count);
     case Fault::Kind::store_trouble:
@@ -186,9 +190,45 @@ void add_lateness(Scenario& s, std::uint64_t seed) {
   }
 }
 
-void add_flip(Scenario& s, std::uint64_t seed) {
+void add_end(Scenario& s, std::uint64_t seed) {
+  Random random(seed ^ 0xe2dull);
+  s.steps = random.between(6, 36);
+  const auto move = [&](int who, std::int64_t more) {
+    Fault f;
+    f.kind = Fault::Kind::other_length;
+    f.at = random.between(2500, s.fault_time - 3000);
+    f.lasts = random.chance(0.7) ? random.between(1200, 2600) : random.between(50, 900);
+    f.who = who;
+    f.count = static_cast<int>(more);
+    s.faults.push_back(f);
+  };
+  if (random.chance(0.4)) move(-1, random.between(3, 20));
+  if (random.chance(0.25)) move(static_cast<int>(random.below(s.workers)), random.between(-6, 12));
+}
+
+void add_two_lengths(Scenario& s, std::uint64_t seed) {
+  Random random(seed ^ 0x21e2ull);
+  s.steps = random.between(20, 40);
+  s.workers = std::max(2, s.workers);
+  Fault apart;
+  apart.kind = Fault::Kind::partition;
+  apart.at = random.between(1000, 3000);
+  apart.lasts = random.between(2000, 3800);  // less than a cold start waits
+  const int alone = static_cast<int>(random.below(s.workers));
+  apart.mask = ((1u << s.workers) - 1) ^ (1u << alone);
+  Fault other;
+  other.kind = Fault::Kind::other_length;
+  other.at = apart.at + 50;
+  other.lasts = random.between(1200, 1700);
+  other.who = alone;
+  other.count = static_cast<int>(random.between(1, 12));
+  s.faults.push_back(apart);
+  s.faults.push_back(other);
+}
+
+void add_flip(Scenario& s, std::uint64_t seed, int least) {
   Random random(seed ^ 0xf11bull);
-  s.workers = std::max(3, s.workers);
+  s.workers = std::max(least, s.workers);
   if (s.checkpoint_every == 0) s.checkpoint_every = static_cast<int>(random.between(3, 9));
   Fault f;
   f.kind = Fault::Kind::flip;
@@ -289,7 +329,7 @@ Scenario random_scenario(std::uint64_t seed) {
   if (random.chance(0.08)) add_fork(s, seed);
   if (random.chance(0.08)) add_lateness(s, seed);
   if (random.chance(0.03)) add_old_history(s);
-  if (s.workers > 2 && random.chance(0.12)) add_flip(s, seed);
+  if (s.workers > 1 && random.chance(0.12)) add_flip(s, seed, 2);
   // Not with a lost disk: what was on both would be nowhere.
   if (s.checkpoint_every > 0 && lost_disks == 0 && random.chance(0.15)) {
     Fault f;
@@ -297,6 +337,8 @@ Scenario random_scenario(std::uint64_t seed) {
     f.at = random.between(2000, s.fault_time - 1000);
     s.faults.push_back(f);
   }
+  if (random.chance(0.15)) add_end(s, seed);
+  if (random.chance(0.03)) add_two_lengths(s, seed);
   return s;
 }
 

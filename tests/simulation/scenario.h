@@ -64,6 +64,7 @@ struct Fault {
     coordinator_pause,
     lease,          // to coordinator `who`; the other believes in it `lasts` longer
     store_trouble,  // answers get lost, writes may come late, with `rate`
+    other_length,   // worker `who` (-1: all) is stopped for `lasts`, then has `count` steps more
     row_lost,       // the store is emptied, or restored from a copy as old as `count` terms; all
                     // coordinators are started again with `recover`
   };
@@ -88,6 +89,7 @@ struct Scenario {
   bool revived = true;               // who is dead for good is back when the faults stop
   bool connections_end = true;       // of a process that dies; no: as if its host lost its power
   int checkpoint_every = 0;          // steps; 0: none, and journals are kept from the start
+  std::int64_t steps = 0;            // the run's last; 0: it has none, and goes on
   std::vector<Fault> faults;
   ProtocolMutations mutations;
 };
@@ -110,8 +112,14 @@ void add_old_history(Scenario& scenario);
 // that restart at once.
 void add_lateness(Scenario& scenario, std::uint64_t seed);
 
-// A flipped bit in a worker of three or more, and checkpoints.
-void add_flip(Scenario& scenario, std::uint64_t seed);
+// A flipped bit in a worker of `least` or more, and checkpoints.
+void add_flip(Scenario& scenario, std::uint64_t seed, int least = 3);
+
+// A last step, which most runs reach before the faults stop; in some it moves.
+void add_end(Scenario& scenario, std::uint64_t seed);
+
+// One worker gets another last step while the coordinator cannot hear those who have the old one.
+void add_two_lengths(Scenario& scenario, std::uint64_t seed);
 
 // All of it drawn from the seed.
 Scenario random_scenario(std::uint64_t seed);

@@ -5,11 +5,11 @@
 namespace ballot::sim {
 
 void SharedStore::write_share(const CheckpointFact& fact, Snapshot written) {
-  shares_[fact.position].insert_or_assign(fact.share, std::move(written));
+  shares_[{fact.position, fact.shares}].insert_or_assign(fact.share, std::move(written));
 }
 
 std::optional<Snapshot> SharedStore::whole(const Position& position, std::int32_t shares) const {
-  const auto found = shares_.find(position);
+  const auto found = shares_.find({position, shares});
   if (found == shares_.end() || found->second.size() != static_cast<std::size_t>(shares))
     return std::nullopt;
   Snapshot snapshot = found->second.at(0);  // and what is not sliced
@@ -26,9 +26,8 @@ void SharedStore::publish(Snapshot checkpoint) {
 }
 
 void SharedStore::forget_before(std::int64_t step) {
-  const auto before = [&](const auto& entry) { return entry.first.step < step; };
-  std::erase_if(published_, before);
-  std::erase_if(shares_, before);
+  std::erase_if(published_, [&](const auto& entry) { return entry.first.step < step; });
+  std::erase_if(shares_, [&](const auto& entry) { return entry.first.first.step < step; });
 }
 
 void SharedStore::damage_newest() {

@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "runtime/protocol/ledger.h"
@@ -42,7 +43,8 @@ class SharedStore {
   std::int64_t newest_step() const;
 
  private:
-  std::map<Position, std::map<std::int32_t, Snapshot>> shares_;
+  // By how many they are to be, too: each number has a folder of its own.
+  std::map<std::pair<Position, std::int32_t>, std::map<std::int32_t, Snapshot>> shares_;
   std::map<Position, Snapshot> published_;
   std::set<Position> damaged_;
 };

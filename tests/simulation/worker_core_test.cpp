@@ -565,6 +565,81 @@ TEST_F(Worker, OneThatComesBackAfterTheRunHasEndedLoadsItsCheckpoint) {
   EXPECT_TRUE(core->take().empty());
 }
 
+TEST_F(Worker, AfterTheLastStepItComputesNoBallotAndWaitsForItsCheckpoint) {
+  options.last_step = 1;
+  core.emplace(options, Recovered{History(genesis), {}});
+  core->take();
+  core->joined(now, id(1));
+  order(record(1, genesis, {0, 1}));
+  core->link_opened(now, id(0));
+  own_ballot();
+  other_ballot();
+  decide();
+  other_verdict();
+  EXPECT_EQ(core->held().step, 1);
+  EXPECT_TRUE(only<ComputeBallot>(core->take()).empty());
+  EXPECT_EQ(core->stage(), "waiting for the checkpoint of the last step");
+  EXPECT_FALSE(core->has_ended());
+  core->applied(core->held());
+  core->synced(core->held());
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.commit = core->held();
+  core->ordered(now, o);
+  EXPECT_FALSE(core->has_ended());
+  o.checkpoints = {core->held()};
+  core->ordered(now, o);
+  EXPECT_TRUE(core->has_ended());
+}
+
+// Its configuration is another one than the run's: it votes in no further step.
+TEST_F(Worker, OneWithAnotherLengthThanTheRunsIsTold) {
+  options.last_step = 10;
+  core.emplace(options, Recovered{History(genesis), {}});
+  core->take();
+  core->joined(now, id(1));
+  core->take();
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.record = record(1, genesis, {0, 1});
+  o.steps = 12;
+  core->ordered(now, o);
+  core->ordered(now, o);
+  const auto actions = core->take();
+  ASSERT_EQ(only<OtherLength>(actions).size(), 1u);
+  EXPECT_EQ(only<OtherLength>(actions)[0].steps, 12);
+  EXPECT_EQ(core->state(), WorkerState::joining);  // in no term of that run
+  EXPECT_TRUE(only<ComputeBallot>(actions).empty());
+}
+
+// One that has reached its own end is done, wherever the others go on to.
+TEST_F(Worker, OneWhoseEndIsPublishedDoesNotMindALongerRun) {
+  options.last_step = 1;
+  core.emplace(options, Recovered{History(genesis), {}});
+  core->take();
+  core->joined(now, id(1));
+  order(record(1, genesis, {0, 1}));
+  core->link_opened(now, id(0));
+  own_ballot();
+  other_ballot();
+  decide();
+  other_verdict();
+  core->applied(core->held());
+  core->synced(core->held());
+  core->take();
+  Order o;
+  o.incarnation = 5;
+  o.term = 1;
+  o.commit = core->held();
+  o.checkpoints = {core->held()};
+  o.steps = 20;
+  core->ordered(now, o);
+  EXPECT_TRUE(only<OtherLength>(core->take()).empty());
+  EXPECT_TRUE(core->has_ended());
+}
+
 TEST_F(Worker, CommitIsReportedByWhatItsHistoryContains) {
   order(record(1, genesis, {0, 1}));
   whole_step();

@@ -98,6 +98,8 @@ class World {
     SimulatedDisk disk;
     std::int64_t epoch = 0;  // of its process; events of older ones are void
     bool started = false, alive = false, left = false, leaving = false, for_good = false;
+    std::int64_t steps = 0;  // its last; 0: none
+    bool ended = false;      // its process, well, at that step
     bool disk_suspect = false;
     Milliseconds paused_until = 0;
     int slow = 1;
@@ -108,7 +110,8 @@ class World {
     std::unique_ptr<JournalLog> log;
     std::unique_ptr<WorkerCore> core;
     std::optional<ToyModel> model;
-    bool flipped = false;  // and it has not been rebuilt since
+    bool flipped = false;     // and it has not been rebuilt since
+    bool last_share = false;  // of the last step's checkpoint, in the term that it has entered
     struct Unapplied {
       HoldRecord hold;
       std::optional<CheckpointFact> share;  // that it writes of a checkpoint there
@@ -267,6 +270,7 @@ class World {
     require(!w.alive, "worker {} is started twice", w.number);
     ++w.epoch;
     w.started = w.alive = true;
+    w.ended = w.last_share = false;
     w.paused_until = 0;
     w.link_epoch = 0;
     w.links.clear();
@@ -297,6 +301,7 @@ class World {
     checker_.restarted(w.number, w.journal->end());
     WorkerOptions options = worker_options_of(s_);
     options.address = fmt::format("worker-{}", w.number);
+    if (w.steps > 0) options.last_step = w.steps;
     std::optional<Recovered> state = replay(w, w.journal->end());
     if (!state) {
       // Or what its records follow: they are of no use.
@@ -462,12 +467,18 @@ class World {
     join.run = "simulated";
     join.worker = w.number;
     join.nonce = w.nonce;
+    join.steps = w.steps;
     const int c = w.coordinator;
     const int from = w.number;
     send(from, kFirstCoordinator + c, [this, join, c, from, asking] {
       Coordinator& to = coordinator(c);
       const JoinAnswer answer = to.core->join(time(), join);
       if (to.core->wants_beat()) beat(to);
+      if (std::holds_alternative<JoinRefused>(answer))
+        send(kFirstCoordinator + c, from, [this, from, asking] {
+          Worker& me = worker(from);
+          if (asking == me.asking && !me.core->identity()) end_with_other_length(me);
+        });
       if (const auto* identity = std::get_if<Identity>(&answer))
         send(kFirstCoordinator + c, from, [this, from, asking, given = *identity] {
           Worker& me = worker(from);
@@ -496,6 +507,7 @@ class World {
     for (const auto& other : workers_)
       if (other->alive) all.push_back(other->core.get());
     checker_.worker(w.number, *w.core, all);
+    if (w.core->has_ended() && w.unapplied.empty()) return end(w);
     if (const auto deadline = w.core->next_deadline()) {
       const auto when = std::chrono::ceil<milliseconds>(deadline->time_since_epoch()).count();
       if (!w.tick_at || *w.tick_at > when || *w.tick_at <= now_) {
@@ -524,6 +536,31 @@ class World {
     checker_.worker_died(w.number);
   }
 
+  // The process, well: nothing is left to do.
+  void end(Worker& w) {
+    checker_.ends(w.number, w.steps, w.model->position,
+                  w.flipped ? std::nullopt : std::optional(w.model->digest()));
+    note("w{} has ended at step {}", w.number, w.steps);
+    if (s_.connections_end) {
+      break_stream(w);
+      break_links(w, ~0u);
+    }
+    w.alive = false;
+    w.ended = true;
+    w.left = w.leaving;  // told to leave, and it had nothing left to do
+    checker_.worker_died(w.number);
+    w.core.reset();
+    w.log.reset();
+    w.journal.reset();
+  }
+  // It is told both lengths, and is started again with the run's.
+  void end_with_other_length(Worker& w) {
+    note("w{} has {} steps, the run {}: it ends", w.number, w.steps, stored_.steps);
+    if (stored_.steps > 0) w.steps = stored_.steps;
+    throw Killed{700, false};
+  }
+  void act(Worker& w, const OtherLength&) { end_with_other_length(w); }
+
   void act(Worker& w, const OpenLinks& open) {
     note("w{} enters term {} of {} at step {}, start {}", w.number, open.record.term,
          open.record.workers.size(), w.core->held().step, open.record.start.step);
@@ -534,6 +571,8 @@ class World {
       if (peer.identity != *w.core->identity())
         w.links.push_back({peer.identity, open.record.term, false, false});
     for (std::size_t i = 0; i < w.links.size(); ++i) say_hello(w, i, w.link_epoch);
+    w.last_share = true;
+    write_last_share(w);
   }
   void act(Worker& w, const CloseLinks&) {
     ++w.link_epoch;
@@ -629,6 +668,9 @@ class World {
   }
   void act(Worker& w, const HoldRecord& hold) {
     checker_.holds(*w.core, hold);
+    if (w.steps > 0 && hold.position.step > w.steps && !hold.fetched)
+      throw Violation("I15", fmt::format("worker {} holds step {}, its last is {}", w.number,
+                                         hold.position.step, w.steps));
     if (hold.fetched) ++outcome_.fetched_records;
     note("w{} {} step {} of term {}", w.number, hold.fetched ? "fetched" : "holds",
          hold.position.step, hold.record->term);
@@ -655,27 +697,40 @@ class World {
     if (w.flipped && checker_.is_right(hold.position, digest)) w.flipped = false;  // rounded away
     if (!w.flipped) checker_.applied(hold.position, digest);
     w.core->applied(hold.position, digest);
-    if (share) write_share(w, hold, *share, digest);
-    if (w.unapplied.empty()) return;
+    if (share) write_share(w, {*w.model, hold.ledger, hold.record->term}, *share);
+    if (hold.fetched) w.last_share = true;
+    if (w.unapplied.empty()) return write_last_share(w);
     in(now_ >= w.slow_apply_until ? 0 : w.apply_takes, w, [this, &w] { apply_next(w); });
   }
 
   // R10: workers write shares of checkpoints of steps that their term has decided.
   std::optional<CheckpointFact> share_of(const Worker& w, const HoldRecord& hold) const {
-    if (hold.fetched || s_.checkpoint_every == 0 || hold.position.step % s_.checkpoint_every != 0)
-      return std::nullopt;
+    const bool due = hold.position.step == w.steps ||
+                     (s_.checkpoint_every > 0 && hold.position.step % s_.checkpoint_every == 0);
+    if (hold.fetched || !due) return std::nullopt;
+    return share_at(w, hold.position);
+  }
+  CheckpointFact share_at(const Worker& w, const Position& position) const {
     const auto& members = w.core->record()->workers;
     const auto mine = std::ranges::find(members, *w.core->identity(), &TermWorker::identity);
     CheckpointFact fact;
-    fact.position = hold.position;
+    fact.position = position;
     fact.share = static_cast<std::int32_t>(mine - members.begin());
     fact.shares = static_cast<std::int32_t>(members.size());
     fact.files = {fmt::format("share-{}", fact.share)};
     return fact;
   }
-  void write_share(Worker& w, const HoldRecord& hold, CheckpointFact fact, const Digest& digest) {
-    fact.parameters = digest;
-    Snapshot copy{*w.model, hold.ledger, hold.record->term};
+  // D29: of the last step's, with those whom it is in a term with then.
+  void write_last_share(Worker& w) {
+    if (w.steps == 0 || !w.unapplied.empty() || w.model->position.step < w.steps) return;
+    if (!std::exchange(w.last_share, false) || !w.core->record()) return;
+    const Position position = w.model->position;
+    if (w.core->held() != position) return;
+    write_share(w, {*w.model, w.core->ledger(), w.core->history().last_term()},
+                share_at(w, position));
+  }
+  void write_share(Worker& w, Snapshot copy, CheckpointFact fact) {
+    fact.parameters = copy.model.digest();
     in(random_.between(10, 300), w, [this, &w, fact, copy] {
       reach(w.number, Point::before_share);
       store_.write_share(fact, copy);
@@ -747,7 +802,10 @@ class World {
       w.log->cut_after(rewind.to);
       checker_.durable(w.number, w.log->sync());
       reach(w.number, Point::after_cut);
+      const bool was_there = w.model->position == rewind.to;
+      const Digest before = w.model->digest();
       std::optional<Recovered> state = replay(w, rewind.to);
+      if (state && was_there) state->wrong_from = w.model->digest() == before ? 0 : rewind.to.step;
       w.core->rewound(time(), state ? std::move(*state) : load_newest(w));
     });
   }
@@ -855,6 +913,11 @@ class World {
     if (!taken) return;
     row.revision = stored_.revision + 1;
     checker_.row(stored_, row);
+    // Made shorter, it still has the steps that were there.
+    if (row.steps != stored_.steps) there_already_ = furthest_;
+    if (row.steps > 0 && row.commit.step > std::max(row.steps, there_already_))
+      throw Violation("I15", fmt::format("step {} is committed, the run's last is {}",
+                                         row.commit.step, row.steps));
     const std::int64_t old_term = stored_.term ? stored_.term->term : 0;
     if (row.term && row.term->term > old_term) {
       ++outcome_.terms;
@@ -912,7 +975,8 @@ class World {
         worker(f.who).model->flip(f.count);
         break;
       case Fault::Kind::damage_checkpoint:
-        store_.damage_newest();
+        // The last one has nobody behind it who could make another.
+        if (s_.steps == 0 || store_.newest_step() < stored_.steps) store_.damage_newest();
         break;
       case Fault::Kind::break_stream:
         if (!known || !worker(f.who).alive) break;
@@ -945,6 +1009,10 @@ class World {
       case Fault::Kind::coordinator_pause:
         coordinator(f.who).paused_until = now_ + f.lasts;
         break;
+      case Fault::Kind::other_length:
+        for (const auto& w : workers_)
+          if (s_.steps > 0 && (f.who < 0 || f.who == w->number)) change_length(*w, f);
+        break;
       case Fault::Kind::row_lost:
         lose_row(f.count);
         break;
@@ -971,6 +1039,17 @@ class World {
     for (Coordinator& c : coordinators_) kill(c, 200);
   }
 
+  void change_length(Worker& w, const Fault& f) {
+    w.steps = std::max<std::int64_t>(1, w.steps + f.count);
+    if (w.alive) return kill(w, f.lasts, false);
+    if (w.ended) start_later(w, f.lasts);
+  }
+  void start_later(Worker& w, Milliseconds after) {
+    at(now_ + after, -1, -1, [this, &w] {
+      if (!w.alive && !w.left && !w.for_good) start(w);
+    });
+  }
+
   void give_lease(int to, Milliseconds noticed_after) {
     if (to == lease_ || to >= s_.coordinators) return;
     Coordinator& old = coordinator(lease_);
@@ -994,6 +1073,7 @@ class World {
     for (int i = 0; i < count; ++i) {
       workers_.push_back(std::make_unique<Worker>());
       worker(i).number = i;
+      worker(i).steps = s_.steps;
     }
     for (int i = 0; i < s_.workers; ++i) {
       const auto when = random_.between(0, 200);
@@ -1054,8 +1134,20 @@ class World {
 
   std::string lacks() {
     if (!anybody_) return {};
+    for (const auto& w : workers_)
+      if (w->ended && !w->left && w->steps != stored_.steps) {  // the run goes on to another step
+        w->steps = stored_.steps;
+        w->ended = false;
+        start_later(*w, 100);
+      }
     for (const auto& w : workers_) {
       if (!w->started || w->left || w->for_good) continue;
+      if (s_.steps > 0) {
+        if (w->leaving) return fmt::format("worker {} has not left", w->number);
+        if (w->ended && w->steps == stored_.steps) continue;
+        return fmt::format("worker {} has not ended{}", w->number,
+                           w->alive ? ": " + w->core->stage() : "");
+      }
       if (!w->alive) return fmt::format("worker {} is not back", w->number);
       const std::int64_t term = stored_.term ? stored_.term->term : 0;
       if (w->leaving) return fmt::format("worker {} has not left", w->number);
@@ -1063,11 +1155,12 @@ class World {
         return fmt::format("worker {} is {} in term {} of {}: {}", w->number,
                            to_string(w->core->state()), w->core->term(), term, w->core->stage());
     }
+    if (s_.steps > 0) return {};
     if (stored_.commit.step < quiet_commit_ + 3)
       return fmt::format("commit went from {} to {}", quiet_commit_, stored_.commit.step);
     const bool differ =
         std::ranges::any_of(workers_, [](const auto& w) { return w->alive && w->flipped; });
-    if (differ && !checker_.tainted() && stored_.term && stored_.term->workers.size() > 2)
+    if (differ && !checker_.tainted() && stored_.term && stored_.term->workers.size() > 1)
       return "a worker's parameters are still wrong";
     if (s_.checkpoint_every > 0 && !differ && !checker_.tainted() &&
         (stored_.checkpoints.empty() || stored_.checkpoints.back().position.step <= quiet_commit_))
@@ -1092,8 +1185,9 @@ class World {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<Coordinator> coordinators_;
   SharedStore store_;
-  std::int64_t furthest_ = 0;  // step that anybody ever held
-  Milliseconds moved_at_ = 0;  // when that was reached
+  std::int64_t furthest_ = 0;       // step that anybody ever held
+  Milliseconds moved_at_ = 0;       // when that was reached
+  std::int64_t there_already_ = 0;  // when the run's length was set
   Row stored_;
   std::map<std::int64_t, bool> results_;
   std::map<std::int64_t, Row> copies_;  // of the row, as each term began
