@@ -30,8 +30,8 @@ int main(int count, char** arguments) {
   app.set_version_flag("--version", std::string("ballot ") + ballot::version());
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 done, 1 internal error, 2 configuration, 3 data, 4 a retry can help, 128 + n "
-      "signal n.");
+      "Exit codes: 0 done, 1 internal error, 2 configuration, 3 data, 4 a retry can help, 5 sent "
+      "away from an elastic run, 128 + n signal n.");
   ballot::Action action;
   ballot::add_train(app, action);
   ballot::add_launch(app, action);

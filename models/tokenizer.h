@@ -1,9 +1,8 @@
 // Text to token ids and back, as a Hugging Face tokenizer.json states it.
 //
-// So far byte-level vocabularies without merges: each byte is one token through the GPT-2 byte
-// alphabet, special
-// ("added") tokens are matched first, longest first. A tokenizer.json with merges, or of another
-// kind, is refused by name (DataError). Immutable; safe from any thread.
+// Byte-pair encodings: byte-level ones (GPT-2, Llama 3, SmolLM2) and those of characters with byte
+// fallback (Llama 2). The ids are those of the `tokenizers` library. docs/tokenizers.md lists what
+// is read; anything else is refused by name (DataError). Immutable; safe from any thread.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +16,20 @@ namespace ballot {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  // No special tokens are added. `specials` = false treats their text as plain bytes.
+  // No special tokens are added around the text (see with_template). `specials` = false treats the
+  // text of special tokens as any other: right for what strangers wrote. Bytes that are no UTF-8
+  // are encoded too.
   virtual std::vector<std::int32_t> encode(std::string_view text, bool specials = false) const = 0;
-  virtual std::string decode(
-      const std::vector<std::int32_t>& tokens) const = 0;  // special tokens are left out
-  virtual std::int32_t bos() const = 0;                    // -1: none
-  virtual std::int32_t eos() const = 0;                    // -1: none
-  virtual std::int64_t vocabulary() const = 0;
+  // Bytes; special tokens are left out. The tokens of half a character give half its bytes.
+  virtual std::string decode(const std::vector<std::int32_t>& tokens) const = 0;
+  // What encode returned, with the tokens that post_processor puts around a text (a bos, most
+  // often).
+  virtual std::vector<std::int32_t> with_template(std::vector<std::int32_t> tokens) const = 0;
+  // Whether decode(encode(text)) is `text` for any bytes: not where the text is normalized, say.
+  virtual bool lossless() const = 0;
+  virtual std::int32_t bos() const = 0;         // -1: none
+  virtual std::int32_t eos() const = 0;         // -1: none
+  virtual std::int64_t vocabulary() const = 0;  // the largest id and one
 };
 
 // Reads DIR/tokenizer.json, and bos/eos from tokenizer_config.json, else from config.json's ids.

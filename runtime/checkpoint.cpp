@@ -119,10 +119,12 @@ void read_momentum(const StateFiles& files, const ParameterState& state) {
   const auto element = static_cast<std::int64_t>(size_bytes(type));
   const HostBytes host(state.momentum, HostBytes::Holds::zeros);
   std::int64_t covered = begin;
+  bool once = true;
   for (const StoredPart& part : parts) {
     const std::int64_t from = std::max(begin, part.begin), to = std::min(end, part.end);
     if (from >= to) continue;
-    if (from != covered) break;  // a hole, or told twice
+    once = from == covered;
+    if (!once) break;
     covered = to;
     const std::int64_t rows = wide ? shape.rows : to - from, cols = wide ? to - from : shape.cols;
     const std::int64_t stored_cols = part.tensor->shape[1];
@@ -133,7 +135,7 @@ void read_momentum(const StateFiles& files, const ParameterState& state) {
                   part.tensor->bytes.data() + (source + r * stored_cols) * element,
                   static_cast<std::size_t>(cols * element));
   }
-  if (covered != end)
+  if (!once || covered != end)
     throw CorruptFile("{} has {} {} to {} of {}{}, expected {} to {}, each once",
                       files.all().front().path(), wide ? "columns" : "rows", begin, covered, name,
                       files.all().size() > 1 ? " with the files beside it" : "", begin, end);

@@ -24,6 +24,7 @@ namespace ballot {
 struct CheckpointShare {
   int index = 0, count = 1;
   int voter = 0, member = 0, members = 1;
+  std::int64_t number = 0;  // the caller's own, to know it again
 };
 
 // A matrix that goes into a file without the padding of its rows, so that a checkpoint does not

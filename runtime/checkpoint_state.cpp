@@ -96,8 +96,9 @@ TrainingState parse_training_state(const std::string& json, const std::string& p
   training.processor = json_field<std::string>(object, "processor", path);
   training.compute = json_field<std::string>(object, "compute", path);
   training.digest = hex_field(object, "digest", path);
+  constexpr std::int64_t kMost = 1 << 20;  // far above any job; loops go over them
   if (training.step < 0 || training.sample_counter < 0 || training.workers < 1 ||
-      training.members < 1 || training.workers % training.members != 0)
+      training.workers > kMost || training.members < 1 || training.workers % training.members != 0)
     throw CorruptFile("{}: step {}, sample_counter {}, workers {}, members {}", path, training.step,
                       training.sample_counter, training.workers, training.members);
   if (object.contains("journal_run"))

@@ -68,9 +68,10 @@ Judgement ReplayJudge::judge(std::int64_t step, std::size_t tensors) {
   }
 
   std::vector<Told> told(static_cast<std::size_t>(transport_.size()));
-  for (const bool is_first : {true, false}) {
-    if ((transport_.rank() == 0) == is_first && mine.told.why_not[0] == 0)
-      mine = replay(step, tensors);
+  // One after the other: several of one machine at once might not have the memory.
+  for (int turn = 0; turn < transport_.size(); ++turn) {
+    if (transport_.rank() == turn && mine.told.why_not[0] == 0)
+      mine = replay(step, tensors, held.chain);
     gather_values(mine.told, std::span(told), transport_, deadline());
     const auto judge = std::ranges::find_if(told, [](const Told& one) { return one.can != 0; });
     if (judge == told.end()) continue;
@@ -104,7 +105,8 @@ Judgement ReplayJudge::judge(std::int64_t step, std::size_t tensors) {
   return judgement;
 }
 
-ReplayJudge::Attempt ReplayJudge::replay(std::int64_t step, std::size_t tensors) const {
+ReplayJudge::Attempt ReplayJudge::replay(std::int64_t step, std::size_t tensors,
+                                         const Digest& chain) const {
   Attempt attempt;
   const auto names = [this] {
     std::vector<std::int64_t> steps;
@@ -114,23 +116,32 @@ ReplayJudge::Attempt ReplayJudge::replay(std::int64_t step, std::size_t tensors)
   };
   // Once more where a checkpoint that was about to be read was deleted meanwhile, being old.
   for (int round = 0; round < 2; ++round) {
-    const std::vector<std::int64_t> before = names();
+    std::vector<std::int64_t> before;
     const Stopwatch watch;
     try {
+      before = names();
       ReplayedRun run = replay_run(config_, config_.output_folder, step, "");
       if (run.tensors.size() != tensors)
         throw DataError("{} has {} parameters, this run {}", run.base, run.tensors.size(), tensors);
+      if (run.chain != chain)
+        throw DataError("{} and the journal here lead to {} at step {}, this run is at {}",
+                        run.base, to_string(run.chain), step, to_string(chain));
       attempt.tensors = std::move(run.tensors);
       attempt.told.can = 1;
       attempt.told.from_step = run.from_step;
       attempt.told.seconds = watch.elapsed();
       return attempt;
-    } catch (const WorldError& error) {
-      attempt.refuse(error.what());
     } catch (const std::bad_alloc&) {
       attempt.refuse("not enough memory for a second replica");
+      break;
+    } catch (const std::exception& error) {  // the others wait for this worker's word
+      attempt.refuse(describe_failure(error).message);
     }
-    if (names() == before) break;
+    try {
+      if (names() == before) break;
+    } catch (const std::exception&) {
+      break;
+    }
   }
   return attempt;
 }

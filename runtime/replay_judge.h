@@ -3,8 +3,8 @@
 //
 // Records hold what was decided, which all workers have alike, so a replay gives the bits of a
 // worker whose memory was never damaged; each of its steps but the last is proved by the digest
-// that the run left. Worker 0 replays, and only where it cannot, all others at once, each with what
-// its machine sees of the run folder; the first of them that can is the judge. Its memory
+// that the run left, and the chain of its records must be the workers'. Worker 0 replays, and only
+// where it cannot the next, with what its machine sees of the run folder, until one can. Its memory
 // meanwhile: two more arrays of the parameters in fp32 and what averaged groups remember, on the
 // CPU; its time is that of `ballot replay`, and the others wait for it.
 #pragma once
@@ -43,7 +43,8 @@ class ReplayJudge {
  private:
   struct Told;
   struct Attempt;
-  Attempt replay(std::int64_t step, std::size_t tensors) const;
+  // `chain`: where all workers are; a folder that leads elsewhere is no witness.
+  Attempt replay(std::int64_t step, std::size_t tensors, const Digest& chain) const;
   Deadline deadline() const;
 
   const RunConfig& config_;

@@ -16,6 +16,12 @@
 namespace ballot {
 namespace {
 
+constexpr std::int64_t kJudgedWithin = 100;  // steps
+constexpr std::size_t kMostJudged = 3;
+
+}  // namespace
+namespace {
+
 // `all`: the digests of every worker, by parameter.
 std::vector<ReplicaDifference> find_differences(
     const std::vector<std::vector<std::uint64_t>>& all) {
@@ -105,8 +111,7 @@ std::vector<std::vector<std::uint64_t>> ReplicaAudit::gather_digests(
 
 // What no majority says is asked of the judge, once for all of it.
 void ReplicaAudit::judge(std::vector<ReplicaDifference>& found,
-                         const std::vector<std::vector<std::uint64_t>>& all,
-                         std::int64_t step) const {
+                         const std::vector<std::vector<std::uint64_t>>& all, std::int64_t step) {
   const auto open = std::ranges::find(found, false, &ReplicaDifference::has_majority);
   if (open == found.end()) return;
   const std::string who = fmt::format("replicas differ after step {}: {}", step, describe(*open));
@@ -115,6 +120,15 @@ void ReplicaAudit::judge(std::vector<ReplicaDifference>& found,
         "{}; no more than half of all workers agree, so nobody can say who is right: this run "
         "keeps no journal that could be replayed",
         who);
+  // Damage is rare; machines that do not compute alike differ again and again, and each replay is
+  // longer than the one before.
+  std::erase_if(judged_, [step](std::int64_t before) { return before <= step - kJudgedWithin; });
+  if (judged_.size() >= kMostJudged)
+    throw ReplicasDiffer(
+        "{}; that has been judged by a replay {} times within {} steps already: what "
+        "makes them differ is still there",
+        who, kMostJudged, kJudgedWithin);
+  judged_.push_back(step);
   const Judgement judgement = judge_(step);
   if (judgement.judge < 0)
     throw ReplicasDiffer(

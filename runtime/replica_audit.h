@@ -75,7 +75,7 @@ class ReplicaAudit {
   std::vector<std::vector<std::uint64_t>> gather_digests(const std::vector<std::uint64_t>& digests,
                                                          Deadline deadline);
   void judge(std::vector<ReplicaDifference>& found,
-             const std::vector<std::vector<std::uint64_t>>& all, std::int64_t step) const;
+             const std::vector<std::vector<std::uint64_t>>& all, std::int64_t step);
   void repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
               Deadline deadline);
   const ParameterArena& arena_;
@@ -83,6 +83,7 @@ class ReplicaAudit {
   Transport& transport_;
   const bool repairs_;
   Judge judge_;
+  std::vector<std::int64_t> judged_;  // the steps, of late
   std::vector<WorkerReport> reports_;
   std::vector<ReplicaDifference> repaired_;
 };

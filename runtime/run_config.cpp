@@ -315,6 +315,13 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   if (config.output_folder.empty()) wrong("output.folder is missing: expected the run directory");
   if (config.evaluate_every > 0 && config.validation_data.path.empty())
     wrong("train.evaluate_every = {} without data.validation", config.evaluate_every);
+  if (config.audit.bad_voter == AuditConfig::BadVoter::abstain &&
+      config.estimator != Estimator::majority)
+    wrong(
+        "audit.bad_voter = \"abstain\" with vote.estimator = \"{}\": there a node is what agrees "
+        "or "
+        "does not, expected \"warn\"",
+        to_string(config.estimator));
   if (config.schedule.warmup_steps > config.steps)
     wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps,
           config.steps);

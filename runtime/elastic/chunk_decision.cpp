@@ -105,6 +105,22 @@ ChunkVerdict decide_chunk(const StepLayout& layout, int chunk, int chunks,
   return decided;
 }
 
+namespace {
+
+// Or told of none, as of an empty chunk.
+bool has_tensors_of(const ChunkFigures& figures, const BallotLayout& layout, const BallotChunk& c) {
+  std::size_t count = 0;
+  if (c.word_count() > 0) {
+    const std::size_t first = layout.segment_of(c.begin);
+    if (figures.first_tensor != static_cast<std::int64_t>(first)) return false;
+    count = layout.segment_of(c.end - kBallotAlignment) - first + 1;
+  }
+  count *= figures.votes.agreed.size();
+  return figures.tensor_agreed.size() == count && figures.tensor_compared.size() == count;
+}
+
+}  // namespace
+
 bool has_sizes_of(const ChunkVerdict& verdict, const StepLayout& layout, Ties ties, int chunk,
                   int chunks, std::size_t tensors) {
   const BallotChunk c = chunk_of(layout, chunk, chunks);
@@ -112,7 +128,8 @@ bool has_sizes_of(const ChunkVerdict& verdict, const StepLayout& layout, Ties ti
   const auto words = static_cast<std::size_t>(c.word_count());
   if (v.begin != c.begin || v.end != c.end || !v.present || v.bits.size() != words ||
       v.held_blocks.size() != words_of_blocks(c) ||
-      v.held_elements.size() != (ties == Ties::hold ? words : 0))
+      v.held_elements.size() != (ties == Ties::hold ? words : 0) ||
+      !has_tensors_of(verdict.figures, layout.voted(), c))
     return false;
   if (chunk != 0) return verdict.means.empty() && verdict.factors.empty();
   if (verdict.factors.size() != tensors) return false;

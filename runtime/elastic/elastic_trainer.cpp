@@ -208,7 +208,7 @@ class ElasticRecord {
     line.rate = config_.groups[0].rate * config_.schedule.factor(applied.step - 1);
     line.tokens = decided.loss.tokens;
     line.tokens_total = applied.tokens_total;
-    line.workers = decided.workers;
+    line.workers = decided.workers * config_.members;
     line.step_seconds = watch_step_.elapsed();
     line.data_seconds = times.data;
     line.forward_seconds = times.forward;
@@ -223,7 +223,8 @@ class ElasticRecord {
     line.traffic.bytes_sent[static_cast<std::size_t>(Purpose::vote)] = traffic.sent - before_.sent;
     line.traffic.bytes_received[static_cast<std::size_t>(Purpose::vote)] =
         traffic.received - before_.received;
-    const double share = 2.0 * (decided.workers - 1) / decided.workers;
+    const auto workers = static_cast<double>(line.workers);
+    const double share = 2.0 * (workers - 1) / workers;
     line.fp32_bytes = share * 4.0 * static_cast<double>(replica_.arena().count());
     line.backend = "elastic";
     line.member_bytes =

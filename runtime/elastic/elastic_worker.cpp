@@ -269,7 +269,8 @@ void ElasticWorker::serve() {
       seen_ = told_;
       core_->synced(journal_.durable());
       core_->tick(now());
-      if (hooks_.should_stop && !leaving_ && hooks_.should_stop()) {
+      if (!leaving_ &&
+          ((hooks_.should_stop && hooks_.should_stop()) || replica_.asked_to_leave())) {
         log_info("asked to leave: does so after the step under way");
         leaving_ = true;
         core_->leave(now());
@@ -301,7 +302,7 @@ void ElasticWorker::serve() {
       fact.share = outcome->share.index / members;  // the protocol's are voters'
       fact.shares = outcome->share.count / members;
       if (members > 1)
-        push(ConfirmShare{std::move(fact)});
+        push(ConfirmShare{std::move(fact), outcome->share.number});
       else
         with_core([&](WorkerCore& core) { core.checkpoint_written(now(), fact); });
     }
@@ -597,21 +598,24 @@ void ElasticWorker::begin_last_checkpoint() {
 }
 
 void ElasticWorker::run(const ConfirmShare& confirm) {
-  unconfirmed_ = confirm.fact;
+  unconfirmed_.push_back(confirm);
 }
 
 // A share is written when every member has written its part of it.
 void ElasticWorker::look_at_members() {
   replica_.keep_members();
-  if (!unconfirmed_ || now() < look_at_) return;
+  if (unconfirmed_.empty() || now() < look_at_) return;
   look_at_ = now() + kIdle;
-  const std::int64_t step = unconfirmed_->position.step;
-  const Replica::OthersShare others = replica_.look_at_checkpoint(step);
+  const Replica::OthersShare others = replica_.look_at_checkpoint(unconfirmed_.front().number);
   if (others == Replica::OthersShare::writing) return;
-  const CheckpointFact fact = *std::exchange(unconfirmed_, std::nullopt);
+  const CheckpointFact fact = std::move(unconfirmed_.front().fact);
+  unconfirmed_.pop_front();
+  const std::int64_t step = fact.position.step;
   if (others == Replica::OthersShare::failed)
-    log_warning("this voter's share of the checkpoint of step {} is given up: a member could not "
-                "write its part, its log says why", step);
+    log_warning(
+        "this voter's share of the checkpoint of step {} is given up: a member could not "
+        "write its part, its log says why",
+        step);
   else
     with_core([&](WorkerCore& core) { core.checkpoint_written(now(), fact); });
 }
@@ -627,7 +631,7 @@ void ElasticWorker::run(const ComputeBallot& compute) {
 
 void ElasticWorker::run(const Apply& apply) {
   const Record& record = *apply.hold.record;
-  const AppliedRecord applied = replica_.apply(record);
+  const AppliedRecord applied = replica_.apply(record, true);
   require(replica_.position() == apply.hold.position && replica_.ledger() == apply.hold.ledger,
           "step {}: the replica is not where its record leads", record.step);
   journal_.append(applied);
@@ -660,18 +664,19 @@ void ElasticWorker::run(const Rewind& rewind) {
 }
 
 std::optional<Recovered> ElasticWorker::copy_checkpoint(const Source& source, Deadline deadline) {
+  const std::string folder = config_.output_folder + "/checkpoints/" +
+                             fmt::format(".from-worker-{}", source.identity.worker);
   try {
-    const std::string folder = config_.output_folder + "/checkpoints/" +
-                               fmt::format(".from-worker-{}", source.identity.worker);
     std::filesystem::remove_all(folder);  // of a process that died while it copied
     peers_->download(source, folder, deadline);
-    return recovery_.adopt(folder);
   } catch (const TransportError& error) {
     log_warning("no checkpoint from worker {}: {}", source.identity.worker, error.what());
+    return std::nullopt;
   } catch (const Timeout& error) {
     log_warning("no checkpoint from worker {}: {}", source.identity.worker, error.what());
+    return std::nullopt;
   }
-  return std::nullopt;
+  return recovery_.adopt(folder);
 }
 
 void ElasticWorker::run(const LoadCheckpoint& load) {

@@ -82,6 +82,7 @@ class ElasticWorker {
   };
   struct ConfirmShare {  // written by this member; by the voter's others?
     CheckpointFact fact;
+    std::int64_t number = 0;
   };
   using Task = std::variant<Apply, ComputeBallot, Rewind, LoadCheckpoint, Enter, ConfirmShare>;
 
@@ -141,9 +142,9 @@ class ElasticWorker {
   const Duration patience_;
   ElasticEvents events_;
   CheckpointWriter writer_;
-  std::optional<Deadline> end_by_;  // of the last checkpoint's publication
-  std::optional<CheckpointFact> unconfirmed_;  // the computing thread's, as the next
-  TimePoint look_at_;                          // the other members' shares, not before
+  std::optional<Deadline> end_by_;        // of the last checkpoint's publication
+  std::deque<ConfirmShare> unconfirmed_;  // the computing thread's, as the next
+  TimePoint look_at_;                     // the other members' shares, not before
 
   mutable std::mutex mutex_;  // of everything to the next blank line
   std::condition_variable changed_;

@@ -33,6 +33,9 @@ struct MemberOrder {
   std::int32_t keep_momentum = 0;
   std::int32_t share = 0, shares = 0;
   std::int32_t ended = 0;  // end: the run has, else this voter leaves it
+  std::int32_t live = 0;   // apply: a step that the run has just made, not one that is replayed
+  std::int32_t reserved = 0;
+  std::int64_t number = 0;  // of the checkpoint that is begun or looked at, counted up
   std::int64_t step = 0;
   SampleRange samples = {};
   std::uint64_t bytes = 0;  // of what follows

@@ -1,6 +1,7 @@
 #include "runtime/elastic/replica.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "core/error.h"
@@ -56,6 +57,8 @@ RunConfig shared_part(RunConfig config) {
   return config;
 }
 
+constexpr std::size_t kMostWritten = 16;  // shares of checkpoints that a member remembers
+
 // What a member says of its part of a ballot, and of what it stands on. Travels as it is.
 struct MemberReport {
   std::int64_t step = 0;
@@ -63,8 +66,9 @@ struct MemberReport {
   double loss_sum = 0;
   std::int64_t tokens = 0;
   std::int64_t gradient_faults = 0;
-  std::int32_t loss_fault = 0;
-  std::int32_t counts = 1;  // it had samples
+  std::int16_t loss_fault = 0;
+  std::int16_t counts = 1;  // it had samples
+  std::int32_t asked_to_leave = 0;
   Replica::Times times;
 };
 
@@ -129,9 +133,13 @@ Replica::Replica(const RunConfig& config, const TrainingHooks& hooks, Transport*
     maker_ = std::make_unique<BallotMaker>(state_, layout_, seed);
     return;
   }
-  require_same_everywhere(fmt::format("version {}\n{}run {}\n", version(),
-                                      to_toml(shared_part(config_)), to_string(config_digest_)),
-                          *members_, Deadline::in(patience_));
+  DigestStream held_out;  // the members evaluate together
+  held_out.add(std::as_bytes(std::span(held_out_tokens_)));
+  require_same_everywhere(
+      fmt::format("version {}\n{}run {}\nheld-out data {} in {} windows\n", version(),
+                  to_toml(shared_part(config_)), to_string(config_digest_),
+                  to_string(held_out.digest()), windows_ ? windows_->count() : 0),
+      *members_, Deadline::in(patience_));
   maker_ = std::make_unique<MemberBallotMaker>(state_, layout_, seed, plan_, *members_, patience_);
   // An order may come late: while the first member reads its journal, or waits for a checkpoint.
   orders_.emplace(*members_, most_order_bytes(arena_), 3 * patience_);
@@ -195,6 +203,7 @@ void Replica::join_reports(VoterBallot& ballot) {
   mine.gradient_faults = ballot.gradient_faults;
   mine.loss_fault = ballot.loss_fault;
   mine.counts = ballot.loss.tokens > 0 || ballot.loss_fault;
+  mine.asked_to_leave = hooks_.should_stop && hooks_.should_stop();
   mine.times = times_;
   const std::vector<MemberReport> all = gather_values(mine, *members_, Deadline::in(patience_));
   ballot.loss = {};
@@ -209,6 +218,7 @@ void Replica::join_reports(VoterBallot& ballot) {
           "{:016x}: the voter has to start again from its checkpoint",
           m, report.step, report.digest, member(), mine.step, mine.digest);
     ballot.gradient_faults += report.gradient_faults;
+    if (report.asked_to_leave != 0) asked_to_leave_ = true;
     for (double Replica::Times::*const stage :
          {&Times::data, &Times::forward, &Times::backward, &Times::direction, &Times::pack})
       times_.*stage = std::max(times_.*stage, report.times.*stage);
@@ -220,8 +230,9 @@ void Replica::join_reports(VoterBallot& ballot) {
   ballot.loss_fault = good == 0;
 }
 
-AppliedRecord Replica::apply(const Record& record) {
-  if (orders_) tell({.kind = MemberOrder::Kind::apply, .step = record.step}, encode(record));
+AppliedRecord Replica::apply(const Record& record, bool live) {
+  if (orders_)
+    tell({.kind = MemberOrder::Kind::apply, .live = live, .step = record.step}, encode(record));
   return apply_here(record);
 }
 
@@ -328,11 +339,13 @@ void Replica::load_here(const std::string& checkpoint, int voter, bool keep_mome
   stand_at({loaded.step, loaded.journal->chain}, loaded.history_term.value_or(0), ledger);
 }
 
-void Replica::begin_checkpoint(const CheckpointShare& share, CheckpointWriter& writer) {
+void Replica::begin_checkpoint(CheckpointShare share, CheckpointWriter& writer) {
+  share.number = ++checkpoints_begun_;
   tell({.kind = MemberOrder::Kind::begin_checkpoint,
         .voter = share.voter,
         .share = share.index,
         .shares = share.count,
+        .number = share.number,
         .step = position_.step});
   begin_checkpoint_here(share, writer);
 }
@@ -353,9 +366,9 @@ void Replica::begin_checkpoint_here(const CheckpointShare& voter, CheckpointWrit
   writer.begin(share, training, arena_, state_, {config_.output_folder, config_.model_folder});
 }
 
-Replica::OthersShare Replica::look_at_checkpoint(std::int64_t step) {
+Replica::OthersShare Replica::look_at_checkpoint(std::int64_t number) {
   if (members_ == nullptr) return OthersShare::written;
-  tell({.kind = MemberOrder::Kind::look_at_checkpoint, .step = step});
+  tell({.kind = MemberOrder::Kind::look_at_checkpoint, .number = number});
   const auto all = gather_values(OthersShare::written, *members_, Deadline::in(patience_));
   return *std::ranges::max_element(all, {}, [](OthersShare s) {
     return s == OthersShare::failed ? 2 : s == OthersShare::writing ? 1 : 0;
@@ -386,9 +399,10 @@ void Replica::dismiss(bool ended) {
 
 bool Replica::follow() {
   require(!is_first_member(), "the first member of a voter follows nobody");
-  CheckpointWriter writer(checkpoint_options(config_, patience_));
+  // With less patience than the others have with this member.
+  CheckpointWriter writer(checkpoint_options(config_, patience_ / 2));
   before_change(writer.hook());
-  std::optional<ShareOutcome> outcome;  // the last
+  std::map<std::int64_t, bool> written;  // by number of the checkpoint, the last few
   const auto load = [&](const std::string& what, const auto& body) {
     writer.give_up("this voter goes back");
     bool loaded = true;
@@ -418,7 +432,7 @@ bool Replica::follow() {
         break;
       case MemberOrder::Kind::apply: {
         apply_here(decode_record(received.bytes, "the first member's record"));
-        if (hooks_.after_step) hooks_.after_step(position_.step, arena_);
+        if (order.live != 0 && hooks_.after_step) hooks_.after_step(position_.step, arena_);
         break;
       }
       case MemberOrder::Kind::load_start:
@@ -431,19 +445,26 @@ bool Replica::follow() {
         break;
       }
       case MemberOrder::Kind::begin_checkpoint:
-        begin_checkpoint_here({order.share, order.shares, order.voter}, writer);
+        begin_checkpoint_here({.index = order.share,
+                               .count = order.shares,
+                               .voter = order.voter,
+                               .number = order.number},
+                              writer);
         break;
       case MemberOrder::Kind::look_at_checkpoint: {
-        while (std::optional<ShareOutcome> finished = writer.finished()) {
+        const bool busy = writer.busy();  // asked first: what ends meanwhile is seen below
+        while (const std::optional<ShareOutcome> finished = writer.finished()) {
           if (!finished->written)
             log_warning("member {}'s share of the checkpoint of step {} is given up: {}", member(),
                         finished->training.step, finished->error);
-          outcome = std::move(finished);
+          written[finished->share.number] = finished->written.has_value();
+          if (written.size() > kMostWritten) written.erase(written.begin());
         }
-        const bool there = outcome && outcome->training.step == order.step;
-        const OthersShare state = there && outcome->written ? OthersShare::written
-                                  : !there && writer.busy() ? OthersShare::writing
-                                                            : OthersShare::failed;
+        const auto found = written.find(order.number);
+        const OthersShare state = found != written.end()
+                                      ? found->second ? OthersShare::written : OthersShare::failed
+                                  : busy ? OthersShare::writing
+                                         : OthersShare::failed;
         gather_values(state, *members_, Deadline::in(patience_));
         break;
       }

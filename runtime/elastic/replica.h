@@ -11,6 +11,7 @@
 // One thread at a time (the computing one).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -68,7 +69,8 @@ class Replica {
   // The ballot of the step after position().
   std::shared_ptr<const VoterBallot> cast(const SampleRange& samples, int voter);
   // The next record. Returns what the journal keeps of it.
-  AppliedRecord apply(const Record& record);
+  // `live`: the run makes this step now, it is not replayed.
+  AppliedRecord apply(const Record& record, bool live = false);
   // The starting model. `keep_momentum`: what is this voter's own stays as it is.
   void load_start(bool keep_momentum);
   // A checkpoint's state. CorruptFile, DataError: then its own is undefined until a load succeeds.
@@ -82,10 +84,13 @@ class Replica {
 
   // This voter's share of a checkpoint of position(), in as many files as it has members: its own
   // part by `writer`, the others' by theirs.
-  void begin_checkpoint(const CheckpointShare& share, CheckpointWriter& writer);
-  // Of the other members' parts of the share of `step`.
+  // The share's `number` is given here, ascending.
+  void begin_checkpoint(CheckpointShare share, CheckpointWriter& writer);
+  // Of the other members' parts of the share with this number.
   enum class OthersShare { writing, written, failed };
-  OthersShare look_at_checkpoint(std::int64_t step);
+  OthersShare look_at_checkpoint(std::int64_t number);
+  // Whether some member was asked to leave, as of the last ballot. Any thread.
+  bool asked_to_leave() const { return asked_to_leave_; }
 
   // Of the step under way, and the last applied: for the record. Of the slowest member.
   struct Times {
@@ -148,6 +153,8 @@ class Replica {
   TrainingState training_;
   Times times_;
   std::optional<MemberOrders> orders_;
+  std::int64_t checkpoints_begun_ = 0;
+  std::atomic<bool> asked_to_leave_ = false;
 };
 
 }  // namespace ballot

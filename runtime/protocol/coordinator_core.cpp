@@ -29,6 +29,7 @@ CoordinatorCore::CoordinatorCore(CoordinatorOptions options, Row row, TimePoint 
     : options_(std::move(options)),
       row_(std::move(row)),
       last_beat_(now),
+      read_at_(now),
       publication_(options_.publish_timeout, options_.membership.mutations) {
   view_.started = now;
   publication_.follow(row_);
@@ -39,7 +40,8 @@ void CoordinatorCore::lead(bool leading, TimePoint now) {
   leading_ = leading;
   if (!leading) return;
   must_read_ = true;
-  view_.started = now;  // C5: nobody is late yet
+  sending_away_.clear();  // meanwhile another may have led: voters are judged anew
+  view_.started = now;    // C5: nobody is late yet
   last_beat_ = now;
 }
 
@@ -82,6 +84,7 @@ void CoordinatorCore::forget_length() {
 
 void CoordinatorCore::loaded(TimePoint now, const Row& row_as_read) {
   ++reads_;
+  read_at_ = now;
   take(now, row_as_read);
   forget_length();
 }
@@ -336,6 +339,11 @@ std::optional<Row> CoordinatorCore::beat(TimePoint now) {
   name_writer(now);
 
   Decision decision = next(now, row_, view_, options_.membership);
+  // Another may have written after this one read, and all who would tell have ended: whoever only
+  // waits writes nothing that would be refused.
+  if (decision.kind == Decision::Kind::wait &&
+      now - read_at_ > options_.membership.heartbeat_timeout)
+    wants_read_ = true;
   Row row = row_;
   bool changed = false;
   for (auto& [worker, joins] : joins_) {

@@ -152,6 +152,7 @@ class CoordinatorCore {
   std::optional<Decision> writes_;  // what the row under way does
   Decision last_;                   // what was decided last, for status and the log
   TimePoint last_beat_;
+  TimePoint read_at_;  // when the row was last read
   Publication publication_;
   ParameterAudit audit_;
   // Who rebuild their parameters, until they join anew, with the reason.

@@ -153,8 +153,8 @@ void WorkerCore::look_if_ready() {
 // The last step is committed and its checkpoint published, on a history that this worker does not
 // have: those that had it need not be there any more.
 bool WorkerCore::ended_without_me() const {
-  return state_ == WorkerState::joining && !rewinding_ && !checkpoints_.empty() &&
-         checkpoints_.back().step >= options_.last_step && !history_.contains(checkpoints_.back());
+  return !rewinding_ && !checkpoints_.empty() && checkpoints_.back().step >= options_.last_step &&
+         !history_.contains(checkpoints_.back());
 }
 
 bool WorkerCore::has_ended() const {
@@ -190,6 +190,8 @@ void WorkerCore::ordered(TimePoint now, const Order& order) {
   }
   take_checkpoints(order.checkpoints);
   if (has_other_length(order)) return;
+  // Entered a term that began at the end, whose others had nothing left to do there.
+  if (state_ == WorkerState::sealed && ended_without_me()) return go_out();
   if (!order.publish) {
     publishing_.reset();  // somebody else's, or done
   } else if (const Position& asked = order.publish->position; published_ != asked) {
