@@ -464,8 +464,6 @@ void CoordinatorCore::audit(TimePoint now) {
       if ((found == &audit_.wrong() || !options_.membership.mutations.rebuild_nobody) &&
           is_newest(identity) && to_rebuild_.try_emplace(identity, reason).second)
         ++news_;
-  for (const auto& [identity, reason] : publication_.wrong())
-    if (is_newest(identity) && to_rebuild_.try_emplace(identity, reason).second) ++news_;
 }
 
 const SentAwayWorker* CoordinatorCore::sent_away(std::int32_t worker) const {

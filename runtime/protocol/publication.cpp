@@ -130,10 +130,6 @@ void Publication::judge(const Key& key, Checkpoint& checkpoint) {
       "checkpoint {} is not published: the parameters of worker{} {} {}", key.first.step,
       differ.size() == 1 ? "" : "s", fmt::join(differ, ", "),
       majority ? "are not those of the majority" : "differ, and no digest has a majority");
-  if (!majority) return;
-  for (const auto& [number, share] : checkpoint.shares)
-    if (std::ranges::binary_search(differ, share.writer.worker))
-      wrong_.insert_or_assign(share.writer, finding_);
 }
 
 bool Publication::name_writer(TimePoint now, const Row& row, const Present& present) {

@@ -47,9 +47,6 @@ class Publication {
   std::optional<CheckpointFact> published(const Row& row) const;
   // What is amiss, for status and log; empty: nothing.
   std::string finding() const { return finding_; }
-  // Writers of shares whose parameters are not the majority's, with the reason: damaged after the
-  // last step, when no pulse tells of it any more.
-  const std::map<Identity, std::string>& wrong() const { return wrong_; }
 
  private:
   struct Share {
@@ -79,7 +76,6 @@ class Publication {
   std::optional<Named> named_;
   std::int64_t term_ = 0;  // of the row, as followed
   std::string finding_;
-  std::map<Identity, std::string> wrong_;
 };
 
 }  // namespace ballot
