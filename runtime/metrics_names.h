@@ -10,8 +10,8 @@
 //   when it is published, "seconds" after its beginning: lines of later steps may stand before it
 //   {"type": "checkpoint_failed", "step", "worker", "text"}
 //   {"type": "agreement", "step", "steps", "layers": [..], "agreement": [[..] ..]}   once in
-//   audit.agreement_window steps, over the "steps" before: by layer, then voter, what vote/agreement
-//   is of the whole; null where a voter abstained
+//   audit.agreement_window steps, over the "steps" before: by layer, then voter, what
+//   vote/agreement is of the whole; null where a voter abstained
 //   {"type": "repair", "step", "worker", "text"}   a replica that differed, and by whom it was put
 //   right
 //   {"type": "alarm", "step", "worker", "text"}   a voter whose ballots agree with nobody's

@@ -85,7 +85,9 @@ void MemberBallotMaker::finish(const Loss& loss) {
     }
   }
   if (mean_) mean_->reduce(deadline);
-  for (const Averaged& a : averaged_) {
+  // The first member speaks for the voter.
+  const std::size_t told = members_.rank() == 0 ? averaged_.size() : 0;
+  for (const Averaged& a : std::span(averaged_).first(told)) {
     const bool counts = mean_->contributors()[a.segment] > 0;
     const std::span<float> gradient(a.state->parameter->gradient.f32(),
                                     static_cast<std::size_t>(a.state->parameter->extent()));

@@ -212,14 +212,11 @@ TEST_F(ElasticTraining, ALateVoterIsNotWaitedForAndItsSamplesAreDrawnAgain) {
   EXPECT_LE(last + 1 - static_cast<std::int64_t>(used.size()), 3 * config.batch);
 }
 
-// One bit of one replica, after the step's digest was taken: found at a later one, its worker goes
-// out, rebuilds what it has from its journal and comes back.
-TEST_F(ElasticTraining, AFlippedBitIsFoundAndItsReplicaRebuilt) {
-  const RunConfig config = run_.run("flip", "", {"train.steps=60"});
-  std::atomic<bool> flipped = false;
-  const auto results = train(3, config, {}, [&](int w) {
+// Worker 1 flips one bit of its replica once, after step 5's digest was taken.
+std::function<TrainingHooks(int)> flipping_once(std::atomic<bool>& flipped) {
+  return [&flipped](int w) {
     TrainingHooks hooks;
-    hooks.after_step = [&, w](std::int64_t step, const ParameterArena& arena) {
+    hooks.after_step = [&flipped, w](std::int64_t step, const ParameterArena& arena) {
       std::this_thread::sleep_for(20ms);  // steps slow enough that somebody is there to hear of it
       if (w != 1 || step != 5 || flipped.exchange(true)) return;
       const Parameter& p = arena.parameters()[3];
@@ -227,7 +224,15 @@ TEST_F(ElasticTraining, AFlippedBitIsFoundAndItsReplicaRebuilt) {
       bits[1] ^= 1u << 20;
     };
     return hooks;
-  });
+  };
+}
+
+// One bit of one replica, after the step's digest was taken: found at a later one, its worker goes
+// out, rebuilds what it has from its journal and comes back.
+TEST_F(ElasticTraining, AFlippedBitIsFoundAndItsReplicaRebuilt) {
+  const RunConfig config = run_.run("flip", "", {"train.steps=60"});
+  std::atomic<bool> flipped = false;
+  const auto results = train(3, config, {}, flipping_once(flipped));
   EXPECT_TRUE(flipped);
   expect_identical(results, 60);
   EXPECT_EQ(replay_run(config.output_folder, 60, "").parameters, results[0].digest);
@@ -239,17 +244,7 @@ TEST_F(ElasticTraining, OfTwoAFlippedBitIsJudgedByReplay) {
   MembershipOptions membership;
   membership.min_workers = 2;
   std::atomic<bool> flipped = false;
-  const auto results = train(2, config, membership, [&](int w) {
-    TrainingHooks hooks;
-    hooks.after_step = [&, w](std::int64_t step, const ParameterArena& arena) {
-      std::this_thread::sleep_for(20ms);  // steps slow enough that somebody is there to hear of it
-      if (w != 1 || step != 5 || flipped.exchange(true)) return;
-      const Parameter& p = arena.parameters()[3];
-      auto* bits = reinterpret_cast<std::uint32_t*>(p.value.data);
-      bits[1] ^= 1u << 20;
-    };
-    return hooks;
-  });
+  const auto results = train(2, config, membership, flipping_once(flipped));
   EXPECT_TRUE(flipped);
   expect_identical(results, 60);
   EXPECT_EQ(replay_run(config.output_folder, 60, "").parameters, results[0].digest);
