@@ -50,6 +50,16 @@ void sync_or_throw(int descriptor, const std::string& path) {
   if (::fsync(descriptor) != 0) throw_file_error("fsync", path);
 }
 
+// Of a file that grows from front to back: whenever another piece of it is full, the disk may begin
+// with that piece, so that the fsync at the end has little left to wait for.
+void begin_writing_back(int descriptor, std::uint64_t before, std::uint64_t after) {
+  constexpr std::uint64_t kPiece = std::uint64_t{32} << 20;
+  const std::uint64_t begin = before / kPiece * kPiece, end = after / kPiece * kPiece;
+  if (begin < end)
+    ::sync_file_range(descriptor, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
+                      SYNC_FILE_RANGE_WRITE);  // a hint: what it cannot do the fsync does
+}
+
 }  // namespace
 
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
@@ -107,6 +117,40 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_bytes_);
 }
 
+InputFile::InputFile(const std::string& path)
+    : path_(path), descriptor_(open_or_throw(path, O_RDONLY)) {}
+
+InputFile::InputFile(InputFile&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+InputFile& InputFile::operator=(InputFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+InputFile::~InputFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void InputFile::read(std::uint64_t offset, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t got =
+        ::pread(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_file_error("read", path_);
+    if (got == 0)
+      throw CorruptFile("{} ends at byte {}, expected {} more", path_, offset, bytes.size());
+    offset += static_cast<std::uint64_t>(got);
+    bytes = bytes.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+void InputFile::expect(std::uint64_t offset, std::uint64_t size) const {
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size),
+                  POSIX_FADV_WILLNEED);  // a hint: nothing is lost where it is not taken
+}
+
 OutputFile::OutputFile(const std::string& path)
     : path_(path), descriptor_(open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC)) {}
 
@@ -132,6 +176,8 @@ void OutputFile::write(std::span<const std::byte> bytes) {
     const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) throw_file_error("write", path_);
+    begin_writing_back(descriptor_, written_bytes_,
+                       written_bytes_ + static_cast<std::uint64_t>(put));
     written_bytes_ += static_cast<std::uint64_t>(put);
     bytes = bytes.subspan(static_cast<std::size_t>(put));
   }
@@ -156,6 +202,17 @@ void write_file_synced(const std::string& path, std::string_view text) {
 void sync_folder(const std::string& path) {
   const Descriptor folder(open_or_throw(path.empty() ? "." : path, O_RDONLY | O_DIRECTORY));
   sync_or_throw(folder.get(), path);
+}
+
+void make_folders(const std::string& path) {
+  const std::filesystem::path folder(path);
+  std::error_code error;
+  if (path.empty() || std::filesystem::is_directory(folder, error)) return;
+  const std::string above = folder.parent_path().string();
+  make_folders(above);
+  std::filesystem::create_directory(folder, error);  // no error where somebody made it meanwhile
+  if (error) throw FileError("cannot make the folder {}: {}", path, error.message());
+  sync_folder(above);
 }
 
 void replace_file_atomically(const std::string& path, std::string_view text) {

@@ -39,6 +39,25 @@ class MappedFile {
   std::size_t size_bytes_ = 0;
 };
 
+// A file read at any place, by many threads at once. Movable.
+class InputFile {
+ public:
+  explicit InputFile(const std::string& path);
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&& other) noexcept;
+  ~InputFile();
+
+  // Exactly these bytes; CorruptFile where the file ends before.
+  void read(std::uint64_t offset, std::span<std::byte> bytes) const;
+  // They will be read soon: the disk may begin.
+  void expect(std::uint64_t offset, std::uint64_t size) const;
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
+
 // A new file written from front to back; an old one at `path` is emptied first. Without finish()
 // nothing is promised.
 class OutputFile {
@@ -66,6 +85,9 @@ void write_file_synced(const std::string& path, std::string_view text);
 
 // Makes the names in a folder durable: after creating, renaming or deleting in it.
 void sync_folder(const std::string& path);
+
+// Makes the folder and those above it that are not there, durably.
+void make_folders(const std::string& path);
 
 // Readers see the old file or the new one, never a mixture, also after a power cut. Two writers at
 // once are the caller's error; the temporary file is `path`.tmp in the same folder.

@@ -23,8 +23,10 @@ struct ParameterShape {
   ParameterKind kind;
   std::int64_t rows = 1;
   std::int64_t cols = 0;
-  bool tied = false;  // an embedding that is also the output head: complete last, and every row
-                      // gets a gradient
+  bool tied = false;    // an embedding that is also the output head: complete last, and every row
+                        // gets a gradient
+  bool frozen = false;  // keeps its value for the whole run: no gradient, no momentum, no vote
+  bool decays = true;   // weight decay, where its group has any
 };
 
 struct Parameter {
@@ -33,7 +35,7 @@ struct Parameter {
   std::int64_t offset = 0;      // first element in the arena, a multiple of 512
   std::int64_t row_stride = 0;  // elements
   Tensor value;                 // (rows, cols) f32, the master
-  Tensor gradient;              // (rows, cols) f32
+  Tensor gradient;              // (rows, cols) f32; data null where it is frozen
   Tensor compute;               // (rows, cols) what products read: bf16 copy, or the master itself
 
   std::int64_t count() const { return shape.rows * shape.cols; }   // real elements

@@ -34,6 +34,8 @@ const char* to_string(ParameterKind kind) {
 
 ParameterArena::ParameterArena(std::span<const ParameterShape> shapes, DType compute, Device device)
     : compute_(compute) {
+  std::vector<std::int64_t> gradient_offsets;
+  std::int64_t gradient_extent = 0;
   for (const ParameterShape& shape : shapes) {
     require(shape.rows > 0 && shape.cols > 0, "parameter {} is ({}, {})", shape.name, shape.rows,
             shape.cols);
@@ -44,19 +46,24 @@ ParameterArena::ParameterArena(std::span<const ParameterShape> shapes, DType com
     parameter.offset = extent_;
     parameter.row_stride = round_up(shape.cols, kRowAlignment);
     extent_ = round_up(extent_ + parameter.extent(), kArenaAlignment);
+    gradient_offsets.push_back(gradient_extent);
+    if (!shape.frozen)
+      gradient_extent = round_up(gradient_extent + parameter.extent(), kArenaAlignment);
     parameters_.push_back(std::move(parameter));
   }
   values_ = Buffer(extent_ * sizeof(float), device);
-  gradients_ = Buffer(extent_ * sizeof(float), device);
+  gradients_ = Buffer(gradient_extent * sizeof(float), device);
   if (compute == DType::bf16) compute_values_ = Buffer(extent_ * sizeof(bfloat16), device);
   for (Parameter& p : parameters_) {
-    const auto view = [&](const Buffer& buffer, DType type) {
-      return make_matrix(buffer.data() + p.offset * static_cast<std::int64_t>(size_bytes(type)),
-                         type, p.shape.rows, p.shape.cols, p.row_stride, device);
+    const auto view = [&](const Buffer& buffer, DType type, std::int64_t offset) {
+      return make_matrix(buffer.data() + offset * static_cast<std::int64_t>(size_bytes(type)), type,
+                         p.shape.rows, p.shape.cols, p.row_stride, device);
     };
-    p.value = view(values_, DType::f32);
-    p.gradient = view(gradients_, DType::f32);
-    p.compute = compute == DType::bf16 ? view(compute_values_, DType::bf16) : p.value;
+    p.value = view(values_, DType::f32, p.offset);
+    if (!p.shape.frozen)
+      p.gradient =
+          view(gradients_, DType::f32, gradient_offsets[static_cast<std::size_t>(p.index)]);
+    p.compute = compute == DType::bf16 ? view(compute_values_, DType::bf16, p.offset) : p.value;
   }
 }
 

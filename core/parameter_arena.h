@@ -1,5 +1,5 @@
-// One allocation for all parameters of a model and one for their gradients, on one device, laid out
-// before anything is read.
+// One allocation for all parameters of a model and one for the gradients of those that are trained,
+// on one device, laid out before anything is read.
 //
 // Parameters lie in the order given (models give backward order), each at a multiple of 512
 // elements, so a cache line of ballot bits never belongs to two tensors. The index of an element in

@@ -9,44 +9,34 @@
 #include "core/hash.h"
 #include "core/host_bytes.h"
 #include "core/matmul.h"
-#include "launcher/bench_shapes.h"
-#include "models/llama/llama_model.h"
-#include "models/model_folder.h"
+#include "models/published.h"
 #include "runtime/run_config.h"
 #include "runtime/step_pipeline.h"
 
 namespace ballot {
 namespace {
 
-LlamaConfig named_config(const std::string& name) {
-  LlamaConfig config;
-  if (name == "llama-28m") {  // 27.8 M: what tests/bench/peers/train_llama_torch.py builds
-    config.hidden_size = 512;
-    config.intermediate_size = 1408;
-    config.layers = 8;
-    config.heads = 8;
-    config.key_value_heads = 4;
-    config.vocabulary = 4096;
-  } else if (name == "llama-2m") {  // the shape of the test model
-    config.hidden_size = 192;
-    config.intermediate_size = 512;
-    config.layers = 6;
-    config.heads = 6;
-    config.key_value_heads = 2;
-    config.vocabulary = 258;
-  } else if (std::filesystem::exists(name + "/config.json")) {
-    return read_model_config(name);
-  } else if (const std::optional<LlamaConfig> known = named_llama(name)) {
-    return *known;
-  } else {
-    throw ConfigError(
-        "--config {}: expected llama-28m, llama-2m, {} (Llamas only) or a folder with a "
-        "config.json",
-        name, fmt::join(named_models(), ", "));
-  }
-  config.head_size = config.hidden_size / config.heads;
-  config.max_positions = 4096;
-  return config;
+std::unique_ptr<Architecture> named_architecture(const std::string& name) {
+  if (name == "llama-28m")  // 27.8 M: what tests/bench/peers/train_llama_torch.py builds
+    return new_architecture("llama", {.hidden = 512,
+                                      .layers = 8,
+                                      .heads = 8,
+                                      .key_value_heads = 4,
+                                      .intermediate = 1408,
+                                      .vocabulary = 4096,
+                                      .max_positions = 4096});
+  if (name == "llama-2m")  // the shape of the test model
+    return new_architecture("llama", {.hidden = 192,
+                                      .layers = 6,
+                                      .heads = 6,
+                                      .key_value_heads = 2,
+                                      .intermediate = 512,
+                                      .vocabulary = 258,
+                                      .max_positions = 4096});
+  if (std::filesystem::exists(name + "/config.json")) return read_architecture(name);
+  if (std::unique_ptr<Architecture> known = published_model(name)) return known;
+  throw ConfigError("--config {}: expected llama-28m, llama-2m, {} or a folder with a config.json",
+                    name, fmt::join(published_models(), ", "));
 }
 
 double median(std::vector<double> values) {
@@ -55,6 +45,10 @@ double median(std::vector<double> values) {
 }
 
 }  // namespace
+
+Device find_bench_device(const std::string& config, const std::string& name) {
+  return find_device(*named_architecture(config), name);
+}
 
 std::int64_t peak_side(Device device) {
   return device.kind == Device::Kind::cpu ? 1024 : 8192;
@@ -86,24 +80,31 @@ double measure_matmul(DType type, std::int64_t size, Device device) {
 }
 
 ModelBenchResult bench_model(const ModelBench& bench) {
-  const LlamaConfig config = named_config(bench.config);
-  const ParameterArena arena(llama_parameter_shapes(config), bench.compute, bench.device);
-  initialize_llama(config, arena, 1);
+  const std::unique_ptr<Architecture> architecture = named_architecture(bench.config);
+  const ProcessMemory before = process_memory();
+  const ParameterArena arena(architecture->parameter_shapes(), bench.compute, bench.device);
+  architecture->initialize(arena, 1);
   arena.refresh_compute();
-  const std::unique_ptr<Model> model = make_llama(config, arena, bench.device);
-  const std::array<ParameterGroup, 4> groups = preset_groups(
+  const std::unique_ptr<Model> model = architecture->make_model(arena, bench.device);
+  model->recompute_layers(bench.recompute);
+  std::array<ParameterGroup, 4> groups = preset_groups(
       bench.rule, bench.rule == "adamw" ? 0.001 : 0.002);  // a run file's presets: what a run does
+  for (ParameterGroup& group : groups) {
+    group.newton_schulz_type = bench.newton_schulz_type;
+    if (group.rule != Rule::adamw) group.momentum_type = bench.momentum_type;
+  }
   OptimizerState state(arena, groups);
   const auto transport = std::move(make_loopback(1).front());
   StepPipeline pipeline(arena, state, *transport, StepOptions{});
 
+  const auto vocabulary = static_cast<std::uint64_t>(architecture->vocabulary());
   TokenBatch batch;
   batch.sequences = bench.batch;
   batch.length = bench.length;
   for (std::int64_t i = 0; i < bench.batch * bench.length; ++i) {
     // Few distinct tokens in a fixed order, so that a few steps visibly learn something.
-    batch.inputs.push_back(static_cast<std::int32_t>(mix64(i % 97) % config.vocabulary));
-    batch.targets.push_back(static_cast<std::int32_t>(mix64((i + 1) % 97) % config.vocabulary));
+    batch.inputs.push_back(static_cast<std::int32_t>(mix64(i % 97) % vocabulary));
+    batch.targets.push_back(static_cast<std::int32_t>(mix64((i + 1) % 97) % vocabulary));
   }
 
   ModelBenchResult result;
@@ -126,6 +127,16 @@ ModelBenchResult bench_model(const ModelBench& bench) {
     throw LogicError(
         fmt::format("bench model: the loss went from {} to {}; it must fall before it is timed",
                     result.loss_before, result.loss_after));
+  MemoryFacts facts;
+  const std::vector<ParameterShape> shapes = architecture->parameter_shapes();
+  facts.shapes = shapes;
+  facts.groups = groups;
+  facts.compute = bench.compute;
+  facts.activations = model->training_memory(bench.batch, bench.length);
+  result.memory = plan_memory(facts);
+  if (bench.device == Device{})
+    if (const std::int64_t taken = memory_taken(before, process_memory()); taken >= 0)
+      result.memory_used = taken;
   const double tokens = static_cast<double>(bench.batch * bench.length);
   result.step_seconds = median(step);
   result.forward_seconds = median(forward);

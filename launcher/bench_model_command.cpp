@@ -18,6 +18,7 @@ namespace {
 struct BenchFlags {
   ModelBench bench;
   std::string compute = "both", device = "cpu";
+  std::string newton_schulz_type = "f32", momentum_type = "f32";
   std::int64_t threads = 0;
   bool json = false;
 };
@@ -37,6 +38,8 @@ void print(const ModelBench& bench, const ModelBenchResult& r, bool json) {
                                          {"optimizer_seconds", r.optimizer_seconds},
                                          {"product_gflops", r.product_gflops},
                                          {"matmul_peak_gflops", r.peak_gflops},
+                                         {"memory_planned", r.memory.total()},
+                                         {"memory_used", r.memory_used},
                                          {"processor", processor_features(bench.device)},
                                          {"threads", thread_count()}};
     fmt::print("{}\n", line.dump());
@@ -51,6 +54,9 @@ void print(const ModelBench& bench, const ModelBenchResult& r, bool json) {
       "{:.0f} %\n",
       r.tokens_per_second, 1e3 * r.step_seconds, share(r.forward_seconds),
       share(r.backward_seconds), share(r.optimizer_seconds));
+  fmt::print("  memory as planned:\n{}\n", r.memory.describe());
+  if (r.memory_used >= 0)
+    fmt::print("  used: {:.3f} GiB\n", static_cast<double>(r.memory_used) / (1 << 30));
   fmt::print(
       "  products run at {:.0f} GFLOP/s within forward and backward = {:.0f} % of the {:.0f} "
       "GFLOP/s of one "
@@ -61,7 +67,12 @@ void print(const ModelBench& bench, const ModelBenchResult& r, bool json) {
 
 int run_bench(BenchFlags flags) {
   set_thread_count(flags.threads > 0 ? static_cast<int>(flags.threads) : default_threads(1));
-  flags.bench.device = find_device(flags.device);
+  flags.bench.device = find_bench_device(flags.bench.config, flags.device);
+  const auto type_named = [](const std::string& name) {
+    return name == "f32" ? DType::f32 : DType::bf16;
+  };
+  flags.bench.newton_schulz_type = type_named(flags.newton_schulz_type);
+  flags.bench.momentum_type = type_named(flags.momentum_type);
   for (const DType type : {DType::f32, DType::bf16}) {
     if (flags.compute != "both" && flags.compute != to_string(type)) continue;
     if (type == DType::bf16 && !has_bf16(flags.bench.device)) {
@@ -83,8 +94,9 @@ void add_bench_model(CLI::App& bench, Action& action) {
   CLI::App* model = bench.add_subcommand(
       "model", "tokens per second of training and the share of the matmul peak");
   model
-      ->add_option("--config", flags->bench.config,
-                   "llama-28m, llama-2m, llama-3.2-1b and other Llamas, or a model folder")
+      ->add_option(
+          "--config", flags->bench.config,
+          "llama-28m, llama-2m, llama-3.2-1b and other published models, or a model folder")
       ->capture_default_str();
   model->add_option("--rule", flags->bench.rule, "optimizer")
       ->check(CLI::IsMember({"adamw", "olion", "lion", "signum", "muon", "sgd"}))
@@ -103,6 +115,17 @@ void add_bench_model(CLI::App& bench, Action& action) {
       ->capture_default_str();
   model->add_option("--steps", flags->bench.steps, "timed")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  model->add_option("--warmup", flags->bench.warmup_steps, "steps before those that are timed")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  model->add_flag("--recompute", flags->bench.recompute,
+                  "layers' forwards are computed again in the backward");
+  model->add_option("--newton-schulz-type", flags->newton_schulz_type, "type of its products")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  model->add_option("--momentum-type", flags->momentum_type, "but AdamW's")
+      ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
   model->add_option("--threads", flags->threads, "0: all cores");
   model->add_flag("--json", flags->json, "one JSON object per line");

@@ -7,73 +7,10 @@
 
 #include "core/error.h"
 #include "core/parameter_arena.h"  // kRowAlignment
-#include "models/model_folder.h"
+#include "models/published.h"
 
 namespace ballot {
 namespace {
-
-struct LlamaShape {
-  const char* name;
-  std::int64_t hidden, intermediate, layers, heads, key_value_heads, head_size, vocabulary;
-  bool tied;
-};
-
-// As in the config.json of each model on the Hugging Face hub.
-constexpr LlamaShape kLlamas[] = {
-    {"llama-3.2-1b", 2048, 8192, 16, 32, 8, 64, 128256, true},
-    {"llama-3.2-3b", 3072, 8192, 28, 24, 8, 128, 128256, true},
-    {"llama-3.1-8b", 4096, 14336, 32, 32, 8, 128, 128256, false},
-    {"llama-2-7b", 4096, 11008, 32, 32, 32, 128, 32000, false},
-    {"tinyllama-1.1b", 2048, 5632, 22, 32, 4, 64, 32000, false},
-    {"smollm2-135m", 576, 1536, 30, 9, 3, 64, 49152, true},
-};
-
-LlamaConfig config_of(const LlamaShape& shape) {
-  LlamaConfig config;
-  config.hidden_size = shape.hidden;
-  config.intermediate_size = shape.intermediate;
-  config.layers = shape.layers;
-  config.heads = shape.heads;
-  config.key_value_heads = shape.key_value_heads;
-  config.head_size = shape.head_size;
-  config.vocabulary = shape.vocabulary;
-  config.tied_head = shape.tied;
-  config.max_positions = 131072;
-  return config;
-}
-
-// GPT-2 small (Radford et al. 2019): matrices as its checkpoints store them (in, out), head tied.
-std::vector<ParameterShape> gpt2_shapes() {
-  constexpr std::int64_t kWidth = 768;
-  std::vector<ParameterShape> shapes;
-  const auto matrix = [&](const std::string& name, std::int64_t rows, std::int64_t cols) {
-    shapes.push_back({name, ParameterKind::hidden_matrix, rows, cols});
-  };
-  const auto vector = [&](const std::string& name, std::int64_t cols) {
-    shapes.push_back({name, ParameterKind::vector, 1, cols});
-  };
-  const auto norm = [&](const std::string& name) {
-    vector(name + ".bias", kWidth);
-    vector(name + ".weight", kWidth);
-  };
-  const auto affine = [&](const std::string& name, std::int64_t rows, std::int64_t cols) {
-    vector(name + ".bias", cols);
-    matrix(name + ".weight", rows, cols);
-  };
-  norm("ln_f");
-  for (int layer = 11; layer >= 0; --layer) {
-    const std::string prefix = "h." + std::to_string(layer);
-    affine(prefix + ".mlp.c_proj", 4 * kWidth, kWidth);
-    affine(prefix + ".mlp.c_fc", kWidth, 4 * kWidth);
-    norm(prefix + ".ln_2");
-    affine(prefix + ".attn.c_proj", kWidth, kWidth);
-    affine(prefix + ".attn.c_attn", kWidth, 3 * kWidth);
-    norm(prefix + ".ln_1");
-  }
-  shapes.push_back({"wpe.weight", ParameterKind::embedding, 1024, kWidth});
-  shapes.push_back({"wte.weight", ParameterKind::embedding, 50257, kWidth, true});
-  return shapes;
-}
 
 BenchShapes with_counts(std::string name, const std::vector<ParameterShape>& all) {
   BenchShapes shapes;
@@ -89,28 +26,13 @@ BenchShapes with_counts(std::string name, const std::vector<ParameterShape>& all
 
 }  // namespace
 
-std::vector<std::string> named_models() {
-  std::vector<std::string> names;
-  for (const LlamaShape& shape : kLlamas) names.emplace_back(shape.name);
-  names.emplace_back("gpt2");
-  return names;
-}
-
-std::optional<LlamaConfig> named_llama(const std::string& name) {
-  for (const LlamaShape& shape : kLlamas)
-    if (name == shape.name) return config_of(shape);
-  return std::nullopt;
-}
-
 BenchShapes model_shapes(const std::string& name_or_folder) {
-  for (const LlamaShape& shape : kLlamas)
-    if (name_or_folder == shape.name)
-      return with_counts(shape.name, llama_parameter_shapes(config_of(shape)));
-  if (name_or_folder == "gpt2") return with_counts("gpt2", gpt2_shapes());
+  if (const std::unique_ptr<Architecture> known = published_model(name_or_folder))
+    return with_counts(name_or_folder, known->parameter_shapes());
   if (std::filesystem::exists(name_or_folder + "/config.json"))
-    return with_counts(name_or_folder, llama_parameter_shapes(read_model_config(name_or_folder)));
+    return with_counts(name_or_folder, read_architecture(name_or_folder)->parameter_shapes());
   throw ConfigError("--model {}: expected {} or a folder with a config.json", name_or_folder,
-                    fmt::join(named_models(), ", "));
+                    fmt::join(published_models(), ", "));
 }
 
 BenchShapes flat_shapes(std::int64_t count) {

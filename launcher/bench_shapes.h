@@ -3,13 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "collectives/ballot_layout.h"
 #include "core/parameter.h"  // ParameterShape
-#include "models/llama/llama_config.h"
 
 namespace ballot {
 
@@ -20,12 +18,9 @@ struct BenchShapes {
   std::int64_t all_elements = 0;      // with gains and biases, which are averaged
 };
 
-// Names known: those of named_models(); else a folder with the config.json of a Llama. ConfigError
+// Of a published model (models/published.h) or of a folder with a config.json. ConfigError
 // otherwise, with the names.
 BenchShapes model_shapes(const std::string& name_or_folder);
-std::vector<std::string> named_models();
-// The Llamas among them, to be built; none for any other name.
-std::optional<LlamaConfig> named_llama(const std::string& name);
 
 // `count` elements in matrices of rows of 4096.
 BenchShapes flat_shapes(std::int64_t count);

@@ -20,8 +20,11 @@ void add_resume_flag(CLI::App& command, std::string& from);
 void add_train(CLI::App& app, Action& action);
 void add_launch(CLI::App& app, Action& action);
 void add_eval(CLI::App& app, Action& action);
+void add_generate(CLI::App& app, Action& action);
 void add_report(CLI::App& app, Action& action);  // report, compare
 void add_init(CLI::App& app, Action& action);
+void add_export(CLI::App& app, Action& action);
+void add_tokenize(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
 void add_coordinator(CLI::App& app, Action& action);

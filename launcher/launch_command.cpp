@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -21,15 +23,14 @@
 #include "launcher/local_job.h"
 #include "launcher/mpirun.h"
 #include "launcher/worker_transport.h"
-#include "models/llama/llama_model.h"
+#include "models/architecture.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
 #include "runtime/checkpoint.h"
 #include "runtime/journal/shards.h"
 #include "runtime/run_config.h"
+#include "runtime/run_data.h"
 #include "runtime/run_folder.h"
-#include "runtime/sampler.h"
-#include "runtime/token_source.h"
 
 namespace ballot {
 namespace {
@@ -41,7 +42,7 @@ struct LaunchFlags {
   std::string resume;  // "journal", "checkpoint"; empty: a new run
   int restarts = 0;
   bool elastic = false;
-  int min_workers = 1;
+  std::optional<int> min_workers;  // none: 1 of an elastic job, all of another
   TransportChoice transport;
 };
 
@@ -89,22 +90,15 @@ void check_folder(const RunConfig& config, const std::string& resume_from) {
 
 // What would fail on every worker fails here once, with one message.
 void check_inputs(const RunConfig& config, bool resume) {
-  const LlamaConfig llama = read_model_config(config.model_folder);
-  if (!resume)
-    load_parameters(config.model_folder, ParameterArena(llama_parameter_shapes(llama), DType::f32));
+  const std::unique_ptr<Architecture> architecture = read_architecture(config.model_folder);
+  find_device(config, *architecture);  // which the family may not run on
+  if (!resume) check_parameters(config.model_folder, architecture->parameter_shapes());
   const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(config.model_folder);
-  const std::vector<std::int32_t> tokens = read_tokens(config.train_data, *tokenizer);
-  const Sampler sampler(tokens, config.sequence_length, config.seed, "data.train");
-  std::vector<std::int32_t> held_out;
-  if (!config.validation_data.path.empty()) {
-    held_out = read_tokens(config.validation_data, *tokenizer);
-    const EvaluationWindows windows(held_out, config.sequence_length, config.validation_windows,
-                                    "data.validation");
-  }
-  check_data(config, llama, tokens, held_out);
+  check_data(config, *architecture, RunData(config, *tokenizer));
 }
 
-LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, const std::string& resume) {
+LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers,
+                  const std::string& resume) {
   LocalJob job;
   job.command = {std::filesystem::read_symlink("/proc/self/exe").string(), "train", flags.run_file};
   for (const std::string& setting : flags.settings)
@@ -113,16 +107,16 @@ LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, const std::
   if (flags.transport.name == "loopback")
     throw ConfigError(
         "--transport loopback: it reaches threads of one process only; expected mpi or grpc");
-  if (flags.transport.name == "grpc" && flags.workers > 1) {
+  if (flags.transport.name == "grpc" && workers > 1) {
     job.command.insert(job.command.end(), {"--transport", "grpc"});
     prepare_grpc(job, flags.transport);
   } else if (flags.transport.tls.given() || flags.transport.insecure) {
     throw ConfigError("--{}: needs --transport grpc and more than one worker",
                       flags.transport.insecure ? "insecure" : "tls-...");
   }
-  job.workers = flags.workers;
+  job.workers = workers;
   job.threads_per_worker =
-      config.threads > 0 ? static_cast<int>(config.threads) : default_threads(flags.workers);
+      config.threads > 0 ? static_cast<int>(config.threads) : default_threads(workers);
   job.log_folder = config.output_folder + "/logs";
   job.drain_signal = SIGUSR1;
   return job;
@@ -147,9 +141,10 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
     throw ConfigError("vote.members = {}: {} workers cannot be cut into voters of {}",
                       config.members, flags.workers, config.members);
   const int members = static_cast<int>(config.members), voters = flags.workers / members;
-  if (flags.min_workers > voters)
-    throw ConfigError("--min-workers {}: expected at most {}, the voters of {} workers",
-                      flags.min_workers, voters, flags.workers);
+  const int min_voters = flags.min_workers.value_or(1);
+  if (min_voters > voters)
+    throw ConfigError("--min-workers {}: expected at most {}, the voters of {} workers", min_voters,
+                      voters, flags.workers);
   if (std::filesystem::exists(config.output_folder + "/run.toml")) require_same_run(config);
   check_inputs(config, false);
   ensure_token();
@@ -168,7 +163,7 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
                      "--start-workers",
                      std::to_string(voters),
                      "--min-workers",
-                     std::to_string(flags.min_workers)};
+                     std::to_string(min_voters)};
   for (int voter = 0; voter < voters; ++voter) {
     // A voter's members meet over MPI; mpirun ends with any of them, and is started again.
     std::vector<std::string> command;
@@ -186,27 +181,48 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
   return run_elastic_job(job);
 }
 
+// With whom a job goes on that has lost a worker: the machine that it was on may be gone. Whole
+// voters, whole nodes of a hierarchical vote.
+int workers_left(const RunConfig& config, int workers, int min_workers) {
+  const auto unit = static_cast<int>(std::lcm(config.members, config.node_size));
+  return workers - unit >= min_workers ? workers - unit : workers;
+}
+
 int launch(const LaunchFlags& flags) {
   const RunConfig config = read_run_config(flags.run_file, flags.settings);
   set_thread_count(1);  // run_local_job takes signals, which a second thread would get in its stead
   if (flags.elastic) return launch_elastic(config, flags);
+  const int min_workers = flags.min_workers.value_or(flags.workers);
+  if (min_workers > flags.workers)
+    throw ConfigError("--min-workers {}: expected at most {}, the workers", min_workers,
+                      flags.workers);
+  if (flags.min_workers && flags.restarts == 0)
+    throw ConfigError(
+        "--min-workers {}: says with how many a job is started again; expected --restarts (or "
+        "--elastic) too",
+        min_workers);
   check_folder(config, flags.resume);
   check_inputs(config, !flags.resume.empty());
   const bool port_is_given = process_environment("MASTER_PORT").has_value();
-  LocalJob job = make_job(config, flags, flags.resume);
+  int workers = flags.workers;
+  LocalJob job = make_job(config, flags, workers, flags.resume);
   std::filesystem::create_directories(job.log_folder);
   JobResult result = run_local_job(job);
   const std::string resume_from = flags.resume.empty() ? "journal" : flags.resume;
   for (int restart = 1;
        restart <= flags.restarts && may_succeed_again(result) && has_state(config, resume_from);
        ++restart) {
-    log_warning("{}; starting it again from its newest state ({} of {} restarts)",
-                result.lost ? fmt::format("worker {} was lost to signal {}", result.lost->rank,
-                                          result.lost->signal)
-                            : fmt::format("the job ended with exit code {}", result.exit_code),
-                restart, flags.restarts);
+    if (result.lost) workers = workers_left(config, workers, min_workers);
+    log_warning(
+        "{}; starting it again from its newest state{} ({} of {} restarts)",
+        result.lost
+            ? fmt::format("worker {} was lost to signal {}", result.lost->rank, result.lost->signal)
+            : fmt::format("the job ended with exit code {}", result.exit_code),
+        workers < flags.workers ? fmt::format(" with {} of {} workers", workers, flags.workers)
+                                : "",
+        restart, flags.restarts);
     if (!port_is_given) unsetenv("MASTER_PORT");  // the old one may not be free yet
-    result = run_local_job(make_job(config, flags, resume_from));
+    result = run_local_job(make_job(config, flags, workers, resume_from));
   }
   const std::string latest = config.output_folder + "/checkpoints/latest";
   if (result.exit_code != 0) {
@@ -244,16 +260,17 @@ void add_launch(CLI::App& app, Action& action) {
           "start the job again from its newest state, so many times at most, when a worker "
           "is lost or a retry can help; with --elastic: the worker alone")
       ->check(CLI::Range(0, 1000000));
-  CLI::Option* elastic = command->add_flag(
+  command->add_flag(
       "--elastic", flags->elastic,
       "with a coordinator: a worker that dies ends nobody's step, and is started again where it "
       "was (--restarts); a run that was begun goes on");
   command
-      ->add_option("--min-workers", flags->min_workers,
-                   "elastic: with fewer voters the run waits for the others")
-      ->needs(elastic)
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+      ->add_option(
+          "--min-workers", flags->min_workers,
+          "with --restarts: a job that has lost a worker is started again without one in its "
+          "place, as long as so many are left (all, unless given); with --elastic: with fewer "
+          "voters the run waits for the others (1, unless given)")
+      ->check(CLI::Range(1, 1024));
   command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });
 }
 

@@ -36,8 +36,11 @@ int main(int count, char** arguments) {
   ballot::add_train(app, action);
   ballot::add_launch(app, action);
   ballot::add_eval(app, action);
+  ballot::add_generate(app, action);
   ballot::add_report(app, action);
   ballot::add_init(app, action);
+  ballot::add_export(app, action);
+  ballot::add_tokenize(app, action);
   ballot::add_bench(app, action);
   ballot::add_plan(app, action);
   ballot::add_coordinator(app, action);

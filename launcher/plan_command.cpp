@@ -11,6 +11,7 @@
 #include "launcher/environment.h"
 #include "launcher/plan_output.h"
 #include "launcher/units.h"
+#include "models/published.h"
 
 namespace ballot {
 namespace {
@@ -112,7 +113,7 @@ void add_plan(CLI::App& app, Action& action) {
     return plan->add_option(name, value, help)->capture_default_str();
   };
   std::string models = "a model folder, or one of";
-  for (const std::string& name : named_models()) models += " " + name;
+  for (const std::string& name : published_models()) models += " " + name;
   plan->add_option("--model", flags->model, models);
   plan->add_option("--elements", flags->elements, "parameters without a model, such as 64M");
   count("--workers", flags->workers, "W x members")->required();

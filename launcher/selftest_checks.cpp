@@ -13,7 +13,7 @@
 #include "core/host_bytes.h"
 #include "core/matmul.h"
 #include "launcher/selftest.h"
-#include "models/llama/llama_model.h"
+#include "models/architecture.h"
 #include "optim/direction.h"
 #include "optim/replicated_update.h"
 
@@ -373,19 +373,17 @@ class Checks {
   };
 
   Outcome llama(DType compute, double loss_bound, double gradient_bound) {
-    LlamaConfig config;
-    config.hidden_size = 128;
-    config.intermediate_size = 320;
-    config.layers = 2;
-    config.heads = 4;
-    config.key_value_heads = 2;
-    config.head_size = 32;
-    config.vocabulary = 515;
-    config.max_positions = 128;
-    const std::vector<ParameterShape> shapes = llama_parameter_shapes(config);
+    const std::unique_ptr<Architecture> model = new_architecture("llama", {.hidden = 128,
+                                                                           .layers = 2,
+                                                                           .heads = 4,
+                                                                           .key_value_heads = 2,
+                                                                           .intermediate = 320,
+                                                                           .vocabulary = 515,
+                                                                           .max_positions = 128});
+    const std::vector<ParameterShape> shapes = model->parameter_shapes();
     const ParameterArena cpu(shapes, DType::f32), there(shapes, compute, device_);
-    initialize_llama(config, cpu, 1);
-    initialize_llama(config, there, 1);
+    model->initialize(cpu, 1);
+    model->initialize(there, 1);
     TokenBatch batch;
     batch.sequences = 2;
     batch.length = 70;
@@ -395,8 +393,8 @@ class Checks {
                                          : static_cast<std::int32_t>(mix64(i + 1) % 515));
     }
     NoSink sink;
-    const Loss a = make_llama(config, cpu)->differentiate(std::span(&batch, 1), sink);
-    const Loss b = make_llama(config, there, device_)->differentiate(std::span(&batch, 1), sink);
+    const Loss a = model->make_model(cpu)->differentiate(std::span(&batch, 1), sink);
+    const Loss b = model->make_model(there, device_)->differentiate(std::span(&batch, 1), sink);
     const double loss_error = std::abs(a.mean() - b.mean()) / a.mean();
     double worst = 0;
     std::string worst_name;

@@ -21,6 +21,10 @@ constexpr std::array kBits = {Unit{"kbit", 1e3 / 8}, Unit{"mbit", 1e6 / 8}, Unit
                               Unit{"tbit", 1e12 / 8}};
 constexpr std::array kBytes = {Unit{"B/s", 1.0}, Unit{"kB/s", 1e3}, Unit{"MB/s", 1e6},
                                Unit{"GB/s", 1e9}, Unit{"TB/s", 1e12}};
+constexpr std::array kSizes = {Unit{"B", 1.0},      Unit{"kB", 1e3},     Unit{"KB", 1e3},
+                               Unit{"MB", 1e6},     Unit{"GB", 1e9},     Unit{"TB", 1e12},
+                               Unit{"KiB", 0x1p10}, Unit{"MiB", 0x1p20}, Unit{"GiB", 0x1p30},
+                               Unit{"TiB", 0x1p40}};
 constexpr std::array kTimes = {Unit{"s", 1.0}, Unit{"ms", 1e-3}, Unit{"us", 1e-6},
                                Unit{"ns", 1e-9}};
 
@@ -66,6 +70,16 @@ double parse_bandwidth(const std::string& flag, const std::string& text) {
       if (amount.unit == unit.name) return amount.value * unit.factor;
   }
   throw ConfigError("{} {}: expected a rate such as 100mbit, 1gbit or 12.5GB/s", flag, text);
+}
+
+std::uint64_t parse_bytes(const std::string& flag, const std::string& text) {
+  Amount amount{};
+  if (split(text, amount))
+    for (const Unit& unit : kSizes)
+      if (amount.unit == unit.name && amount.value * unit.factor >= 1 &&
+          amount.value * unit.factor < 0x1p62)
+        return static_cast<std::uint64_t>(amount.value * unit.factor);
+  throw ConfigError("{} {}: expected a size such as 400MB, 5GB or 4GiB", flag, text);
 }
 
 double parse_duration(const std::string& flag, const std::string& text) {

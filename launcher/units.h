@@ -2,6 +2,7 @@
 // what was expected.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace ballot {
@@ -9,6 +10,9 @@ namespace ballot {
 // "100mbit", "1gbit", "2.5Gbit/s" (bits, powers of ten), "12.5GB/s", "800MB/s" (bytes) -> bytes/s.
 // "Gb" and "GBps" are refused: nobody knows which of the two they mean.
 double parse_bandwidth(const std::string& flag, const std::string& text);
+
+// "5GB", "400kB" (powers of ten), "4GiB", "512KiB" (powers of two) -> bytes, at least 1.
+std::uint64_t parse_bytes(const std::string& flag, const std::string& text);
 
 // "0.1ms", "50us", "2s" -> s. 0 needs no unit.
 double parse_duration(const std::string& flag, const std::string& text);

@@ -346,7 +346,8 @@ void SafetensorsReader::Contents::read(std::span<const std::byte> bytes) {
     expected_begin = info.end;
     index.emplace(info.name, tensors.size());
     tensors.push_back({std::move(info.name), info.type, std::move(info.shape),
-                       data.subspan(info.begin, info.end - info.begin)});
+                       data.subspan(info.begin, info.end - info.begin),
+                       8 + header.size() + info.begin});
   }
   if (expected_begin != data.size())
     throw CorruptFile("{} has {} bytes, its tensors end at {}", path, bytes.size(),

@@ -29,6 +29,7 @@ struct StoredTensor {
   StoredType type;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;  // into the reader's mapping
+  std::uint64_t offset = 0;          // of the first byte in the file
   std::int64_t count() const;
 };
 

@@ -1,12 +1,14 @@
 #include "models/tokenizer.h"
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "models/tokenizer/byte_alphabet.h"
 #include "models/tokenizer/json_tokenizer.h"
+#include "models/tokenizer/sentence_piece.h"
 
 namespace ballot {
 namespace {
@@ -32,15 +34,30 @@ std::optional<json> read_optional_json(const std::filesystem::path& path) {
   return root;
 }
 
-std::int32_t find_special(const JsonTokenizer& tokenizer, const char* key,
-                          const std::optional<json>& tokenizer_config,
-                          const std::optional<json>& config, const std::filesystem::path& folder) {
+// What a folder says of the tokenizer in its other files.
+struct Beside {
+  std::filesystem::path folder;
+  const char* file;  // the tokenizer's own
+  std::optional<json> tokenizer_config, config;
+
+  Beside(std::filesystem::path where, const char* name)
+      : folder(std::move(where)),
+        file(name),
+        tokenizer_config(read_optional_json(folder / "tokenizer_config.json")),
+        config(read_optional_json(folder / "config.json")) {}
+};
+
+// The id of "bos_token" or "eos_token". `find`: the id of an added token's text, -1: there is none.
+std::int32_t find_special(const Beside& beside, const char* key,
+                          const std::function<std::int32_t(const std::string&)>& find,
+                          const std::function<bool(std::int32_t)>& has) {
+  const auto& [folder, file, tokenizer_config, config] = beside;
   if (tokenizer_config) {
     const json& value = member(*tokenizer_config, key);
     if (const std::optional<std::string> text = token_text(value)) {
-      if (const AddedToken* const token = tokenizer.find_added(*text)) return token->id;
-      throw DataError("{}: {} is {}, which tokenizer.json does not have as an added token",
-                      (folder / "tokenizer_config.json").string(), key, shown(*text));
+      if (const std::int32_t id = find(*text); id >= 0) return id;
+      throw DataError("{}: {} is {}, which {} does not have as an added token",
+                      (folder / "tokenizer_config.json").string(), key, shown(*text), file);
     }
     if (!value.is_null())
       throw DataError("{}: {} is {}, expected a text", (folder / "tokenizer_config.json").string(),
@@ -53,10 +70,71 @@ std::int32_t find_special(const JsonTokenizer& tokenizer, const char* key,
       given.is_array() && !given.empty() ? given.front() : given;  // the first, as in LlamaConfig
   if (value.is_null()) return -1;
   const std::optional<std::int32_t> id = as_token(value);
-  if (!id || !tokenizer.has(*id))
-    throw DataError("{}: {} is {}, expected a token of tokenizer.json",
-                    (folder / "config.json").string(), id_key, shown(value));
+  if (!id || !has(*id))
+    throw DataError("{}: {} is {}, expected a token of {}", (folder / "config.json").string(),
+                    id_key, shown(value), file);
   return *id;
+}
+
+std::unique_ptr<Tokenizer> read_json_tokenizer(const std::filesystem::path& folder) {
+  const std::string path = (folder / "tokenizer.json").string();
+  auto tokenizer = std::make_unique<JsonTokenizer>(
+      parse_strict_json(read_file(path, kMaxFileBytes), path), path);
+  const Beside beside(folder, "tokenizer.json");
+  const auto find = [&](const std::string& text) {
+    const AddedToken* const token = tokenizer->find_added(text);
+    return token == nullptr ? -1 : token->id;
+  };
+  const auto has = [&](std::int32_t id) { return tokenizer->has(id); };
+  tokenizer->set_bos_and_eos(find_special(beside, "bos_token", find, has),
+                             find_special(beside, "eos_token", find, has));
+  return tokenizer;
+}
+
+// "added_tokens_decoder" of tokenizer_config.json: {"0": {"content": "<unk>", ...}, ...}.
+std::vector<AddedToken> tokens_beside(const Beside& beside) {
+  const std::string path = (beside.folder / "tokenizer_config.json").string();
+  Refusals refusals(path);
+  json list = json::array();
+  if (beside.tokenizer_config) {
+    const json& decoder = member(*beside.tokenizer_config, "added_tokens_decoder");
+    if (!decoder.is_null() && !decoder.is_object())
+      throw DataError("{}: added_tokens_decoder is {}, expected an object", path, shown(decoder));
+    for (const auto& [key, entry] : decoder.items()) {
+      const bool digits = !key.empty() && key.size() <= 8 &&
+                          key.find_first_not_of("0123456789") == std::string::npos;
+      if (!digits || !entry.is_object())
+        throw DataError("{}: added_tokens_decoder has {} as {}, expected an id and an object", path,
+                        shown(key), shown(entry));
+      list.push_back(entry);
+      list.back()["id"] = static_cast<std::uint64_t>(std::stoul(key));
+    }
+  }
+  std::vector<AddedToken> tokens = read_added_tokens(list, refusals);
+  refusals.throw_if_any();
+  return tokens;
+}
+
+std::unique_ptr<Tokenizer> read_sentence_piece(const std::filesystem::path& folder) {
+  const std::string path = (folder / "tokenizer.model").string();
+  const Beside beside(folder, "tokenizer.model");
+  auto tokenizer =
+      std::make_unique<SentencePiece>(read_file(path, kMaxFileBytes), path, tokens_beside(beside));
+  const auto find = [&](const std::string& text) { return tokenizer->find_special(text); };
+  const auto has = [&](std::int32_t id) { return id < tokenizer->vocabulary(); };
+  // The model's own where the folder says nothing.
+  const std::int32_t bos = find_special(beside, "bos_token", find, has),
+                     eos = find_special(beside, "eos_token", find, has);
+  tokenizer->set_bos_and_eos(bos >= 0 ? bos : tokenizer->bos(), eos >= 0 ? eos : tokenizer->eos());
+  if (beside.tokenizer_config) {
+    Refusals refusals((folder / "tokenizer_config.json").string());
+    const json& root = *beside.tokenizer_config;
+    tokenizer->set_legacy(read_flag(root, "legacy", true, "the file", refusals));
+    tokenizer->set_template(read_flag(root, "add_bos_token", true, "the file", refusals),
+                            read_flag(root, "add_eos_token", false, "the file", refusals));
+    refusals.throw_if_any();
+  }
+  return tokenizer;
 }
 
 }  // namespace
@@ -65,16 +143,16 @@ std::unique_ptr<Tokenizer> parse_tokenizer(const std::string& json_text, const s
   return std::make_unique<JsonTokenizer>(parse_strict_json(json_text, path), path);
 }
 
+std::unique_ptr<Tokenizer> parse_sentence_piece(std::string_view model, const std::string& path) {
+  return std::make_unique<SentencePiece>(model, path);
+}
+
 std::unique_ptr<Tokenizer> read_tokenizer(const std::string& folder) {
   const std::filesystem::path base(folder);
-  const std::string path = (base / "tokenizer.json").string();
-  auto tokenizer = std::make_unique<JsonTokenizer>(
-      parse_strict_json(read_file(path, kMaxFileBytes), path), path);
-  const std::optional<json> tokenizer_config = read_optional_json(base / "tokenizer_config.json");
-  const std::optional<json> config = read_optional_json(base / "config.json");
-  tokenizer->set_bos_and_eos(find_special(*tokenizer, "bos_token", tokenizer_config, config, base),
-                             find_special(*tokenizer, "eos_token", tokenizer_config, config, base));
-  return tokenizer;
+  if (!std::filesystem::exists(base / "tokenizer.json") &&
+      std::filesystem::exists(base / "tokenizer.model"))
+    return read_sentence_piece(base);
+  return read_json_tokenizer(base);
 }
 
 std::string byte_tokenizer_json() {

@@ -10,6 +10,7 @@
 #include "core/device.h"     // Stream
 #include "core/parameter.h"  // Parameter
 #include "core/tensor.h"     // Tensor
+#include "optim/newton_schulz_coefficients.h"
 
 namespace ballot {
 
@@ -47,14 +48,14 @@ struct CudaOptim {
   virtual void absorb(const MomentumWeights& weights, std::int64_t count, const float* gradient,
                       const Tensor& momentum, float* direction, Stream& stream) = 0;
 
-  // y <- x / (sqrt(*square_sum) + 1e-7), in y's type, as optim/newton_schulz.cpp rounds it. x f32
-  // with any row stride, y contiguous.
+  // y <- x / (by.factor sqrt(*square_sum) + by.epsilon), in y's type, as optim/newton_schulz.cpp
+  // rounds it. x f32 with any row stride, y contiguous.
   virtual void normalize(const Tensor& x, const Tensor& y, const double* square_sum,
-                         Stream& stream) = 0;
+                         const Normalization& by, Stream& stream) = 0;
   virtual void scale(const Tensor& x, const Tensor& y, float factor, Stream& stream) = 0;
   // result <- a I + b gram + c square (f32), all contiguous and square; with f32 result is square.
-  virtual void polynomial(const Tensor& gram, const Tensor& square, const Tensor& result,
-                          Stream& stream) = 0;
+  virtual void polynomial(const Quintic& quintic, const Tensor& gram, const Tensor& square,
+                          const Tensor& result, Stream& stream) = 0;
 
   // One pass over a parameter: value, what products read, and *digest (zeroed before) grows by its
   // digest.

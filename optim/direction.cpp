@@ -119,14 +119,16 @@ bool absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& m
 void find_direction(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
                     const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream) {
   if (absorb(group, gradient, momentum, direction, newton_schulz, stream))
-    newton_schulz->orthogonalize(direction, group.newton_schulz_steps, stream);
+    newton_schulz->orthogonalize(direction, group.newton_schulz_steps, stream,
+                                 group.newton_schulz_coefficients);
 }
 
 void find_direction_of_part(const ParameterGroup& group, const Tensor& gradient,
                             const Tensor& momentum, const Tensor& direction, bool wide,
                             NewtonSchulz* newton_schulz, GramSum& parts, Stream& stream) {
   if (absorb(group, gradient, momentum, direction, newton_schulz, stream))
-    newton_schulz->orthogonalize_part(direction, wide, group.newton_schulz_steps, parts, stream);
+    newton_schulz->orthogonalize_part(direction, wide, group.newton_schulz_steps, parts, stream,
+                                      group.newton_schulz_coefficients);
 }
 
 }  // namespace ballot

@@ -19,9 +19,6 @@
 namespace ballot {
 namespace {
 
-constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
-constexpr double kEpsilon = 1e-7;
-
 template <class T>
 [[gnu::always_inline]] inline void scale_elements(const float* __restrict x, T* __restrict y,
                                                   std::int64_t count, float scale) {
@@ -38,14 +35,14 @@ BALLOT_VECTORIZED void scale_bf16(const float* __restrict x, bfloat16* __restric
 
 // A row of b A + c A A, over A A itself in f32; the caller adds a to the diagonal.
 BALLOT_VECTORIZED void polynomial_f32(const float* __restrict gram, float* __restrict square,
-                                      std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) square[i] = kB * gram[i] + kC * square[i];
+                                      std::int64_t count, float b, float c) {
+  for (std::int64_t i = 0; i < count; ++i) square[i] = b * gram[i] + c * square[i];
 }
 BALLOT_VECTORIZED void polynomial_bf16(const bfloat16* __restrict gram,
                                        const float* __restrict square, bfloat16* __restrict result,
-                                       std::int64_t count) {
+                                       std::int64_t count, float b, float c) {
   for (std::int64_t i = 0; i < count; ++i)
-    result[i] = to_bfloat16(kB * to_float(gram[i]) + kC * square[i]);
+    result[i] = to_bfloat16(b * to_float(gram[i]) + c * square[i]);
 }
 
 void scale_row(const float* x, std::byte* y, DType type, std::int64_t count, float scale) {
@@ -56,16 +53,17 @@ void scale_row(const float* x, std::byte* y, DType type, std::int64_t count, flo
 }
 
 // Row `row` of B' = a I + b A + c A A.
-void polynomial_row(const float* gram, float* square, std::int64_t side, std::int64_t row) {
-  polynomial_f32(gram + row * side, square + row * side, side);
-  square[row * side + row] += kA;
-}
-void polynomial_row(const bfloat16* gram, const float* square, bfloat16* result, std::int64_t side,
+void polynomial_row(const Quintic& q, const float* gram, float* square, std::int64_t side,
                     std::int64_t row) {
+  polynomial_f32(gram + row * side, square + row * side, side, q.b, q.c);
+  square[row * side + row] += q.a;
+}
+void polynomial_row(const Quintic& q, const bfloat16* gram, const float* square, bfloat16* result,
+                    std::int64_t side, std::int64_t row) {
   const std::int64_t diagonal = row * side + row;
-  polynomial_bf16(gram + row * side, square + row * side, result + row * side, side);
+  polynomial_bf16(gram + row * side, square + row * side, result + row * side, side, q.b, q.c);
   // Added before rounding, so that the diagonal is rounded once.
-  result[diagonal] = to_bfloat16(kA + (kB * to_float(gram[diagonal]) + kC * square[diagonal]));
+  result[diagonal] = to_bfloat16(q.a + (q.b * to_float(gram[diagonal]) + q.c * square[diagonal]));
 }
 
 std::byte* at(const Tensor& matrix, std::int64_t row) {
@@ -82,22 +80,22 @@ void scale(const Tensor& x, const Tensor& y, float factor, Stream& stream) {
   });
 }
 
-float scale_of(double square_sum) {
-  return static_cast<float>(1.0 / (std::sqrt(square_sum) + kEpsilon));
+float scale_of(double square_sum, const Normalization& by) {
+  return static_cast<float>(1.0 / (by.factor * std::sqrt(square_sum) + by.epsilon));
 }
 
 // result <- B' = a I + b A + c A A; with f32 result is A A.
-void find_polynomial(const Tensor& gram, const Tensor& square, const Tensor& result,
-                     Stream& stream) {
+void find_polynomial(const Quintic& quintic, const Tensor& gram, const Tensor& square,
+                     const Tensor& result, Stream& stream) {
   if (gram.device.kind == Device::Kind::cuda)
-    return cuda_optim().polynomial(gram, square, result, stream);
+    return cuda_optim().polynomial(quintic, gram, square, result, stream);
   const std::int64_t side = gram.extent[0];
   parallel_for(side, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       if (gram.type == DType::f32)
-        polynomial_row(gram.f32(), square.f32(), side, row);
+        polynomial_row(quintic, gram.f32(), square.f32(), side, row);
       else
-        polynomial_row(gram.bf16(), square.f32(), result.bf16(), side, row);
+        polynomial_row(quintic, gram.bf16(), square.f32(), result.bf16(), side, row);
     }
   });
 }
@@ -135,7 +133,7 @@ NewtonSchulz::NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t large
 
 NewtonSchulz::~NewtonSchulz() = default;
 
-void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream) {
+void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream, Coefficients set) {
   require(x.rank == 2, "Newton-Schulz of {}", x.describe());
   if (std::min(x.extent[0], x.extent[1]) == 0) return;
   const bool wide = x.extent[0] <= x.extent[1];
@@ -145,18 +143,18 @@ void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream) {
     const auto rows = static_cast<std::size_t>(x.extent[0]);
     auto* const sum = reinterpret_cast<double*>(stream.scratch((1 + rows) * sizeof(double)));
     cuda_optim().square_sum(x, sum, sum + 1, nullptr, stream);
-    cuda_optim().normalize(x, first, sum, stream);
+    cuda_optim().normalize(x, first, sum, normalization_of(set), stream);
   } else {
-    scale(x, first, scale_of(square_sum(x, {}, stream)), stream);
+    scale(x, first, scale_of(square_sum(x, {}, stream), normalization_of(set)), stream);
   }
-  iterate(x, wide, steps, nullptr, stream);
+  iterate(x, wide, steps, set, nullptr, stream);
 }
 
 void NewtonSchulz::orthogonalize_part(const Tensor& x, bool wide, int steps, GramSum& parts,
-                                      Stream& stream) {
+                                      Stream& stream, Coefficients set) {
   const Tensor first = prepare(x, wide, steps);
-  scale(x, first, scale_of(parts.sum(square_sum(x, {}, stream))), stream);
-  iterate(x, wide, steps, &parts, stream);
+  scale(x, first, scale_of(parts.sum(square_sum(x, {}, stream)), normalization_of(set)), stream);
+  iterate(x, wide, steps, set, &parts, stream);
 }
 
 Tensor NewtonSchulz::matrix(int step, std::int64_t rows, std::int64_t cols) const {
@@ -178,7 +176,8 @@ Tensor NewtonSchulz::prepare(const Tensor& x, bool wide, int steps) const {
   return matrix(0, rows, cols);
 }
 
-void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, GramSum* parts, Stream& stream) {
+void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, Coefficients set, GramSum* parts,
+                           Stream& stream) {
   const State& state = *state_;
   const std::int64_t rows = x.extent[0], cols = x.extent[1], side = wide ? rows : cols;
   const DType type = state.type;
@@ -201,7 +200,7 @@ void NewtonSchulz::iterate(const Tensor& x, bool wide, int steps, GramSum* parts
       scale(square, gram, 1.0f, stream);
     }
     matmul(gram, gram, square, Accumulate::no, stream);
-    find_polynomial(gram, square, polynomial, stream);
+    find_polynomial(quintic_of(set, step), gram, square, polynomial, stream);
     if (wide)
       matmul(polynomial, now, next, Accumulate::no, stream);
     else

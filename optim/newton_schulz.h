@@ -1,8 +1,9 @@
 // Newton-Schulz iteration towards the orthogonal factor of a matrix (Muon's quintic, Jordan 2024).
 //
 //   X = G / (||G||_F + 1e-7); transposed if rows > cols
-//   repeat: A = X X^T;  B = b A + c A A;  X = a X + B X        (a, b, c) = (3.4445,
-//   -4.7750, 2.0315)
+//   repeat: A = X X^T;  B = b A + c A A;  X = a X + B X
+//
+// with (a, b, c) of newton_schulz_coefficients.h.
 //
 // Products in f32 or bf16 (then X, A, B are bf16). Scratch is made once for the largest matrix. One
 // thread at a time (it uses the calling thread's team).
@@ -16,6 +17,7 @@
 #include <memory>
 
 #include "core/tensor.h"
+#include "optim/newton_schulz_coefficients.h"
 
 namespace ballot {
 
@@ -36,17 +38,20 @@ class NewtonSchulz {
                Device device = {});
   ~NewtonSchulz();
   // x (rows, cols) f32 with any row stride, in place. A zero matrix stays zero.
-  void orthogonalize(const Tensor& x, int steps, Stream& stream);
+  void orthogonalize(const Tensor& x, int steps, Stream& stream,
+                     Coefficients set = Coefficients::keller);
   // x is one part of a matrix: all of its rows and some columns (`wide`), or all of its columns and
   // some rows; A has the side that is whole. Equal on all parts but for x itself; to rounding what
   // orthogonalize() of the whole matrix gives.
-  void orthogonalize_part(const Tensor& x, bool wide, int steps, GramSum& parts, Stream& stream);
+  void orthogonalize_part(const Tensor& x, bool wide, int steps, GramSum& parts, Stream& stream,
+                          Coefficients set = Coefficients::keller);
 
  private:
   struct State;
   Tensor matrix(int step, std::int64_t rows, std::int64_t cols) const;
   Tensor prepare(const Tensor& x, bool wide, int steps) const;
-  void iterate(const Tensor& x, bool wide, int steps, GramSum* parts, Stream& stream);
+  void iterate(const Tensor& x, bool wide, int steps, Coefficients set, GramSum* parts,
+               Stream& stream);
   std::unique_ptr<State> state_;
 };
 

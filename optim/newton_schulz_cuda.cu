@@ -17,8 +17,6 @@ namespace kernels {
 
 constexpr int kThreads = 256;
 constexpr int kElements = 8;  // of a thread: whole 16-byte packs of every type
-constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
-constexpr double kEpsilon = 1e-7;
 
 // Elements that a thread stores at once.
 template <class T>
@@ -39,13 +37,15 @@ __device__ __forceinline__ void load_elements(float* to, const T* from) {
   }
 }
 
-// By `factor`, or (where square_sum is not null) by 1 / (sqrt(*square_sum) + epsilon). A thread has
+// By `factor`, or (where square_sum is not null) by 1 / (by.factor sqrt(*square_sum) + by.epsilon).
+// A thread has
 // kElements of one row where all rows are `aligned`, one element elsewhere.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     scale_matrix(const float* x, std::int64_t stride, T* y, std::int64_t rows, std::int64_t cols,
-                 bool aligned, float factor, const double* square_sum) {
-  if (square_sum != nullptr) factor = static_cast<float>(1.0 / (sqrt(*square_sum) + kEpsilon));
+                 bool aligned, float factor, const double* square_sum, Normalization by) {
+  if (square_sum != nullptr)
+    factor = static_cast<float>(1.0 / (by.factor * sqrt(*square_sum) + by.epsilon));
   const std::int64_t step = aligned ? kElements : 1;
   const std::int64_t first = global_thread() * step;
   if (first >= rows * cols) return;
@@ -62,18 +62,18 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // The element `place` after the last one of the diagonal, 0 to side; then the next one's place.
-__device__ __forceinline__ float polynomial_of(float gram, float square, std::int64_t side,
-                                               std::int64_t& place) {
-  const float value = kB * gram + kC * square;
+__device__ __forceinline__ float polynomial_of(const Quintic& q, float gram, float square,
+                                               std::int64_t side, std::int64_t& place) {
+  const float value = q.b * gram + q.c * square;
   const bool diagonal = place == 0;
   place = place == side ? 0 : place + 1;
-  return diagonal ? kA + value : value;
+  return diagonal ? q.a + value : value;
 }
 
 // gram and result of type T; a thread has kElements, or with the last ones what is left.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    find_polynomial(const T* gram, const float* square, T* result, std::int64_t side) {
+    find_polynomial(Quintic q, const T* gram, const float* square, T* result, std::int64_t side) {
   const std::int64_t count = side * side, first = global_thread() * kElements;
   if (first >= count) return;
   std::int64_t place = first % (side + 1);
@@ -81,11 +81,11 @@ __global__ void __launch_bounds__(kThreads)
     float g[kElements], s[kElements];
     load_elements(g, gram + first);
     load_elements(s, square + first);
-    for (int i = 0; i < kElements; ++i) s[i] = polynomial_of(g[i], s[i], side, place);
+    for (int i = 0; i < kElements; ++i) s[i] = polynomial_of(q, g[i], s[i], side, place);
     store_elements(result + first, s);
   } else {
     for (std::int64_t i = first; i < count; ++i)
-      result[i] = from_float<T>(polynomial_of(to_float(gram[i]), square[i], side, place));
+      result[i] = from_float<T>(polynomial_of(q, to_float(gram[i]), square[i], side, place));
   }
 }
 
@@ -98,7 +98,7 @@ unsigned blocks_for(std::int64_t threads) {
 }
 
 void scale_by(const Tensor& x, const Tensor& y, float factor, const double* square_sum,
-              Stream& stream) {
+              const Normalization& by, Stream& stream) {
   const std::int64_t rows = x.extent[0], cols = x.extent[1], count = rows * cols;
   if (count == 0) return;
   const std::int64_t stride = rows == 1 ? cols : x.stride[0];
@@ -109,33 +109,33 @@ void scale_by(const Tensor& x, const Tensor& y, float factor, const double* squa
   const unsigned blocks = blocks_for(aligned ? count / kernels::kElements : count);
   if (y.type == DType::f32)
     launch(kernels::scale_matrix<float>, blocks, kernels::kThreads, 0, stream_of(stream), x.f32(),
-           stride, y.f32(), rows, cols, aligned, factor, square_sum);
+           stride, y.f32(), rows, cols, aligned, factor, square_sum, by);
   else
     launch(kernels::scale_matrix<bfloat16>, blocks, kernels::kThreads, 0, stream_of(stream),
-           x.f32(), stride, y.bf16(), rows, cols, aligned, factor, square_sum);
+           x.f32(), stride, y.bf16(), rows, cols, aligned, factor, square_sum, by);
 }
 
 }  // namespace
 
 void PluginOptim::normalize(const Tensor& x, const Tensor& y, const double* square_sum,
-                            Stream& stream) {
-  scale_by(x, y, 0, square_sum, stream);
+                            const Normalization& by, Stream& stream) {
+  scale_by(x, y, 0, square_sum, by, stream);
 }
 
 void PluginOptim::scale(const Tensor& x, const Tensor& y, float factor, Stream& stream) {
-  scale_by(x, y, factor, nullptr, stream);
+  scale_by(x, y, factor, nullptr, {}, stream);
 }
 
-void PluginOptim::polynomial(const Tensor& gram, const Tensor& square, const Tensor& result,
-                             Stream& stream) {
+void PluginOptim::polynomial(const Quintic& quintic, const Tensor& gram, const Tensor& square,
+                             const Tensor& result, Stream& stream) {
   const std::int64_t side = gram.extent[0];
   const unsigned blocks = blocks_for((side * side + kernels::kElements - 1) / kernels::kElements);
   if (gram.type == DType::f32)
     launch(kernels::find_polynomial<float>, blocks, kernels::kThreads, 0, stream_of(stream),
-           gram.f32(), square.f32(), result.f32(), side);
+           quintic, gram.f32(), square.f32(), result.f32(), side);
   else
     launch(kernels::find_polynomial<bfloat16>, blocks, kernels::kThreads, 0, stream_of(stream),
-           gram.bf16(), square.f32(), result.bf16(), side);
+           quintic, gram.bf16(), square.f32(), result.bf16(), side);
 }
 
 }  // namespace ballot

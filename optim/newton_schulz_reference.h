@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "optim/newton_schulz_coefficients.h"
+
 namespace ballot {
 
 // x (rows, cols) row by row, without padding.
 template <class T>
 std::vector<T> newton_schulz_reference(std::vector<T> x, std::int64_t rows, std::int64_t cols,
-                                       int steps) {
-  const T a = T(3.4445), b = T(-4.7750), c = T(2.0315);
+                                       int steps, Coefficients set = Coefficients::keller) {
   const auto transpose = [](const std::vector<T>& y, std::int64_t m, std::int64_t n) {
     std::vector<T> z(y.size());
     for (std::int64_t i = 0; i < m; ++i)
@@ -27,13 +28,15 @@ std::vector<T> newton_schulz_reference(std::vector<T> x, std::int64_t rows, std:
     return w;
   };
   if (rows > cols)
-    return transpose(newton_schulz_reference(transpose(x, rows, cols), cols, rows, steps), cols,
-                     rows);
+    return transpose(newton_schulz_reference(transpose(x, rows, cols), cols, rows, steps, set),
+                     cols, rows);
   T norm = 0;
   for (const T& e : x) norm += e * e;
-  norm = std::sqrt(norm) + T(1e-7);
+  norm = T(normalization_of(set).factor) * std::sqrt(norm) + T(normalization_of(set).epsilon);
   for (T& e : x) e /= norm;
   for (int step = 0; step < steps; ++step) {
+    const Quintic q = quintic_of(set, step);
+    const T a = T(q.a), b = T(q.b), c = T(q.c);
     const std::vector<T> gram = product(x, transpose(x, rows, cols), rows, cols, rows);
     std::vector<T> polynomial = product(gram, gram, rows, rows, rows);
     for (std::size_t i = 0; i < gram.size(); ++i) polynomial[i] = b * gram[i] + c * polynomial[i];

@@ -16,10 +16,10 @@ class PluginOptim final : public CudaOptim {
               const Tensor& momentum, float* direction, Stream& stream) override;
   // newton_schulz_cuda.cu
   void normalize(const Tensor& x, const Tensor& y, const double* square_sum,
-                 Stream& stream) override;
+                 const Normalization& by, Stream& stream) override;
   void scale(const Tensor& x, const Tensor& y, float factor, Stream& stream) override;
-  void polynomial(const Tensor& gram, const Tensor& square, const Tensor& result,
-                  Stream& stream) override;
+  void polynomial(const Quintic& quintic, const Tensor& gram, const Tensor& square,
+                  const Tensor& result, Stream& stream) override;
   // replicated_update_cuda.cu
   void apply_verdict(const DeviceVerdict& verdict, const Parameter& parameter,
                      std::uint64_t* digest, Stream& stream) override;

@@ -9,6 +9,7 @@
 
 #include "core/parameter.h"  // ParameterKind
 #include "core/tensor.h"     // DType
+#include "optim/newton_schulz_coefficients.h"
 
 namespace ballot {
 
@@ -32,6 +33,7 @@ struct ParameterGroup {
   double momentum = 0.95;     // muon, signum, sgd
   bool newton_schulz = true;  // olion: hidden matrices; without it u itself is the direction
   int newton_schulz_steps = 5;
+  Coefficients newton_schulz_coefficients = Coefficients::keller;
   DType newton_schulz_type = DType::f32;
   DType momentum_type = DType::f32;
   double abstain_below = 0;                            // of the tensor's RMS; votes only

@@ -156,13 +156,32 @@ bool is_replicated(const std::string& path) {
   return path.starts_with("trainer/replicated") && path.ends_with(".safetensors");
 }
 
-// What of a voter's momentum the checkpoint has.
+// The voters whose momentum the checkpoint has, ascending: 0 .. W-1 of a fixed job, the numbers of
+// the workers of an elastic one.
+std::vector<int> voters_of(const std::vector<FileFact>& manifest) {
+  std::vector<int> voters;
+  constexpr std::string_view kBefore = "trainer/voter-";
+  for (const FileFact& file : manifest) {
+    int voter = -1;
+    if (!file.path.starts_with(kBefore)) continue;
+    const char* number = file.path.data() + kBefore.size();
+    if (std::from_chars(number, file.path.data() + file.path.size(), voter).ec == std::errc{})
+      voters.push_back(voter);
+  }
+  std::ranges::sort(voters);
+  voters.erase(std::unique(voters.begin(), voters.end()), voters.end());
+  return voters;
+}
+
+// What the checkpoint has of a voter's momentum, or, of one that it does not know, of another's.
 std::vector<std::string> files_of_voter(const std::vector<FileFact>& manifest,
                                         const TrainingState& training, int voter) {
+  const std::vector<int> voters = voters_of(manifest);
+  if (!voters.empty() && !std::ranges::binary_search(voters, voter))
+    voter = voters[static_cast<std::size_t>(voter) % voters.size()];
   std::vector<std::string> paths;
   for (std::int64_t member = 0; member < training.members; ++member) {
-    const std::string path =
-        voter_file(voter % (training.workers / training.members), member, training.members);
+    const std::string path = voter_file(voter, member, training.members);
     if (std::ranges::any_of(manifest, [&](const FileFact& file) { return file.path == path; }))
       paths.push_back(path);
   }
@@ -218,7 +237,10 @@ TrainingState load_checkpoint(const std::string& path, const ParameterArena& are
   paths.clear();
   for (const FileFact& file : manifest)
     if (is_replicated(file.path)) paths.push_back(file.path);
-  if (paths.empty()) throw CorruptFile("{} has no trainer/replicated.safetensors", path);
+  const bool keeps_replicated =
+      std::ranges::any_of(state.states(), [](const ParameterState& s) { return !s.is_private; });
+  if (paths.empty() && keeps_replicated)
+    throw CorruptFile("{} has no trainer/replicated.safetensors", path);
   const StateFiles replicated(path, paths);
   for (ParameterState& s : state.states()) {
     if (s.momentum.view().data == nullptr) continue;

@@ -45,9 +45,9 @@ std::optional<CheckpointName> find_newest_checkpoint(
     const std::string& run_folder, std::optional<std::int64_t> most_step = std::nullopt,
     Disk& disk = system_disk());
 
-// Reads parameters, this worker's momentum (voter i of W takes that of i mod the old W; none where
-// `state` keeps no private momentum; zero where the checkpoint has none of that voter) and the
-// replicated state. CorruptFile, DataError.
+// Reads parameters, this worker's momentum (its own by number, else that of voter i mod the old W;
+// none where `state` keeps no private momentum; zero where the checkpoint has none of that voter)
+// and the replicated state. CorruptFile, DataError.
 TrainingState load_checkpoint(const std::string& path, const ParameterArena& arena,
                               OptimizerState& state, int voter);
 

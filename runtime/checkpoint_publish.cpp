@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <optional>
 #include <random>
 #include <vector>
@@ -18,6 +19,7 @@
 namespace ballot {
 namespace {
 
+constexpr const char* kBest = "best";
 constexpr const char* kPartial = ".partial";
 constexpr const char* kGone = ".gone";  // no checkpoint any more, and no shares of one
 
@@ -150,12 +152,20 @@ bool is_published(const std::string& path, std::optional<Digest> chain, Disk& di
   return part.journal && part.journal->chain == *chain;
 }
 
-void point_latest(const std::string& run_folder, std::int64_t step) {
-  const std::string folder = checkpoints_of(run_folder), latest = folder + "/latest";
-  const std::string temporary = fmt::format("{}/.latest-{}", folder, unique());
+// `name` becomes a link to the checkpoint of this step.
+void point(const std::string& run_folder, const std::string& name, std::int64_t step) {
+  const std::string folder = checkpoints_of(run_folder), link = folder + "/" + name;
+  const std::string temporary = fmt::format("{}/.{}-{}", folder, name, unique());
   if (::symlink(name_of(step).c_str(), temporary.c_str()) != 0) throw_file_error("link", temporary);
-  if (::rename(temporary.c_str(), latest.c_str()) != 0) throw_file_error("rename", temporary);
+  if (::rename(temporary.c_str(), link.c_str()) != 0) throw_file_error("rename", temporary);
   sync_folder(folder);
+}
+
+// The step that `best` points at; -1: there is no such link.
+std::int64_t best_of(const std::string& run_folder) {
+  std::error_code none;
+  const auto target = std::filesystem::read_symlink(checkpoints_of(run_folder) + "/" + kBest, none);
+  return none ? -1 : step_of(fmt::format(".{}", target.filename().string()), "");
 }
 
 std::string gone_name(const std::string& run_folder, std::int64_t step) {
@@ -186,9 +196,12 @@ void remove_folder(const std::string& run_folder, std::int64_t step, const std::
 void prune(const std::string& run_folder, std::int64_t step, const PublishPolicy& policy,
            Disk& disk) {
   std::int64_t kept = 0;
+  const std::int64_t best = best_of(run_folder);
   for (const CheckpointName& one : checkpoint_names(run_folder, disk)) {
     const bool later = one.step > step && policy.replaces_later;
-    const bool for_ever = policy.keep_every > 0 && one.step % policy.keep_every == 0;
+    const bool for_ever = (policy.keep_every > 0 && one.step % policy.keep_every == 0) ||
+                          one.step == best || policy.best_step == one.step;
+    if (later && one.step == best) disk.remove(checkpoints_of(run_folder) + "/" + kBest);
     if (later || (++kept > policy.keep && !for_ever))
       remove_folder(run_folder, one.step, one.path, disk);
   }
@@ -204,6 +217,12 @@ std::string partial_folder(const std::string& run_folder, const TrainingState& t
     tag = hash64(tag, training.journal->chain.high, training.journal->chain.low);
   return fmt::format("{}/.{}-{:08x}{}", checkpoints_of(run_folder), name_of(training.step),
                      static_cast<std::uint32_t>(tag), kPartial);
+}
+
+std::int64_t best_checkpoint(const std::string& run_folder, Disk& disk) {
+  const std::int64_t step = best_of(run_folder);
+  return step >= 0 && !disk.list(checkpoints_of(run_folder) + "/" + name_of(step)).empty() ? step
+                                                                                           : -1;
 }
 
 std::string publish_shares(const std::string& run_folder, std::int64_t step,
@@ -239,9 +258,11 @@ std::string publish_checkpoint(const std::string& run_folder, std::int64_t step,
   require(policy.keep > 0, "of the checkpoints {} are to be kept", policy.keep);
   Disk& disk = system_disk();
   std::string path = publish_shares(run_folder, step, chain, disk);
-  point_latest(run_folder, policy.replaces_later
-                               ? step
-                               : std::max(step, checkpoint_names(run_folder).front().step));
+  point(run_folder, "latest",
+        policy.replaces_later ? step : std::max(step, checkpoint_names(run_folder).front().step));
+  if (policy.best_step && best_of(run_folder) != *policy.best_step &&
+      !disk.list(checkpoints_of(run_folder) + "/" + name_of(*policy.best_step)).empty())
+    point(run_folder, kBest, *policy.best_step);
   prune(run_folder, step, policy, disk);
   remove_partial_checkpoints(run_folder, step, disk);
   return path;

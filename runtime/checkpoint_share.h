@@ -23,8 +23,8 @@ namespace ballot {
 // Worker `index` of `count` that write together; it is member `member` of voter `voter`.
 struct CheckpointShare {
   int index = 0, count = 1;
-  int voter = 0, member = 0, members = 1;
-  std::int64_t number = 0;  // the caller's own, to know it again
+  int voter = 0, member = 0, members = 1;  // of an elastic run: the worker's number
+  std::int64_t number = 0;                 // the caller's own, to know it again
 };
 
 // A matrix that goes into a file without the padding of its rows, so that a checkpoint does not

@@ -49,7 +49,8 @@ void copy_packed(const CheckpointTensor& tensor, std::uint64_t begin, std::uint6
 }  // namespace
 
 CheckpointStaging::CheckpointStaging(std::uint64_t bytes)
-    : limit_bytes_(bytes), piece_bytes_(std::clamp(bytes / 8, kLeastPiece, kMostPiece)) {}
+    : limit_bytes_(bytes),
+      piece_bytes_(std::clamp(bytes / 8, kLeastPiece, kMostPiece) / kLeastPiece * kLeastPiece) {}
 
 void CheckpointStaging::reserve(std::span<const CheckpointFile> files) {
   const std::uint64_t most = std::max<std::uint64_t>(2, limit_bytes_ / piece_bytes_);

@@ -42,7 +42,7 @@ class CheckpointStaging {
 
   struct Piece {
     std::size_t file = 0;
-    std::span<const std::byte> bytes;  // valid until the next call of next()
+    std::span<const std::byte> bytes;  // whole elements; valid until the next call of next()
   };
   // Disk's thread. The next piece in order; none: that was the last one, or they were given up.
   std::optional<Piece> next();

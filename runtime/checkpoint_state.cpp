@@ -59,6 +59,26 @@ Ledger parse_ledger(const Json& json, const std::string& path) {
   return ledger;
 }
 
+LossHistory parse_losses(const Json& json, const std::string& path) {
+  if (!json.is_object())
+    throw CorruptFile("{}: \"losses\" is {}, expected an object", path, shown(json));
+  const auto loss = [&](const char* name) {
+    const Json value = json_field<Json>(json, name, path);
+    if (!value.is_number())
+      throw CorruptFile("{}: \"{}\" is {}, expected a number", path, name, shown(value));
+    return value.get<double>();
+  };
+  LossHistory losses;
+  losses.of = json_field<std::string>(json, "of", path);
+  losses.best = loss("best");
+  losses.best_step = json_field<std::int64_t>(json, "best_step", path);
+  losses.counted = loss("counted");
+  losses.since = json_field<std::int64_t>(json, "since", path);
+  if (losses.best_step < 0 || losses.since < 0)
+    throw CorruptFile("{}: \"losses\" is {}, expected steps of 0 or more", path, shown(json));
+  return losses;
+}
+
 }  // namespace
 
 std::string training_state_json(const TrainingState& training) {
@@ -78,6 +98,13 @@ std::string training_state_json(const TrainingState& training) {
   }
   if (training.ledger) state["ledger"] = to_json(*training.ledger);
   if (training.history_term) state["history_term"] = *training.history_term;
+  if (training.data) state["data"] = to_string(*training.data);
+  if (training.losses && training.losses->best_step >= 0)
+    state["losses"] = {{"of", training.losses->of},
+                       {"best", training.losses->best},
+                       {"best_step", training.losses->best_step},
+                       {"counted", training.losses->counted},
+                       {"since", training.losses->since}};
   return state.dump(1) + "\n";
 }
 
@@ -107,6 +134,9 @@ TrainingState parse_training_state(const std::string& json, const std::string& p
   if (object.contains("ledger"))
     training.ledger = parse_ledger(json_field<Json>(object, "ledger", path), path);
   if (object.contains("history_term")) training.history_term = number("history_term");
+  if (object.contains("data")) training.data = digest_field(object, "data", path);
+  if (object.contains("losses"))
+    training.losses = parse_losses(json_field<Json>(object, "losses", path), path);
   return training;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/digest.h"
+#include "runtime/loss_history.h"
 #include "runtime/protocol/ledger.h"
 
 namespace ballot {
@@ -32,6 +33,8 @@ struct TrainingState {
   // record that ends here.
   std::optional<Ledger> ledger;
   std::optional<std::int64_t> history_term;
+  std::optional<LossHistory> losses;  // held out; none: nothing depends on them
+  std::optional<Digest> data;         // what was trained on (TokenData::digest); none: not known
   auto operator<=>(const TrainingState&) const = default;
 };
 

@@ -9,6 +9,7 @@
 #include "models/safetensors.h"
 #include "runtime/checkpoint_manifest.h"
 #include "runtime/checkpoint_publish.h"
+#include "runtime/share_check.h"
 
 namespace ballot {
 namespace {
@@ -83,8 +84,10 @@ void CheckpointWriter::reserve(const CheckpointShare& share, const ParameterAren
 }
 
 void CheckpointWriter::begin(const CheckpointShare& share, const TrainingState& training,
-                             const ParameterArena& arena, const OptimizerState& state,
-                             const CheckpointPlace& place) {
+                             std::vector<std::uint64_t> digests, const ParameterArena& arena,
+                             const OptimizerState& state, const CheckpointPlace& place) {
+  require(digests.size() == arena.parameters().size(), "{} digests of {} parameters",
+          digests.size(), arena.parameters().size());
   const Stopwatch watch;
   if (!wait(Deadline::in(options_.patience))) {
     const std::lock_guard lock(mutex_);
@@ -96,6 +99,7 @@ void CheckpointWriter::begin(const CheckpointShare& share, const TrainingState& 
   auto job = std::make_unique<Job>();
   job->share = share;
   job->training = training;
+  job->digests = std::move(digests);
   job->place = place;
   job->files = files_of(share, arena, state, options_.shard_bytes);
   if (share.index == 0)
@@ -184,6 +188,7 @@ void CheckpointWriter::run() {
       outcome.written = write(*job);
     } catch (const std::exception& error) {
       outcome.error = error.what();
+      outcome.damaged = dynamic_cast<const DamagedMemory*>(&error) != nullptr;
       staging_.give_up(outcome.error);
       staging_.next();  // the step has no part in it any more
     }
@@ -209,9 +214,11 @@ WrittenShare CheckpointWriter::write(const Job& job) {
   }
 
   ShareFiles files(disk_, folder);
+  ShareCheck check(job.files, job.digests);
   try {
     while (const auto piece = staging_.next()) {
       while (files.count() <= piece->file) files.open(job.files[files.count()]);
+      check.add(piece->file, piece->bytes);
       files.append(piece->bytes);
       run_tasks();
     }
@@ -223,7 +230,9 @@ WrittenShare CheckpointWriter::write(const Job& job) {
       if (!job.index_json.empty()) files.add("model.safetensors.index.json", job.index_json);
       if (const std::string& from = job.place.side_files_from; !from.empty())
         for (const std::string& name : side_files(from))
-          files.add(name, read_file(from + "/" + name));
+          // What is no longer there when its turn comes is not worth the checkpoint.
+          if (const auto contents = try_side_file(from, name, StoredType::f32))
+            files.add(name, *contents);
     }
     CheckpointPart part;
     part.index = job.share.index;

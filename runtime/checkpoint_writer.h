@@ -55,7 +55,8 @@ struct ShareOutcome {
   TrainingState training;  // what was given to begin()
   CheckpointShare share;
   std::optional<WrittenShare> written;
-  std::string error;  // where it was not; names the file
+  std::string error;     // where it was not; names the file
+  bool damaged = false;  // because of what this worker has in memory (share_check.h)
 };
 
 class CheckpointWriter {
@@ -69,10 +70,12 @@ class CheckpointWriter {
   void reserve(const CheckpointShare& share, const ParameterArena& arena,
                const OptimizerState& state);
   // What `arena` and `state` hold now is the checkpoint of `training.step`; both must outlive it.
-  // Waits for the share before, if that is under way: `patience` at most, then this one fails.
+  // `digests`: what the last update made of each parameter, by its index; a share with another
+  // value fails. Waits for the share before, if that is under way: `patience` at most, then this
+  // one fails.
   void begin(const CheckpointShare& share, const TrainingState& training,
-             const ParameterArena& arena, const OptimizerState& state,
-             const CheckpointPlace& place);
+             std::vector<std::uint64_t> digests, const ParameterArena& arena,
+             const OptimizerState& state, const CheckpointPlace& place);
   void before_change(const Parameter& parameter, Changing what);
   BeforeChange hook();
 
@@ -96,6 +99,7 @@ class CheckpointWriter {
   struct Job {
     CheckpointShare share;
     TrainingState training;
+    std::vector<std::uint64_t> digests;  // by parameter
     CheckpointPlace place;
     std::vector<CheckpointFile> files;
     std::string index_json;

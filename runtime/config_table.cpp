@@ -128,6 +128,32 @@ void ConfigTable::add(const std::string& key, bool& value, const std::string& he
                       [&value] { return value ? "true" : "false"; }});
 }
 
+void ConfigTable::add(const std::string& key, std::vector<std::string>& value,
+                      const std::string& help) {
+  entries_.push_back({key, help,
+                      [&value](const void* raw) -> std::string {
+                        const toml::node& node = as_node(raw);
+                        std::vector<std::string> texts;
+                        if (const auto text = node.value_exact<std::string>()) {
+                          texts.push_back(*text);
+                        } else if (const toml::array* list = node.as_array()) {
+                          for (const toml::node& item : *list)
+                            if (const auto one = item.value_exact<std::string>())
+                              texts.push_back(*one);
+                          if (texts.size() != list->size()) return "expected a list of strings";
+                        } else {
+                          return "expected a list of strings";
+                        }
+                        value = std::move(texts);
+                        return "";
+                      },
+                      [&value] {
+                        std::vector<std::string> texts;
+                        for (const std::string& text : value) texts.push_back(quoted(text));
+                        return fmt::format("[{}]", fmt::join(texts, ", "));
+                      }});
+}
+
 void ConfigTable::add_choice(const std::string& key, std::vector<std::string> choices,
                              const std::string& help, std::function<void(const std::string&)> apply,
                              std::function<std::string()> show) {

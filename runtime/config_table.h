@@ -23,6 +23,8 @@ class ConfigTable {
   void add(const std::string& key, double& value, const std::string& help, double least,
            double most);
   void add(const std::string& key, bool& value, const std::string& help);
+  // A list of strings; one string is a list of one.
+  void add(const std::string& key, std::vector<std::string>& value, const std::string& help);
   // One of `choices`; `apply` is called with the one chosen, `show` names the present one.
   void add_choice(const std::string& key, std::vector<std::string> choices, const std::string& help,
                   std::function<void(const std::string&)> apply, std::function<std::string()> show);

@@ -54,7 +54,7 @@ MemberPlan plan_members(const ParameterArena& arena, const std::array<ParameterG
   for (const Parameter& parameter : arena.parameters()) {
     const ParameterGroup& group = groups[static_cast<std::size_t>(parameter.shape.kind)];
     plan.worker.push_back(MemberPlan::kNobody);
-    if (group.reduce != Reduce::vote) continue;
+    if (group.reduce != Reduce::vote || parameter.shape.frozen) continue;
     of.push_back(plan.worker.size() - 1);
     matrices.push_back(to_matrix(parameter, group));
   }

@@ -173,6 +173,17 @@ void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens,
             .dump());
 }
 
+void MetricsLog::memory(std::int64_t step, const MemoryPlan& plan, std::int64_t used_bytes) {
+  Json parts = Json::object();
+  for (const MemoryPlan::Line& line : plan.lines) parts[line.name] = line.bytes;
+  write(Json{{"type", "memory"},
+             {"step", step},
+             {"planned_bytes", plan.total()},
+             {"used_bytes", used_bytes < 0 ? Json(nullptr) : Json(used_bytes)},
+             {"parts", std::move(parts)}}
+            .dump());
+}
+
 void MetricsLog::layers(std::int64_t step, const LayerTable& table) {
   Json shares = Json::array();
   for (std::size_t layer = 0; layer < table.layers.size(); ++layer) {

@@ -15,6 +15,7 @@
 #include "collectives/transport/transport.h"
 #include "collectives/verdict.h"
 #include "runtime/layer_agreement.h"  // LayerTable
+#include "runtime/memory_plan.h"      // MemoryPlan
 
 namespace ballot {
 
@@ -71,6 +72,8 @@ class MetricsLog {
   void step(const StepMetrics& record);
   void evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds);
   void layers(std::int64_t step, const LayerTable& table);
+  // used_bytes below 0: not known.
+  void memory(std::int64_t step, const MemoryPlan& plan, std::int64_t used_bytes);
   // What somebody should look at: "repair", "alarm".
   void notice(const char* type, std::int64_t step, int worker, const std::string& text);
   void checkpoint(std::int64_t step, const std::string& path, double seconds, double write_seconds,

@@ -15,6 +15,9 @@
 //   {"type": "repair", "step", "worker", "text"}   a replica that differed, and by whom it was put
 //   right
 //   {"type": "alarm", "step", "worker", "text"}   a voter whose ballots agree with nobody's
+//   {"type": "memory", "step", "planned_bytes", "used_bytes", "parts": {..}}   of worker 0, before
+//   the first step and at the end; used: the growth of the process since it began, null where that
+//   is not known
 //   {"type": "end", "step", "replicas_identical", "seconds"}
 #pragma once
 

@@ -1,4 +1,5 @@
 // What the rules remember between steps: one momentum per parameter, and AdamW's second moment.
+// Frozen parameters have none, and no state.
 //
 // A momentum that follows local gradients (reduce = vote) is private to its voter. One that follows
 // a mean is replicated: every worker holds the same bits. The two are saved apart.
@@ -43,14 +44,19 @@ class OptimizerState {
   // A member of a voter: the private momentum of the tensors, and of the parts, it works on.
   OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
                  const MemberPlan& plan, int member);
+  // Of what is trained, in arena order.
   std::vector<ParameterState>& states() { return states_; }
   const std::vector<ParameterState>& states() const { return states_; }
-  ParameterState& of(const Parameter& parameter) { return states_[parameter.index]; }
+  ParameterState& of(const Parameter& parameter);
+  std::int64_t trained_count() const;  // real elements of what is trained
+  // Of the arena: those that are frozen too.
+  std::size_t parameter_count() const { return place_.size(); }
 
  private:
   OptimizerState(const ParameterArena& arena, const std::array<ParameterGroup, 4>& groups,
                  const std::function<std::optional<TensorPart>(const Parameter&)>& keeps_private);
   std::vector<ParameterState> states_;
+  std::vector<std::size_t> place_;  // in states_, by parameter; kFrozen: it has none
 };
 
 }  // namespace ballot

@@ -33,7 +33,8 @@ Digest history_origin(const RunConfig& config, const ParameterArena& arena,
                         to_string(g.reduce), g.beta1, g.beta2, g.epsilon, g.momentum,
                         to_string(g.momentum_type));
   for (const Parameter& p : arena.parameters())
-    text += fmt::format("tensor {} {} {} {}\n", p.shape.name, p.shape.rows, p.shape.cols, p.offset);
+    text += fmt::format("tensor {} {} {} {}{}\n", p.shape.name, p.shape.rows, p.shape.cols,
+                        p.offset, p.shape.frozen ? " frozen" : "");
   text += fmt::format("step {}\nparameters {:016x}\n", step, parameters);
   return digest_of(text);
 }

@@ -28,6 +28,7 @@ class Replay {
   Replay(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
          std::uint64_t seed, Ties ties);
   void before_change(BeforeChange call) { update_.before_change(std::move(call)); }
+  void parameters_changed() { update_.parameters_changed(); }  // as StepUpdate's
   // Applies the next record; one digest per parameter.
   const std::vector<std::uint64_t>& apply(const Record& record);
 

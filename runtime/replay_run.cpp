@@ -9,9 +9,10 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "models/llama/llama_model.h"
+#include "models/architecture.h"
 #include "models/model_folder.h"
 #include "runtime/checkpoint.h"
+#include "runtime/parameter_rules.h"
 #include "runtime/replica_audit.h"
 
 namespace ballot {
@@ -21,8 +22,8 @@ namespace fs = std::filesystem;
 
 // Parameters on the CPU, and what follows the means.
 struct Replica {
-  Replica(const LlamaConfig& llama, const RunConfig& config)
-      : arena(llama_parameter_shapes(llama), DType::f32),
+  Replica(const Architecture& architecture, const RunConfig& config)
+      : arena(with_rules(architecture.parameter_shapes(), config), DType::f32),
         state(arena, config.groups, OptimizerState::Private::none),
         layout(state) {}
   ParameterArena arena;
@@ -68,7 +69,7 @@ std::optional<Base> find_checkpoint_base(const RunConfig& config, const std::str
                     base.history.end.step, base.history.gap.empty() ? "" : ": ", base.history.gap);
         continue;
       }
-      base.replica = std::make_unique<Replica>(read_model_config(checkpoint.path), config);
+      base.replica = std::make_unique<Replica>(*read_architecture(checkpoint.path), config);
       Replica& replica = *base.replica;
       base.training = load_checkpoint(checkpoint.path, replica.arena, replica.state, 0);
       // Whole, but of a replica that was damaged when it was saved.
@@ -92,7 +93,7 @@ std::optional<Base> find_starting_base(const RunConfig& config, const std::strin
   if (begins.empty() || begins.front().step != 0) return std::nullopt;
   const std::string& folder = config.model_folder;
   Base base{folder, false, {}, {}, nullptr};
-  base.replica = std::make_unique<Replica>(read_model_config(folder), config);
+  base.replica = std::make_unique<Replica>(*read_architecture(folder), config);
   const ParameterArena& arena = base.replica->arena;
   load_parameters(folder, arena);
   base.training.digest = fold(parameter_digests(arena));

@@ -70,7 +70,10 @@ const std::vector<WorkerReport>& ReplicaAudit::exchange(WorkerReport report,
                            report.step);
     differ |= other.digest != report.digest;
   }
-  if (!differ) return reports_;
+  if (!differ) {
+    require_same_records();
+    return reports_;
+  }
   const std::vector<std::vector<std::uint64_t>> all_digests = gather_digests(digests, deadline);
   std::vector<ReplicaDifference> found = find_differences(all_digests);
   if (found.empty())
@@ -94,7 +97,23 @@ const std::vector<WorkerReport>& ReplicaAudit::exchange(WorkerReport report,
     reports_[r].digest = digest;
   }
   repaired_ = found;
+  require_same_records();
   return reports_;
+}
+
+void ReplicaAudit::require_same_records() const {
+  std::map<std::uint64_t, std::vector<int>> workers;
+  for (std::size_t r = 0; r < reports_.size(); ++r)
+    workers[reports_[r].record].push_back(static_cast<int>(r));
+  if (workers.size() == 1) return;
+  std::vector<std::string> groups;
+  for (const auto& [record, group] : workers)
+    groups.push_back(fmt::format("{:016x} of worker{} {}", record, group.size() > 1 ? "s" : "",
+                                 fmt::join(group, ", ")));
+  throw ReplicasDiffer(
+      "the journals hold different records of step {}: chains {}; --resume goes on from the steps "
+      "before",
+      reports_.front().step, fmt::join(groups, ", "));
 }
 
 std::vector<std::vector<std::uint64_t>> ReplicaAudit::gather_digests(
@@ -170,7 +189,8 @@ std::string ReplicaAudit::describe(const ReplicaDifference& difference) const {
 void ReplicaAudit::repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
                           Deadline deadline) {
   const Parameter& parameter = arena_.parameters()[difference.parameter];
-  ParameterState& state = state_.of(parameter);
+  ParameterState frozen;
+  ParameterState& state = parameter.shape.frozen ? frozen : state_.of(parameter);
   std::vector<HostBytes> tensors;
   tensors.emplace_back(parameter.value, HostBytes::Holds::what_it_has);
   if (!state.is_private)
@@ -187,6 +207,8 @@ void ReplicaAudit::repair(const ReplicaDifference& difference, std::vector<std::
     for (const int other : difference.others) to[other].assign(parts.begin(), parts.end());
   if (receives) from[source].assign(parts.begin(), parts.end());
   transport_.start_exchange(Purpose::control, to, from)->wait(deadline);
+  if (receives && parameter.shape.frozen && before_change_)
+    before_change_(parameter, Changing::value);
   if (receives)
     for (const HostBytes& tensor : tensors) tensor.put_back();
   // What products read is made anew too.

@@ -16,6 +16,7 @@
 
 #include "collectives/transport/transport.h"
 #include "core/parameter_arena.h"
+#include "runtime/before_change.h"
 #include "runtime/optimizer_state.h"
 #include "runtime/replay_judge.h"  // Judgement
 
@@ -32,6 +33,7 @@ struct WorkerReport {
   double loss_sum = 0;
   std::int64_t tokens = 0;
   std::uint64_t digest = 0;  // of all parameters, after the step
+  std::uint64_t record = 0;  // the low half of the journal's chain with this step's record; 0: none
   std::int32_t gradient_faults = 0;
   std::int32_t loss_fault = 0;
   std::int32_t stop = 0;                // this worker was asked to leave: all stop after this step
@@ -63,8 +65,12 @@ class ReplicaAudit {
   // Who is asked where no majority agrees, on every worker at once; without one nobody is.
   using Judge = std::function<Judgement(std::int64_t step)>;
   void judge_by(Judge judge) { judge_ = std::move(judge); }
+  // Called before a repair changes a parameter that the step has left alone: a frozen one.
+  void before_change(BeforeChange call) { before_change_ = std::move(call); }
   // Everybody's report, by rank, after any repair: all digests are equal. `digests` has one entry
-  // per parameter; what was repaired here is changed in it. `report.digest` is filled in.
+  // per parameter; what was repaired here is changed in it. `report.digest` is filled in. Where
+  // journals hold other records of the step than others' do, ReplicasDiffer after the repair:
+  // parameters can be given, a written history cannot, and no checkpoint would be published again.
   const std::vector<WorkerReport>& exchange(WorkerReport report,
                                             std::vector<std::uint64_t>& digests, Deadline deadline);
   // What the last exchange() repaired, on any worker; all workers give the same.
@@ -76,6 +82,7 @@ class ReplicaAudit {
                                                          Deadline deadline);
   void judge(std::vector<ReplicaDifference>& found,
              const std::vector<std::vector<std::uint64_t>>& all, std::int64_t step);
+  void require_same_records() const;
   void repair(const ReplicaDifference& difference, std::vector<std::uint64_t>& digests,
               Deadline deadline);
   const ParameterArena& arena_;
@@ -83,6 +90,7 @@ class ReplicaAudit {
   Transport& transport_;
   const bool repairs_;
   Judge judge_;
+  BeforeChange before_change_;
   std::vector<std::int64_t> judged_;  // the steps, of late
   std::vector<WorkerReport> reports_;
   std::vector<ReplicaDifference> repaired_;

@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "runtime/checkpoint.h"
 #include "runtime/gather_values.h"
+#include "runtime/share_check.h"
 
 namespace ballot {
 namespace {
@@ -47,21 +48,25 @@ RunCheckpoints::RunCheckpoints(const RunConfig& config, const ParameterArena& ar
       patience_(patience),
       share_(share_of(transport, config.members)),
       writer_(checkpoint_options(config, patience), disk) {
-  if (config.checkpoint_every > 0) writer_.reserve(share_, arena, state);
+  if (config.checkpoint_every > 0 || config.keep_best) writer_.reserve(share_, arena, state);
 }
 
 RunCheckpoints::~RunCheckpoints() = default;
 
-void RunCheckpoints::begin(const TrainingState& training) {
+void RunCheckpoints::begin(const TrainingState& training,
+                           const std::vector<std::uint64_t>& digests) {
   // A segment ends here, so that what is before this checkpoint can be forgotten.
   if (journal_ != nullptr) journal_->start_segment();
   last_step_ = training.step;
   last_failed_ = 0;
   last_error_.clear();
-  writer_.begin(share_, training, arena_, state_, {config_.output_folder, config_.model_folder});
+  writer_.begin(share_, training, digests, arena_, state_,
+                {config_.output_folder, config_.model_folder});
   Pending one;
   one.step = training.step;
   if (training.journal) one.chain = training.journal->chain;
+  if (config_.keep_best && training.losses && training.losses->best_step > 0)
+    one.best_step = training.losses->best_step;
   one.folder = partial_folder(config_.output_folder, training, share_.count);
   one.shares.resize(static_cast<std::size_t>(share_.count));
   pending_.push_back(std::move(one));
@@ -73,6 +78,7 @@ void RunCheckpoints::collect() {
     own.step = outcome->training.step;
     own.written = outcome->written.has_value();
     own.error = outcome->error;
+    own.damaged = outcome->damaged;
     if (own.written) {
       own.bytes = outcome->written->bytes;
       own.write_seconds = outcome->written->write_seconds;
@@ -181,7 +187,9 @@ void RunCheckpoints::publish(const Pending& one) {
   Event event;
   event.step = one.step;
   try {
-    event.path = publish_checkpoint(config_.output_folder, one.step, one.chain, policy_of(config_));
+    PublishPolicy policy = policy_of(config_);
+    policy.best_step = one.best_step;
+    event.path = publish_checkpoint(config_.output_folder, one.step, one.chain, policy);
   } catch (const WorldError& error) {
     event.error = fmt::format(
         "the checkpoint of step {} is given up: worker 0 could not publish "
@@ -211,20 +219,22 @@ void RunCheckpoints::finish(bool must) {
   untold_.clear();  // told below
   if (journal_ != nullptr) journal_->flush();
 
+  int damaged_worker = -1;
   // The same number of times on every worker.
   for (Pending& one : pending_) {
     struct Told {
-      std::int64_t written = 0;
+      std::int32_t written = 0, damaged = 0;
       std::uint64_t bytes = 0;
     };
     const auto own = std::ranges::find(own_, one.step, &Own::step);
     require(own != own_.end(), "nobody knows what became of the share of step {}", one.step);
-    const std::vector<Told> all =
-        gather_values(Told{own->written, own->bytes}, transport_, Deadline::in(patience_));
+    const std::vector<Told> all = gather_values(Told{own->written, own->damaged, own->bytes},
+                                                transport_, Deadline::in(patience_));
     one.bytes = 0;
     for (std::size_t r = 0; r < all.size(); ++r) {
       one.shares[r] = all[r].written != 0 ? Pending::Share::written : Pending::Share::failed;
       one.bytes += all[r].bytes;
+      if (all[r].damaged != 0 && one.step == last_step_) damaged_worker = static_cast<int>(r);
     }
   }
   settle();
@@ -247,6 +257,14 @@ void RunCheckpoints::finish(bool must) {
     forget();
   }
   if (!must || last_step_ < 0 || published >= last_step_) return;
+  if (damaged_worker == transport_.rank())
+    throw DamagedMemory("the last checkpoint, of step {}, is not saved: {}", last_step_,
+                        last_error_);
+  if (damaged_worker >= 0)
+    throw DamagedMemory(
+        "the last checkpoint, of step {}, is not saved: parameters of worker {} have changed in "
+        "memory since their last update, its log names them",
+        last_step_, damaged_worker);
   if (!last_error_.empty())
     throw FileError("the last checkpoint, of step {}, is not saved: {}", last_step_, last_error_);
   throw FileError("worker {} failed to save the last checkpoint, of step {}; see its log",

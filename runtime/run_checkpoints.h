@@ -39,13 +39,14 @@ class RunCheckpoints {
   BeforeChange hook() { return writer_.hook(); }
   // After a step, on every worker, before anything changes again. Waits only for this worker's
   // share of the one before.
-  void begin(const TrainingState& training);
+  // `digests`: as CheckpointWriter::begin().
+  void begin(const TrainingState& training, const std::vector<std::uint64_t>& digests);
   // Before and after the exchange of a step's reports.
   void report(WorkerReport& mine);
   void heard(std::span<const WorkerReport> reports);
   // Collective. Returns when everything that was begun is published or given up; Timeout names who
   // is waited for. `must`: FileError on every worker when the last one could not be saved, naming
-  // who failed.
+  // who failed; DamagedMemory where that worker's parameters were not what the last step made.
   void finish(bool must);
 
   // What worker 0 has to write down: since the last call.
@@ -66,6 +67,7 @@ class RunCheckpoints {
   struct Pending {
     std::int64_t step = 0;
     std::optional<Digest> chain;
+    std::optional<std::int64_t> best_step;  // of all until then
     std::string folder;
     Stopwatch watch;
     enum class Share : std::uint8_t { under_way, written, failed };
@@ -79,6 +81,7 @@ class RunCheckpoints {
     std::uint64_t bytes = 0;
     double write_seconds = 0;
     std::string error;
+    bool damaged = false;
   };
   void collect();
   void note(int worker, std::int64_t step, bool written, std::uint64_t bytes);

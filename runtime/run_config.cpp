@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "models/chat_template.h"  // chat_template_names
 #include "runtime/config_table.h"
 
 namespace ballot {
@@ -119,6 +120,18 @@ void add_groups(ConfigTable& table, RunConfig& config) {
         [&group](const std::string& name) { group.newton_schulz_type = dtype_from(name); },
         [&group] { return name_of(group.newton_schulz_type); });
     table.add_choice(
+        key("newton_schulz_coefficients"), {"keller", "polar-express"},
+        "of its iterations: one polynomial for all, or one for each",
+        [&group](const std::string& name) {
+          group.newton_schulz_coefficients =
+              name == "keller" ? Coefficients::keller : Coefficients::polar_express;
+        },
+        [&group] {
+          return std::string(group.newton_schulz_coefficients == Coefficients::keller
+                                 ? "keller"
+                                 : "polar-express");
+        });
+    table.add_choice(
         key("momentum_type"), {"f32", "bf16"}, "bf16 halves the memory and loses small gradients",
         [&group](const std::string& name) { group.momentum_type = dtype_from(name); },
         [&group] { return name_of(group.momentum_type); });
@@ -138,18 +151,57 @@ void add_groups(ConfigTable& table, RunConfig& config) {
 
 void add_source(ConfigTable& table, const std::string& name, TokenSource& source) {
   const std::string prefix = "data." + name;
-  table.add(prefix, source.path, "text, .jsonl or .bin");
+  table.add(prefix, source.path, "text, .jsonl, .bin or .idx (docs/data.md)");
   table.add_choice(
-      prefix + "_format", {"auto", "text", "jsonl", "bin"}, "auto: by the file's extension",
+      prefix + "_format", {"auto", "text", "jsonl", "bin", "megatron"},
+      "auto: by the file's extension",
       [&source](const std::string& format) { source.format = format; },
       [&source] { return source.format; });
-  table.add(prefix + "_template", source.row_template, "jsonl: text of a row with {fields}");
+  table.add(prefix + "_template", source.row_template,
+            "jsonl: text of a row with {fields}; {|}: here the completion begins");
   table.add(prefix + "_first_row", source.first_row, "jsonl: first row", 0);
   table.add(prefix + "_last_row", source.last_row, "jsonl: the row after the last; -1: to the end",
             -1);
-  table.add(prefix + "_first_part", source.first_part, "text, bin: where the part begins", 0.0,
+  table.add(prefix + "_first_part", source.first_part, "all but jsonl: where the part begins", 0.0,
             1.0);
-  table.add(prefix + "_last_part", source.last_part, "text, bin: where the part ends", 0.0, 1.0);
+  table.add(prefix + "_last_part", source.last_part, "all but jsonl: where the part ends", 0.0,
+            1.0);
+}
+
+// How documents become samples.
+void add_documents(ConfigTable& table, DocumentRules& rules) {
+  table.add_choice(
+      "data.windows", {"auto", "stream", "packed", "single"},
+      "stream: windows start anywhere; packed: whole documents that do not see each other, as many "
+      "as fit; single: one a window; auto: packed where something is not trained on, else stream",
+      [&rules](const std::string& name) {
+        for (const Windows windows :
+             {Windows::automatic, Windows::stream, Windows::packed, Windows::single})
+          if (name == to_string(windows)) rules.windows = windows;
+      },
+      [&rules] { return to_string(rules.windows); });
+  table.add_choice(
+      "data.train_on", {"auto", "all", "completion"},
+      "completion: not on prompts and others' messages; auto: so where rows tell them apart "
+      "(question and answer: with windows packed or single), else all",
+      [&rules](const std::string& name) {
+        for (const TrainOn train_on : {TrainOn::automatic, TrainOn::all, TrainOn::completion})
+          if (name == to_string(train_on)) rules.train_on = train_on;
+      },
+      [&rules] { return to_string(rules.train_on); });
+  std::vector<std::string> templates = chat_template_names();
+  templates.insert(templates.begin(), "auto");
+  table.add_choice(
+      "data.chat_template", templates, "of rows with messages; auto: the model's own, by its text",
+      [&rules](const std::string& name) { rules.chat_template = name; },
+      [&rules] { return rules.chat_template; });
+  table.add_choice(
+      "data.long_documents", {"cut", "refuse"},
+      "of more than T + 1 tokens, with windows packed or single: cut into windows, or an error",
+      [&rules](const std::string& name) {
+        rules.long_documents = name == "cut" ? LongDocuments::cut : LongDocuments::refuse;
+      },
+      [&rules] { return to_string(rules.long_documents); });
 }
 
 // [optimizer] is applied before the groups and then stands resolved in them, so a resolved file has
@@ -159,6 +211,7 @@ void add_run(ConfigTable& table, RunConfig& config) {
             "Hugging Face folder with config.json and model.safetensors");
   add_source(table, "train", config.train_data);
   add_source(table, "validation", config.validation_data);
+  add_documents(table, config.documents);
   table.add("data.sequence_length", config.sequence_length, "T, tokens", 1, 1 << 24);
   table.add("train.steps", config.steps, "", 1);
   table.add("train.batch", config.batch, "sequences per worker and micro-batch", 1, 1 << 20);
@@ -183,6 +236,25 @@ void add_run(ConfigTable& table, RunConfig& config) {
   table.add("train.validation_windows", config.validation_windows, "0: all", 0);
   table.add("train.checkpoint_every", config.checkpoint_every, "steps; 0: after the last", 0);
   table.add("train.keep_checkpoints", config.keep_checkpoints, "the newest so many", 1);
+  table.add_choice(
+      "train.recompute", {"none", "layer"},
+      "layer: the backward computes each layer's forward again, with the same bits: less memory, "
+      "about a third more work",
+      [&config](const std::string& name) {
+        config.recompute =
+            name == "layer" ? RunConfig::Recompute::layer : RunConfig::Recompute::none;
+      },
+      [&config] { return to_string(config.recompute); });
+  table.add("train.freeze", config.freeze,
+            "names of parameters that are not trained; * is any text, ? any character");
+  table.add("train.no_decay", config.no_decay,
+            "names of parameters that do not decay, whatever their group says");
+  table.add("train.keep_best", config.keep_best,
+            "checkpoints/best: that of the lowest held-out loss, which stays");
+  table.add("train.early_stop_evaluations", config.early_stop_evaluations,
+            "in a row without a lower held-out loss, after which the run ends; 0: never", 0);
+  table.add("train.early_stop_min_delta", config.early_stop_min_delta,
+            "nats by which a loss must be lower to count", 0.0, 1e3);
   table.add_choice(
       "schedule.shape", {"constant", "linear", "cosine"}, "after the warm-up",
       [&config](const std::string& name) {
@@ -234,6 +306,10 @@ void add_run(ConfigTable& table, RunConfig& config) {
             "workers of a node (ranks in a row), for the hierarchical schedule", 1, 1024);
   table.add("vote.piece_elements", config.piece_elements,
             "elements that travel as one piece; 0: chosen by size", 0);
+  table.add("vote.average_momentum_every", config.average_momentum_every,
+            "steps after which all voters take the mean of their momenta (bf16 on the wire); 0: "
+            "never",
+            0);
   table.add("vote.overlap", config.overlap, "ballots and means leave while backward goes on");
   table.add("vote.deadline_seconds", config.deadline_seconds, "of any wait for peers", 0.001, 1e6);
   table.add("checkpoint.overlap", config.checkpoint.overlap,
@@ -300,7 +376,7 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   else if (!is_file(config.model_folder + "/config.json"))
     wrong("model.folder = \"{}\": there is no config.json in it", config.model_folder);
   if (config.train_data.path.empty())
-    wrong("data.train is missing: expected a text, .jsonl or .bin file");
+    wrong("data.train is missing: expected a text, .jsonl, .bin or .idx file");
   for (const auto& [key, source] : {std::pair{"data.train", &config.train_data},
                                     std::pair{"data.validation", &config.validation_data}}) {
     if (source->path.empty()) continue;
@@ -311,10 +387,32 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
     if (source->last_row >= 0 && source->first_row >= source->last_row)
       wrong("{}_first_row = {} is not below {}_last_row = {}", key, source->first_row, key,
             source->last_row);
+    else if (source->first_part < source->last_part)
+      try {
+        settled_format(*source);
+      } catch (const ConfigError& failure) {
+        problems.push_back(fmt::format("{} = {}", key, failure.what()));
+      }
   }
+  if (config.documents.windows == Windows::stream &&
+      config.documents.train_on == TrainOn::completion)
+    wrong(
+        "data.train_on = \"completion\" with data.windows = \"stream\": a window of it may hold no "
+        "completion, expected \"packed\" or \"single\"");
   if (config.output_folder.empty()) wrong("output.folder is missing: expected the run directory");
   if (config.evaluate_every > 0 && config.validation_data.path.empty())
     wrong("train.evaluate_every = {} without data.validation", config.evaluate_every);
+  if (config.keep_best && config.validation_data.path.empty())
+    wrong("train.keep_best = true without data.validation: no loss says which is best");
+  if (config.early_stop_evaluations > 0 && config.validation_data.path.empty())
+    wrong("train.early_stop_evaluations = {} without data.validation",
+          config.early_stop_evaluations);
+  if (config.early_stop_evaluations > 0 && config.evaluate_every == 0)
+    wrong(
+        "train.early_stop_evaluations = {} with train.evaluate_every = 0: the held-out loss is "
+        "only "
+        "known when the run has ended",
+        config.early_stop_evaluations);
   if (config.audit.bad_voter == AuditConfig::BadVoter::abstain &&
       config.estimator != Estimator::majority)
     wrong(
@@ -339,6 +437,9 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   if (device != Device{} && config.members > 1)
     wrong("vote.members = {} with train.device = \"{}\": members of a voter work on CPUs only",
           config.members, config.device);
+  if (config.average_momentum_every > 0 && config.members > 1)
+    wrong("vote.average_momentum_every = {} with vote.members = {}: it is for voters of one worker",
+          config.average_momentum_every, config.members);
   if (config.node_size > 1 && config.vote_schedule &&
       *config.vote_schedule != Schedule::hierarchical)
     wrong("vote.node_size = {} with vote.schedule = \"{}\"; only hierarchical has nodes",
@@ -386,6 +487,9 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
 
 const char* to_string(Compute compute) {
   return compute == Compute::automatic ? "auto" : compute == Compute::f32 ? "f32" : "bf16";
+}
+const char* to_string(RunConfig::Recompute recompute) {
+  return recompute == RunConfig::Recompute::layer ? "layer" : "none";
 }
 const char* to_string(Ties ties) {
   return ties == Ties::coin ? "coin" : "hold";

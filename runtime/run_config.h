@@ -11,11 +11,12 @@
 #include <string>
 #include <vector>
 
-#include "collectives/vote.h"       // Ties, Schedule, Estimator
-#include "core/device.h"            // Device
-#include "optim/parameter_group.h"  // ParameterGroup
-#include "optim/schedule.h"         // RateSchedule
-#include "runtime/token_source.h"   // TokenSource
+#include "collectives/vote.h"         // Ties, Schedule, Estimator
+#include "core/device.h"              // Device
+#include "optim/parameter_group.h"    // ParameterGroup
+#include "optim/schedule.h"           // RateSchedule
+#include "runtime/data/token_data.h"  // DocumentRules
+#include "runtime/token_source.h"     // TokenSource
 
 namespace ballot {
 
@@ -54,6 +55,7 @@ struct RunConfig {
   std::string model_folder;
   TokenSource train_data;
   TokenSource validation_data;  // empty path: no evaluation
+  DocumentRules documents;      // of both
   std::int64_t sequence_length = 256;
 
   std::int64_t steps = 100;
@@ -67,6 +69,15 @@ struct RunConfig {
   std::int64_t validation_windows = 0;  // 0: all
   std::int64_t checkpoint_every = 0;    // steps; 0: after the last
   std::int64_t keep_checkpoints = 2;
+  enum class Recompute { none, layer };
+  Recompute recompute = Recompute::none;  // of activations in the backward: the same bits
+  std::vector<std::string> freeze;        // patterns of names that keep their values
+  std::vector<std::string> no_decay;      // and of names whose weights do not decay
+  bool keep_best = false;                 // the checkpoint with the lowest held-out loss stays
+  // Evaluations in a row without an improvement by more than early_stop_min_delta nats, after which
+  // the run ends; 0: never.
+  std::int64_t early_stop_evaluations = 0;
+  double early_stop_min_delta = 0;
 
   RateSchedule schedule;
   std::array<ParameterGroup, 4> groups;  // by ParameterKind
@@ -78,8 +89,9 @@ struct RunConfig {
   bool cut = false;                 // large matrices may be cut among the members of a voter
   std::int64_t node_size = 1;       // workers of a node, for the hierarchical schedule
   std::int64_t piece_elements = 0;  // of votes and means; 0: chosen by size
-  bool overlap = true;              // ballots leave while backward goes on
-  double deadline_seconds = 600;    // of any wait for peers
+  std::int64_t average_momentum_every = 0;  // steps; 0: never
+  bool overlap = true;                      // ballots leave while backward goes on
+  double deadline_seconds = 600;            // of any wait for peers
 
   CheckpointConfig checkpoint;
   JournalConfig journal;
@@ -113,6 +125,7 @@ Device find_device(const RunConfig& config, int local_rank = 0, std::string* rea
 // auto -> bf16 where the device has instructions for it, else f32.
 DType resolve_compute(Compute compute, Device device = {});
 const char* to_string(Compute compute);
+const char* to_string(RunConfig::Recompute recompute);
 const char* to_string(Ties ties);
 const char* to_string(JournalConfig::Enabled enabled);
 const char* to_string(AuditConfig::BadVoter policy);

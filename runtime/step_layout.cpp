@@ -17,7 +17,7 @@ BallotSegment to_segment(const Parameter& parameter) {
 
 }  // namespace
 
-StepLayout::StepLayout(const OptimizerState& state) : places_(state.states().size()) {
+StepLayout::StepLayout(const OptimizerState& state) : places_(state.parameter_count()) {
   std::vector<BallotSegment> voted, alone;
   for (const ParameterState& s : state.states()) {
     const Parameter& p = *s.parameter;

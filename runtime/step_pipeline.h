@@ -80,6 +80,7 @@ class StepPipeline : public GradientSink {
 
   // After finish(): one digest per parameter, in arena order.
   const std::vector<std::uint64_t>& digests() const { return update_.digests(); }
+  void parameters_changed() { update_.parameters_changed(); }  // as StepUpdate's
   const StepLayout& layout() const { return layout_; }
   Vote* vote() const { return vote_.get(); }  // null: nothing is voted on
   std::int64_t voted_count() const { return layout_.voted().count(); }

@@ -1,6 +1,7 @@
 #include "runtime/step_update.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/copy.h"
 #include "core/error.h"
@@ -26,13 +27,16 @@ bool has_contributors(const StepLayout::Place& place,
 
 StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const StepLayout& layout,
                        std::uint64_t seed, Ties ties)
-    : state_(state),
+    : arena_(arena),
+      state_(state),
       layout_(layout),
       seed_(seed),
       factors_(arena.parameters().size()),
       counts_(arena.parameters().size()),
       digests_(arena.parameters().size()),
       stream_(arena.device()) {
+  for (const Parameter& p : arena.parameters())
+    if (p.shape.frozen) frozen_.push_back(&p);
   std::int64_t largest = 0, largest_mean = 0, smaller_side[2] = {0, 0}, largest_count[2] = {0, 0};
   for (const ParameterState& s : state.states()) {
     if (s.group->reduce != Reduce::vote)
@@ -69,13 +73,14 @@ void find_factors(const OptimizerState& state, const StepLayout& layout,
                   std::span<const std::int64_t> counts, double rate_factor,
                   const std::array<std::span<const std::int32_t>, 2>& contributors,
                   std::span<TensorFactors> factors) {
-  require(counts.size() == state.states().size() && factors.size() == counts.size(),
+  require(counts.size() == state.parameter_count() && factors.size() == counts.size(),
           "factors of {} tensors and {} counts, expected {}", factors.size(), counts.size(),
-          state.states().size());
+          state.parameter_count());
   for (const ParameterState& s : state.states()) {
     const Parameter& p = *s.parameter;
     const auto index = static_cast<std::size_t>(p.index);
-    const RateFactors rate = rate_factors(*s.group, rate_factor, p.shape.rows, p.shape.cols);
+    RateFactors rate = rate_factors(*s.group, rate_factor, p.shape.rows, p.shape.cols);
+    if (!p.shape.decays) rate.decay = 0;
     factors[index] = {rate.decay, rate.step, 0, 0};
     if (s.group->rule != Rule::adamw || !has_contributors(layout.place(s), contributors)) continue;
     const AdamCorrections corrections = adam_corrections(*s.group, counts[index] + 1, rate.step);
@@ -99,6 +104,7 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
   require(layout_.voted().segments().empty() || decision.verdict != nullptr,
           "step {} without its verdict", step);
   times_ = {};
+  digest_frozen(step);
   const Verdict* mean_verdict = nullptr;
   if (mean_vote_) {
     for (ParameterState& s : state_.states())
@@ -121,6 +127,20 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
     times_.apply += watch.elapsed();
   }
   return digests_;
+}
+
+// No step changes it, memory that goes bad does. By the number of the step, so that all workers
+// look at the same tensor.
+void StepUpdate::digest_frozen(std::int64_t step) {
+  if (frozen_.empty()) return;
+  const std::size_t turn = static_cast<std::size_t>(step) % frozen_.size();
+  const bool all = !std::exchange(frozen_digested_, true);
+  for (std::size_t i = 0; i < frozen_.size(); ++i) {
+    if (!all && i != turn) continue;
+    const Parameter& p = *frozen_[i];
+    will_change(p, Changing::value);
+    digests_[static_cast<std::size_t>(p.index)] = apply_decay(RateFactors{0, 0}, p, stream_);
+  }
 }
 
 bool StepUpdate::has_mean(const ParameterState& state, const StepDecision& decision) const {

@@ -59,13 +59,19 @@ class StepUpdate {
   // `step` counts from 0. Returns one digest per parameter, in arena order.
   const std::vector<std::uint64_t>& apply(std::int64_t step, const StepDecision& decision,
                                           std::span<const TensorFactors> factors);
-  const std::vector<std::uint64_t>& digests() const { return digests_; }  // of the last apply()
-  const Times& times() const { return times_; }                           // of the last apply()
+  // Of the last apply(). What is frozen is digested by the first one, and then a tensor a step in
+  // turn: damage in it is seen within as many steps as tensors are frozen.
+  const std::vector<std::uint64_t>& digests() const { return digests_; }
+  // Somebody else has changed parameters (a repair, a checkpoint): the next apply() digests all
+  // that is frozen.
+  void parameters_changed() { frozen_digested_ = false; }
+  const Times& times() const { return times_; }  // of the last apply()
 
  private:
   void will_change(const Parameter& parameter, Changing what) const {
     if (before_change_) before_change_(parameter, what);
   }
+  void digest_frozen(std::int64_t step);
   bool has_mean(const ParameterState& state, const StepDecision& decision) const;
   Tensor mean_gradient(const ParameterState& state, const StepDecision& decision);
   Tensor find_mean_direction(ParameterState& state, const StepDecision& decision);
@@ -73,6 +79,7 @@ class StepUpdate {
   void apply_dense(ParameterState& state, const StepDecision& decision,
                    const TensorFactors& factors);
 
+  const ParameterArena& arena_;
   OptimizerState& state_;
   const StepLayout& layout_;
   std::uint64_t seed_;
@@ -86,6 +93,8 @@ class StepUpdate {
   std::vector<TensorFactors> factors_;
   std::vector<std::int64_t> counts_;  // scratch of find_factors()
   std::vector<std::uint64_t> digests_;
+  std::vector<const Parameter*> frozen_;
+  bool frozen_digested_ = false;
   Times times_;
   Stream stream_;
 };

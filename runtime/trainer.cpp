@@ -11,7 +11,7 @@
 #include "core/log.h"
 #include "core/parallel.h"
 #include "core/version.h"
-#include "models/llama/llama_model.h"
+#include "models/architecture.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
 #include "runtime/agreement_watch.h"
@@ -19,14 +19,17 @@
 #include "runtime/evaluation.h"
 #include "runtime/gather_values.h"
 #include "runtime/layer_agreement.h"
+#include "runtime/memory_plan.h"
 #include "runtime/metrics.h"
+#include "runtime/momentum_average.h"
+#include "runtime/parameter_rules.h"
 #include "runtime/replay.h"
 #include "runtime/replay_judge.h"
 #include "runtime/replica_audit.h"
 #include "runtime/run_checkpoints.h"
+#include "runtime/run_data.h"
 #include "runtime/run_folder.h"
 #include "runtime/run_journal.h"
-#include "runtime/sampler.h"
 #include "runtime/step_pipeline.h"
 
 namespace ballot {
@@ -52,10 +55,12 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
 // What must be equal on all workers for replicas to stay identical: what replicas compute
 // redundantly includes Newton-Schulz of a mean, whose bits depend on processor and threads.
 std::string starting_state(const RunConfig& config, Device device, DType compute,
-                           std::int64_t threads, const TrainingState& training) {
+                           std::int64_t threads, const RunData& data,
+                           const TrainingState& training) {
   std::string text =
       fmt::format("step {}\nparameters {:016x}\nhistory {}\n", training.step, training.digest,
-                  training.journal ? to_string(training.journal->chain) : "none");
+                  training.journal ? to_string(training.journal->chain) : "none") +
+      data.identity();
   const bool dense_products =
       std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
         return group.newton_schulz && group.reduce != Reduce::vote;
@@ -67,12 +72,14 @@ std::string starting_state(const RunConfig& config, Device device, DType compute
 }
 
 // Before anything is set up together: workers with other configurations would set up other things.
-bool require_same_configuration(const RunConfig& config, Transport& transport, Duration deadline) {
+bool require_same_configuration(const RunConfig& config, const Architecture& architecture,
+                                Transport& transport, Duration deadline) {
   RunConfig shared = config;
   shared.threads = 0;  // resolved per machine; voters may differ in it
   shared.device = "";  // and in this: ballots are their own
-  require_same_everywhere(fmt::format("version {}\n", version()) + to_toml(shared), transport,
-                          Deadline::in(deadline));
+  require_same_everywhere(
+      fmt::format("version {}\n{}model {}\n", version(), to_toml(shared), architecture.to_json()),
+      transport, Deadline::in(deadline));
   return true;
 }
 
@@ -121,16 +128,20 @@ class Trainer {
         hooks_(hooks),
         deadline_(std::chrono::duration_cast<Duration>(
             std::chrono::duration<double>(config.deadline_seconds))),
-        same_configuration_(require_same_configuration(config, transport, deadline_)),
-        device_(find_device(config, hooks.local_rank, &device_reason_)),
+        architecture_(read_architecture(config.model_folder)),
+        same_configuration_(
+            require_same_configuration(config, *architecture_, transport, deadline_)),
+        memory_before_(process_memory()),
+        device_(find_device(config, *architecture_, hooks.local_rank, &device_reason_)),
         compute_(resolve_compute(config.compute, device_)),
-        llama_(read_model_config(config.model_folder)),
         tokenizer_(read_tokenizer(config.model_folder)),
-        arena_(llama_parameter_shapes(llama_), compute_, device_),
+        arena_(with_rules(shapes_to_load(config, *architecture_, hooks.resume), config), compute_,
+               device_),
         plan_(plan_members(arena_, config_.groups, members_of(config, transport), config.cut)),
         state_(arena_, config_.groups, plan_, static_cast<int>(transport.rank() % config.members)),
-        training_tokens_(read_tokens(config.train_data, *tokenizer_)),
-        sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
+        memory_before_data_(process_memory()),
+        data_(config, *tokenizer_),
+        memory_after_data_(process_memory()),
         pipeline_(arena_, state_, transport, step_options(config, plan_, deadline_)),
         audit_(arena_, state_, transport, config.audit.repairs),
         watch_({.window = config.audit.agreement_window}),
@@ -138,13 +149,10 @@ class Trainer {
                 pipeline_.vote() ? static_cast<std::size_t>(pipeline_.vote()->voters()) : 0,
                 transport),
         journaled_(keeps_journal(config, pipeline_.layout(), transport.rank() == 0)) {
-    if (!config.validation_data.path.empty()) {
-      held_out_tokens_ = read_tokens(config.validation_data, *tokenizer_);
-      windows_ = std::make_unique<EvaluationWindows>(held_out_tokens_, config.sequence_length,
-                                                     config.validation_windows, "data.validation");
-    }
-    check_data(config_, llama_, training_tokens_, held_out_tokens_);
-    model_ = make_llama(llama_, arena_, device_);
+    check_data(config_, *architecture_, data_);
+    model_ = architecture_->make_model(arena_, device_);
+    model_->recompute_layers(config.recompute == RunConfig::Recompute::layer);
+    memory_plan_ = foretell_memory();
     if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
     load();
     micro_batches_.resize(config.micro_batches);
@@ -155,14 +163,17 @@ class Trainer {
     TrainingResult result;
     result.first_loss = result.last_loss = std::numeric_limits<double>::quiet_NaN();
     start_record();
-    if (windows_ && training_.step == 0) result.first_loss = result.last_loss = evaluate_now();
+    if (data_.windows() && training_.step == 0)
+      result.first_loss = result.last_loss = evaluate_now();
+    if (training_.losses && training_.losses->says_stop(config_.early_stop_evaluations))
+      result.stopped_early = true;                           // it had, before it was resumed
     if (replayed_ > 0 && training_.step >= config_.steps) {  // what is left is to save it
-      if (windows_) result.last_loss = evaluate_now();
+      if (data_.windows()) result.last_loss = evaluate_now();
       save();
       finish_saving();
     }
     ProgressLine progress(config_.steps);
-    while (training_.step < config_.steps && !result.stopped) {
+    while (training_.step < config_.steps && !result.stopped && !result.stopped_early) {
       try {
         result.stopped = step(progress) && training_.step < config_.steps;
       } catch (const ReplicasDiffer&) {
@@ -174,16 +185,28 @@ class Trainer {
       const auto due = [this](std::int64_t every) {
         return every > 0 && training_.step % every == 0;
       };
-      if (windows_ && (last || due(config_.evaluate_every))) result.last_loss = evaluate_now();
-      if (last || result.stopped || due(config_.checkpoint_every)) save();
-      if (last || result.stopped) finish_saving();
+      bool best = false;
+      if (data_.windows() && (last || due(config_.evaluate_every))) {
+        result.last_loss = evaluate_now();
+        best = training_.losses->best_step == training_.step;
+        result.stopped_early = !last && training_.losses->says_stop(config_.early_stop_evaluations);
+      }
+      const bool ends = last || result.stopped || result.stopped_early;
+      if (ends || due(config_.checkpoint_every) || (best && config_.keep_best)) save();
+      if (ends) finish_saving();
     }
     if (journal_) journal_->flush();
     if (leads()) {
       progress.finish();
+      check_memory();
+      note_losses(result);
       metrics_->end(training_.step, true, total.elapsed());  // the audit of every step has passed
       if (result.stopped)
         log_info("stopped after step {} as asked; --resume goes on from there", training_.step);
+    }
+    if (training_.losses) {
+      result.best_step = training_.losses->best_step;
+      result.best_loss = training_.losses->best;
     }
     result.steps = training_.step;
     result.digest = training_.digest;
@@ -200,6 +223,7 @@ class Trainer {
     std::optional<std::string> found;
     if (hooks_.resume) found = find_checkpoint(config_.output_folder, transport_, deadline_);
     if (found) {
+      require_same_architecture(*architecture_, config_.model_folder, *found);
       training_ = load_checkpoint(*found, arena_, state_,
                                   static_cast<int>(transport_.rank() / config_.members));
       checkpoint_ = *found;
@@ -207,11 +231,11 @@ class Trainer {
     } else {
       load_parameters(config_.model_folder, arena_);
     }
-    const std::vector<std::uint64_t> digests = parameter_digests(arena_);
-    if (found && fold(digests) != training_.digest)
+    digests_ = parameter_digests(arena_);
+    if (found && fold(digests_) != training_.digest)
       throw CorruptFile("{}: parameters have digest {:016x}, its state says {:016x}", *found,
-                        fold(digests), training_.digest);
-    training_.digest = fold(digests);
+                        fold(digests_), training_.digest);
+    training_.digest = fold(digests_);
     if (!journaled_) {
       training_.journal.reset();
     } else if (!training_.journal) {  // a history begins here
@@ -231,9 +255,13 @@ class Trainer {
     training_.threads = thread_count();
     training_.processor = processor_features(device_);
     training_.compute = to_string(compute_);
-    require_same_everywhere(starting_state(config_, device_, compute_, thread_count(), training_),
-                            transport_, deadline());
+    require_same_everywhere(
+        starting_state(config_, device_, compute_, thread_count(), data_, training_), transport_,
+        deadline());
+    data_.require_same_as(training_.data, leads());
+    training_.data = data_.training_digest();
     prepare_folder(config_, hooks_.resume, transport_, deadline());
+    check_losses();
     if (journaled_) {
       journal_ = std::make_unique<RunJournal>(config_, pipeline_.layout(), training_,
                                               shards ? &*shards : nullptr, transport_, deadline_);
@@ -249,6 +277,11 @@ class Trainer {
         std::make_unique<RunCheckpoints>(config_, arena_, state_, journal_.get(), transport_,
                                          deadline_, hooks_.disk ? *hooks_.disk : system_disk());
     pipeline_.before_change(checkpoints_->hook());
+    audit_.before_change(checkpoints_->hook());
+    if (config_.average_momentum_every > 0 && transport_.size() > 1) {
+      average_.emplace(state_, transport_);
+      average_->before_change(checkpoints_->hook());
+    }
   }
 
   // The steps after the checkpoint that all shards together hold.
@@ -287,6 +320,7 @@ class Trainer {
     const ReplayReport report =
         replay(shards, history, to_step, arena_, again, config_.sequence_length, training_);
     replayed_ = report.steps;
+    digests_ = parameter_digests(arena_);  // proved, or the newest that nobody can prove
     if (leads())
       log_info(
           "replayed steps {} to {} from the journal ({} of {} proved by digest, {:.2f} s); "
@@ -344,11 +378,19 @@ class Trainer {
         facts.workers, facts.workers == 1 ? "" : "s", facts.backend, facts.parameters,
         facts.voted_parameters, facts.rule, facts.reduce, facts.compute, facts.processor,
         facts.threads);
+    log_info("{}", data_.description(*tokenizer_));
     if (plan_.members > 1)
       log_info(
           "voters of {} members; who works on what (the others' work at once: {:.2f}x as "
           "fast as one member alone):\n{}",
           plan_.members, plan_.work.speed_up(), plan_.description);
+    metrics_->memory(training_.step, memory_plan_, -1);
+    log_info("memory of a worker, as planned{}:\n{}",
+             model_->training_memory(1, 1) ? "" : " but for its activations, which nobody knows",
+             memory_plan_.describe());
+    const auto frozen = std::ranges::count_if(arena_.parameters(),
+                                              [](const Parameter& p) { return p.shape.frozen; });
+    if (frozen > 0) log_info("{} of {} tensors are frozen", frozen, arena_.parameters().size());
     if (!device_reason_.empty()) log_info("train.device = auto: {}", device_reason_);
     if (!pipeline_.schedule_reason().empty())
       log_info("vote.schedule = auto: {}", pipeline_.schedule_reason());
@@ -369,6 +411,66 @@ class Trainer {
           "with three");
   }
 
+  MemoryPlan foretell_memory() const {
+    std::vector<ParameterShape> shapes;
+    for (const Parameter& p : arena_.parameters()) shapes.push_back(p.shape);
+    MemoryFacts facts;
+    facts.shapes = shapes;
+    facts.groups = config_.groups;
+    facts.compute = compute_;
+    facts.voters = transport_.size() / config_.members;
+    facts.members = config_.members;
+    facts.plan = &plan_;
+    facts.member = static_cast<int>(transport_.rank() % config_.members);
+    facts.activations = model_->training_memory(config_.batch, config_.sequence_length);
+    facts.checkpoint_staging_bytes = config_.checkpoint.staging_mib << 20;
+    return plan_memory(facts);
+  }
+
+  // What this process took since the run began, but for the data; below 0: not known. On a GPU its
+  // memory is not the process's, and where workers are threads it is not one worker's.
+  std::int64_t memory_used() const {
+    const bool alone = transport_.size() == 1 || std::string(transport_.name()) != "loopback";
+    if (!alone || device_ != Device{}) return -1;
+    ProcessMemory before = memory_after_data_;
+    before.resident_bytes -= memory_before_data_.resident_bytes - memory_before_.resident_bytes;
+    return memory_taken(before, process_memory());
+  }
+
+  void check_memory() {
+    const std::int64_t used = memory_used();
+    metrics_->memory(training_.step, memory_plan_, used);
+    if (used < 0) return;
+    const auto mebibytes = [](std::int64_t bytes) { return static_cast<double>(bytes) / 0x1p20; };
+    log_info("memory: at most {:.0f} MiB were used of {:.0f} MiB planned ({:+.1f} %)",
+             mebibytes(used), mebibytes(memory_plan_.total()),
+             100.0 * (static_cast<double>(used) / static_cast<double>(memory_plan_.total()) - 1));
+  }
+
+  void note_losses(const TrainingResult& result) {
+    if (!training_.losses) return;
+    const LossHistory& losses = *training_.losses;
+    if (result.stopped_early)
+      log_info(
+          "stopped after step {}: {} evaluations in a row without a held-out loss lower by more "
+          "than {}; the lowest was {:.4f}, at step {}",
+          training_.step, losses.since, config_.early_stop_min_delta, losses.best,
+          losses.best_step);
+    if (!config_.keep_best) return;
+    if (losses.best_step < 0) return;  // none was finite
+    if (losses.best_step > 0 && best_checkpoint(config_.output_folder) == losses.best_step)
+      log_info("the lowest held-out loss was {:.4f}, at step {}: {}/checkpoints/best", losses.best,
+               losses.best_step, config_.output_folder);
+    else if (losses.best_step > 0)
+      log_warning("the lowest held-out loss was {:.4f}, at step {}: its checkpoint was not saved",
+                  losses.best, losses.best_step);
+    else
+      log_info(
+          "no held-out loss was lower than the {:.4f} before the first step: no checkpoint is the "
+          "best",
+          losses.best);
+  }
+
   // One step, as a sentence. Returns whether to stop.
   bool step(ProgressLine& progress) {
     Stopwatch whole, stage;
@@ -381,8 +483,10 @@ class Trainer {
         model_->differentiate(micro_batches_, pipeline_);  // batch -> gradients -> ballot
     const double compute_seconds = stage.lap();
     const StepOutcome outcome = pipeline_.finish();  // ballot -> verdict -> parameters
-    stage.lap();
     ++training_.step;
+    if (average_ && training_.step % config_.average_momentum_every == 0)
+      average_->average(training_.step, deadline());
+    stage.lap();
 
     WorkerReport mine;
     mine.step = training_.step;
@@ -398,6 +502,7 @@ class Trainer {
                           static_cast<float>(outcome.direction_seconds),
                           static_cast<float>(outcome.pack_seconds),
                           static_cast<float>(outcome.apply_seconds)};
+    if (journal_) mine.record = journal_->place().chain.low;
     digests_ = pipeline_.digests();
     checkpoints_->report(mine);
     const std::vector<WorkerReport>& reports = audit_.exchange(mine, digests_, deadline());
@@ -456,7 +561,7 @@ class Trainer {
     record.apply_seconds = outcome.apply_seconds;
     record.traffic = sent() - before;
     record.member_bytes = pipeline_.member_bytes_sent() - members_before;
-    record.fp32_bytes = share * 4.0 * static_cast<double>(arena_.count());
+    record.fp32_bytes = share * 4.0 * static_cast<double>(state_.trained_count());
     record.backend = transport_.name();
     record.votes = outcome.votes;
     if (journal_) {
@@ -472,6 +577,7 @@ class Trainer {
   }
 
   void note_repairs() {
+    if (!audit_.repaired().empty()) pipeline_.parameters_changed();
     for (const ReplicaDifference& difference : audit_.repaired()) {
       const std::string text =
           fmt::format("step {}: {}; it takes that from worker {}", training_.step,
@@ -538,26 +644,65 @@ class Trainer {
     if (journal_) journal_->drawn(training_.sample_counter, per_worker);
     std::int64_t id = training_.sample_counter + transport_.rank() * per_worker;
     for (TokenBatch& batch : micro_batches_) {
-      sampler_.draw(id, config_.batch, batch);
+      data_.samples().draw(id, config_.batch, batch);
       id += config_.batch;
     }
     training_.sample_counter += transport_.size() * per_worker;
   }
 
+  std::string held_out_windows() const {
+    return fmt::format("{} windows of {} tokens of {}", data_.windows()->count(),
+                       config_.sequence_length, to_string(data_.held_out().digest()));
+  }
+
+  // Of a resumed run: losses of other windows, or a checkpoint that is no longer there, say nothing
+  // about those to come.
+  void check_losses() {
+    if (!training_.losses || !data_.windows()) return;
+    if (const std::string now = held_out_windows(); training_.losses->of != now) {
+      if (leads())
+        log_warning(
+            "the held-out losses until step {} were of {}, this run evaluates {}: they are "
+            "forgotten",
+            training_.step, training_.losses->of, now);
+      training_.losses.reset();
+      return;
+    }
+    const std::int64_t best = training_.losses->best_step;
+    if (!config_.keep_best || best <= 0) return;
+    bool is_there = false;
+    if (leads())
+      is_there = std::ranges::count(checkpoint_names(config_.output_folder), best,
+                                    &CheckpointName::step) > 0;
+    if (gather_values(static_cast<std::int32_t>(is_there), transport_, deadline())[0] != 0) return;
+    if (leads())
+      log_warning(
+          "the checkpoint of step {}, with the lowest held-out loss so far ({:.4f}), is no longer "
+          "there: the lowest from here on is the best",
+          best, training_.losses->best);
+    training_.losses->best = std::numeric_limits<double>::infinity();
+    training_.losses->best_step = -1;
+  }
+
   double evaluate_now() {
     Stopwatch watch;
-    const Loss loss = evaluate(*model_, *windows_, config_.batch, transport_, deadline_);
+    const Loss loss = evaluate(*model_, *data_.windows(), config_.batch, transport_, deadline_);
     if (leads()) {
       metrics_->evaluation(training_.step, loss.mean(), loss.tokens, watch.elapsed());
       log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", training_.step,
                loss.mean(), loss.tokens);
     }
+    if (!training_.losses) {
+      training_.losses.emplace();
+      training_.losses->of = held_out_windows();
+    }
+    training_.losses->add(training_.step, loss.mean(), config_.early_stop_min_delta);
     return loss.mean();
   }
 
   // Goes on while the steps do.
   void save() {
-    checkpoints_->begin(training_);
+    checkpoints_->begin(training_, digests_);
     if (!config_.checkpoint.overlap) checkpoints_->finish(false);
   }
 
@@ -591,31 +736,34 @@ class Trainer {
   Transport& transport_;
   const TrainingHooks& hooks_;
   Duration deadline_;
+  std::unique_ptr<Architecture> architecture_;
   bool same_configuration_;
+  ProcessMemory memory_before_;
   std::string device_reason_;  // empty: as configured
   Device device_;
   DType compute_;
-  LlamaConfig llama_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;
   MemberPlan plan_;
   OptimizerState state_;
-  std::vector<std::int32_t> training_tokens_, held_out_tokens_;
-  Sampler sampler_;
-  std::unique_ptr<EvaluationWindows> windows_;
+  ProcessMemory memory_before_data_;
+  RunData data_;
+  ProcessMemory memory_after_data_;
   StepPipeline pipeline_;
   ReplicaAudit audit_;
   AgreementWatch watch_;
   LayerAgreement layers_;
-  std::int64_t layer_steps_ = 0;           // counted since the last line of layers
-  std::optional<LayerTable> last_layers_;  // of that line
-  std::vector<std::uint64_t> digests_;     // of the last step, by parameter
+  std::int64_t layer_steps_ = 0;            // counted since the last line of layers
+  std::optional<LayerTable> last_layers_;   // of that line
+  std::optional<MomentumAverage> average_;  // none: never
+  std::vector<std::uint64_t> digests_;      // of the last step, by parameter
   bool journaled_;
   std::unique_ptr<RunJournal> journal_;
   std::unique_ptr<ReplayJudge> judge_;           // of what no majority says
   std::unique_ptr<RunCheckpoints> checkpoints_;  // reads what is above
   std::int64_t replayed_ = 0;                    // steps, when it was resumed
   std::unique_ptr<Model> model_;
+  MemoryPlan memory_plan_;
   std::unique_ptr<MetricsLog> metrics_;
   std::vector<TokenBatch> micro_batches_;
   TrainingState training_;

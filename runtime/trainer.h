@@ -18,6 +18,9 @@ struct TrainingResult {
   double first_loss = 0, last_loss = 0;  // on held-out data; NaN without it
   std::uint64_t digest = 0;              // of the final parameters
   bool stopped = false;                  // asked to leave before the last step
+  bool stopped_early = false;            // the held-out loss fell no more
+  std::int64_t best_step = -1;           // of the lowest held-out loss; -1: without it
+  double best_loss = 0;
   std::string checkpoint;
 };
 

@@ -1,6 +1,8 @@
 // Sizes of the activations and when they grow.
 #include "models/llama/llama_activations.h"
 
+#include <algorithm>
+
 #include "models/ops/cross_entropy.h"
 #include "models/ops/embedding.h"
 #include "models/ops/rms_norm.h"
@@ -16,10 +18,6 @@ void reserve_bytes(Buffer& buffer, std::int64_t bytes, Device device) {
 
 }  // namespace
 
-void GrowingMatrix::reserve(std::int64_t rows, Device device) {
-  reserve_bytes(buffer_, rows * cols_ * static_cast<std::int64_t>(size_bytes(type_)), device);
-}
-
 LlamaActivations::LlamaActivations(const LlamaConfig& c, DType compute_type, Device where)
     : compute(compute_type),
       device(where),
@@ -33,9 +31,10 @@ LlamaActivations::LlamaActivations(const LlamaConfig& c, DType compute_type, Dev
       dattended(compute, c.heads * c.head_size),
       logits(DType::f32, c.vocabulary),
       dlogits(compute, compute == DType::bf16 ? c.vocabulary : 0),
-      all_logits(DType::f32, c.vocabulary) {
+      all_logits(DType::f32, c.vocabulary),
+      idle_gain(DType::f32, c.hidden_size) {
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    LayerActivations layer;
+    Layer layer;
     layer.x = GrowingMatrix(DType::f32, c.hidden_size);
     layer.x_mid = GrowingMatrix(DType::f32, c.hidden_size);
     layer.vkq = GrowingMatrix(compute, (2 * c.key_value_heads + c.heads) * c.head_size);
@@ -44,34 +43,77 @@ LlamaActivations::LlamaActivations(const LlamaConfig& c, DType compute_type, Dev
     layer.r = GrowingMatrix(DType::f32, 1);
     layer.r_mid = GrowingMatrix(DType::f32, 1);
     layer.log_sum_exp = GrowingMatrix(DType::f32, c.heads);
-    layers.push_back(std::move(layer));
+    layers_.push_back(std::move(layer));
   }
 }
 
-void LlamaActivations::reserve(const AttentionShape& shape, bool backward) {
+template <class Self, class Visit>
+void LlamaActivations::each_buffer(Self& self, const AttentionShape& shape, Keep keep,
+                                   const Visit& visit) {
   const std::int64_t rows = shape.sequences * shape.length;
-  for (std::size_t l = 0; l < (backward ? layers.size() : std::min<std::size_t>(1, layers.size()));
-       ++l) {
-    LayerActivations& layer = layers[l];
-    for (GrowingMatrix* matrix : {&layer.x, &layer.x_mid, &layer.vkq, &layer.attended,
-                                  &layer.up_gate, &layer.r, &layer.r_mid, &layer.log_sum_exp})
-      matrix->reserve(rows, device);
+  const auto matrix = [&](auto& m, std::int64_t count, Owner owner) {
+    visit(m, m.size_bytes(count), owner);
+  };
+  for (std::size_t l = 0; l < self.layers_.size(); ++l) {
+    auto& layer = self.layers_[l];
+    const bool has_own_x = l == 0 || keep != Keep::nothing;
+    const bool has_own = l == 0 || keep == Keep::everything;
+    if (has_own_x) matrix(layer.x, rows, keep == Keep::nothing ? Owner::shared : Owner::layer);
+    if (!has_own) continue;
+    const Owner owner = keep == Keep::everything ? Owner::layer : Owner::shared;
+    for (auto* m : {&layer.x_mid, &layer.vkq, &layer.attended, &layer.up_gate, &layer.r,
+                    &layer.r_mid, &layer.log_sum_exp})
+      matrix(*m, rows, owner);
   }
-  for (GrowingMatrix* matrix : {&x, &r, &h, &act}) matrix->reserve(rows, device);
-  if (backward) {
-    for (GrowingMatrix* matrix : {&dx, &dx_rounded, &dh, &dattended}) matrix->reserve(rows, device);
-    const std::int64_t cols = dx.rows(0).extent[1];
-    reserve_bytes(norm_partials, rms_norm_partials(rows, cols, device) * 4, device);
-    reserve_bytes(embedding_scratch, embedding_scratch_bytes(rows, device), device);
-  }
+  for (auto* m : {&self.x, &self.r, &self.h, &self.act}) matrix(*m, rows, Owner::shared);
   const std::int64_t chunk =
-      std::min(rows, cross_entropy_chunk_rows(logits.rows(0).extent[1], device));
-  logits.reserve(chunk, device);
-  if (backward) dlogits.reserve(chunk, device);
-  reserve_bytes(losses, (rows + 1) * 8, device);
-  if (device.kind != Device::Kind::cpu)
-    for (Buffer* tokens : {&inputs, &targets}) reserve_bytes(*tokens, rows * 4, device);
-  reserve_bytes(attention_scratch, attention_scratch_bytes(shape, compute, device), device);
+      std::min(rows, cross_entropy_chunk_rows(self.logits.cols(), self.device));
+  matrix(self.logits, chunk, Owner::scratch);
+  visit(self.losses, (rows + 1) * 8, Owner::scratch);
+  visit(self.attention_scratch, attention_scratch_bytes(shape, self.compute, self.device),
+        Owner::scratch);
+  if (self.device.kind != Device::Kind::cpu)
+    for (auto* tokens : {&self.inputs, &self.targets, &self.document_starts})
+      visit(*tokens, rows * 4, Owner::shared);
+  if (keep == Keep::nothing) return;
+  for (auto* m : {&self.dx, &self.dx_rounded, &self.dh, &self.dattended})
+    matrix(*m, rows, Owner::shared);
+  matrix(self.dlogits, chunk, Owner::scratch);
+  matrix(self.idle_gain, 1, Owner::scratch);
+  visit(self.norm_partials, rms_norm_partials(rows, self.dx.cols(), self.device) * 4,
+        Owner::scratch);
+  visit(self.embedding_scratch, embedding_scratch_bytes(rows, self.device), Owner::scratch);
+}
+
+void LlamaActivations::reserve(const AttentionShape& shape, Keep keep) {
+  each_buffer(*this, shape, keep, [this]<class B>(B& buffer, std::int64_t bytes, Owner) {
+    if constexpr (std::is_same_v<B, Buffer>)
+      reserve_bytes(buffer, bytes, device);
+    else
+      reserve_bytes(buffer.buffer(), bytes, device);
+  });
+}
+
+void LlamaActivations::reserve_all_logits(std::int64_t rows) {
+  reserve_bytes(all_logits.buffer(), all_logits.size_bytes(rows), device);
+}
+
+ActivationMemory LlamaActivations::memory(const AttentionShape& shape, Keep keep) const {
+  ActivationMemory memory;
+  each_buffer(*this, shape, keep, [&memory](const auto&, std::int64_t bytes, Owner owner) {
+    (owner == Owner::layer    ? memory.layers_bytes
+     : owner == Owner::shared ? memory.shared_bytes
+                              : memory.scratch_bytes) += bytes;
+  });
+  return memory;
+}
+
+LayerActivations LlamaActivations::layer(std::int64_t l, std::int64_t rows, Keep keep) const {
+  const Layer& all = layers_[static_cast<std::size_t>(keep == Keep::everything ? l : 0)];
+  const Layer& own = layers_[static_cast<std::size_t>(keep == Keep::nothing ? 0 : l)];
+  return {own.x.rows(rows),        all.x_mid.rows(rows),      all.vkq.rows(rows),
+          all.attended.rows(rows), all.up_gate.rows(rows),    all.r.rows(rows),
+          all.r_mid.rows(rows),    all.log_sum_exp.rows(rows)};
 }
 
 }  // namespace ballot

@@ -3,27 +3,37 @@
 //
 // Per layer and token: two residual rows (f32), [v | k | q], the attention's output, [up | gate]
 // and a few scalars. Norm outputs and MLP activations are written again by the backward, so one
-// copy of each serves all layers.
+// copy of each serves all layers. With Keep::inputs a layer keeps the residual row that it begins
+// with, and all layers share the rest, which the backward computes again.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "core/buffer.h"                // Buffer
 #include "core/tensor.h"                // Tensor
 #include "models/llama/llama_config.h"  // LlamaConfig
+#include "models/model.h"               // ActivationMemory
 #include "models/ops/attention.h"       // AttentionShape
 
 namespace ballot {
+
+// Of every layer, for the backward: nothing follows; what layers begin with; all of it.
+enum class Keep { nothing, inputs, everything };
 
 // Grows, never shrinks; views its first rows.
 class GrowingMatrix {
  public:
   GrowingMatrix() = default;
   GrowingMatrix(DType type, std::int64_t cols) : type_(type), cols_(cols) {}
-  void reserve(std::int64_t rows, Device device);
+  std::int64_t size_bytes(std::int64_t rows) const {
+    return rows * cols_ * static_cast<std::int64_t>(ballot::size_bytes(type_));
+  }
   Tensor rows(std::int64_t count) const {
     return make_tensor(buffer_.data(), type_, {count, cols_}, buffer_.device());
   }
+  std::int64_t cols() const { return cols_; }
+  Buffer& buffer() { return buffer_; }
 
  private:
   DType type_ = DType::f32;
@@ -31,30 +41,31 @@ class GrowingMatrix {
   Buffer buffer_;
 };
 
+// What the backward reads of one layer's forward, N rows of it.
 struct LayerActivations {
-  GrowingMatrix x;            // (N, C) f32, the residual stream before attention
-  GrowingMatrix x_mid;        // (N, C) f32, and before the MLP
-  GrowingMatrix vkq;          // (N, (2K + H) D); its gradient in the backward
-  GrowingMatrix attended;     // (N, H D)
-  GrowingMatrix up_gate;      // (N, 2I); its gradient in the backward
-  GrowingMatrix r;            // (N, 1) f32, inverse rms before attention
-  GrowingMatrix r_mid;        // (N, 1) f32, and before the MLP
-  GrowingMatrix log_sum_exp;  // (N, H) f32
+  Tensor x;            // (N, C) f32, the residual stream before attention
+  Tensor x_mid;        // (N, C) f32, and before the MLP
+  Tensor vkq;          // (N, (2K + H) D); its gradient in the backward
+  Tensor attended;     // (N, H D)
+  Tensor up_gate;      // (N, 2I); its gradient in the backward
+  Tensor r;            // (N, 1) f32, inverse rms before attention
+  Tensor r_mid;        // (N, 1) f32, and before the MLP
+  Tensor log_sum_exp;  // (N, H) f32
 };
 
-struct LlamaActivations {
+class LlamaActivations {
+ public:
   LlamaActivations(const LlamaConfig& config, DType compute, Device device);
 
-  // Room for a batch of this shape; with `backward`, every layer keeps its own.
-  void reserve(const AttentionShape& shape, bool backward);
-  // A forward that nothing follows uses the first layer's memory for all.
-  const LayerActivations& layer(std::int64_t l, bool backward) const {
-    return layers[backward ? l : 0];
-  }
+  // Room for a batch of this shape. Without a backward `keep` is nothing.
+  void reserve(const AttentionShape& shape, Keep keep);
+  void reserve_all_logits(std::int64_t rows);
+  // What a first reserve() takes.
+  ActivationMemory memory(const AttentionShape& shape, Keep keep) const;
+  LayerActivations layer(std::int64_t l, std::int64_t rows, Keep keep) const;
 
   DType compute;
   Device device;
-  std::vector<LayerActivations> layers;
   GrowingMatrix x;           // (N, C) f32, the residual stream after the last layer
   GrowingMatrix r;           // (N, 1) f32
   GrowingMatrix h;           // (N, C) a norm's output
@@ -66,12 +77,25 @@ struct LlamaActivations {
   GrowingMatrix logits;      // (chunk, V) f32
   GrowingMatrix dlogits;     // (chunk, V) bf16; empty in f32
   GrowingMatrix all_logits;  // (N, V) f32, where a caller asked for them
+  GrowingMatrix idle_gain;   // (1, C) f32: the gradient of a gain that is not trained
   Buffer attention_scratch;
   Buffer embedding_scratch;
-  Buffer norm_partials;  // float
-  Buffer losses;         // (N + 1) double, the last for their sum
-  Buffer inputs;         // (N) int32, the batch's tokens; on the CPU they stay where they are
-  Buffer targets;        // (N) int32
+  Buffer norm_partials;    // float
+  Buffer losses;           // (N + 1) double, the last for their sum
+  Buffer inputs;           // (N) int32, the batch's tokens; on the CPU they stay where they are
+  Buffer targets;          // (N) int32
+  Buffer document_starts;  // (N) int32
+
+ private:
+  struct Layer {
+    GrowingMatrix x, x_mid, vkq, attended, up_gate, r, r_mid, log_sum_exp;
+  };
+  enum class Owner { layer, shared, scratch };
+  // visit(buffer, bytes, owner) for everything that a batch of this shape needs.
+  template <class Self, class Visit>
+  static void each_buffer(Self& self, const AttentionShape& shape, Keep keep, const Visit& visit);
+
+  std::vector<Layer> layers_;
 };
 
 }  // namespace ballot

@@ -1,10 +1,10 @@
 #include "models/llama/llama_config.h"
 
 #include <cmath>
-#include <limits>
 #include <optional>
 
 #include "core/error.h"
+#include "models/config_reader.h"
 #include "models/strict_json.h"
 
 namespace ballot {
@@ -21,93 +21,6 @@ constexpr std::int64_t kMaxHeads = std::int64_t{1} << 12;
 constexpr std::int64_t kMaxHeadSize = std::int64_t{1} << 12;
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxPositions = std::int64_t{1} << 30;
-
-// Reads keys one by one and collects what is wrong, so that all of it is told at once.
-class ConfigReader {
- public:
-  explicit ConfigReader(const json& object) : object_(object) {}
-
-  std::vector<std::string> problems;
-
-  template <class... Args>
-  void complain(fmt::format_string<Args...> format, Args&&... args) {
-    problems.push_back(fmt::format(format, std::forward<Args>(args)...));
-  }
-
-  // The value, or nullptr when the key is absent or null: transformers treats both alike.
-  const json* find(const char* key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  // A whole number in [low, high]; `low` when it is not one, so that later checks stay harmless.
-  std::int64_t whole(const char* key, std::optional<std::int64_t> fallback, std::int64_t low,
-                     std::int64_t high) {
-    const json* value = find(key);
-    if (value == nullptr) {
-      if (fallback) return *fallback;
-      complain("{} is missing, expected a whole number in [{}, {}]", key, low, high);
-      return low;
-    }
-    if (const std::optional<std::int64_t> number = as_whole(*value);
-        number && low <= *number && *number <= high)
-      return *number;
-    complain("{} is {}, expected a whole number in [{}, {}]", key, shown(*value), low, high);
-    return low;
-  }
-
-  // A number in (low, high).
-  double real(const char* key, double fallback, double low, double high) {
-    const json* value = find(key);
-    return value == nullptr ? fallback : real_value(key, *value, fallback, low, high);
-  }
-  double real_value(const char* key, const json& value, double fallback, double low, double high) {
-    if (value.is_number() && value.get<double>() > low && value.get<double>() < high)
-      return value.get<double>();
-    complain("{} is {}, expected a number between {} and {}", key, shown(value), low, high);
-    return fallback;
-  }
-
-  bool boolean(const char* key, bool fallback) {
-    const json* value = find(key);
-    if (value == nullptr) return fallback;
-    if (value->is_boolean()) return value->get<bool>();
-    complain("{} is {}, expected true or false", key, shown(*value));
-    return fallback;
-  }
-
-  // A key that may only have one value, because nothing else is implemented.
-  void only(const char* key, const json& supported) {
-    const json* value = find(key);
-    if (value != nullptr && *value != supported)
-      complain("{} = {} is not supported, expected {}", key, shown(*value), shown(supported));
-  }
-
-  // An id or a list of ids, of which the first is taken: the one that transformers' tokenizers
-  // write.
-  std::int64_t token(const char* key, std::int64_t fallback, std::int64_t vocabulary) {
-    const auto found = object_.find(key);
-    if (found == object_.end()) return fallback < vocabulary ? fallback : -1;
-    if (found->is_null()) return -1;
-    const json& value = found->is_array() && !found->empty() ? found->front() : *found;
-    if (const std::optional<std::int64_t> id = as_whole(value); id && *id >= 0 && *id < vocabulary)
-      return *id;
-    complain("{} is {}, expected a token in [0, {})", key, shown(value), vocabulary);
-    return -1;
-  }
-
- private:
-  static std::optional<std::int64_t> as_whole(const json& value) {
-    if (value.is_number_unsigned() &&
-        value.get<std::uint64_t>() <=
-            static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
-      return static_cast<std::int64_t>(value.get<std::uint64_t>());
-    if (value.is_number_integer() && !value.is_number_unsigned()) return value.get<std::int64_t>();
-    return std::nullopt;
-  }
-
-  const json& object_;
-};
 
 // One object of a kind of scaling: {rope_type | type, factor, ...}, of rope_scaling or
 // rope_parameters.
@@ -227,8 +140,10 @@ LlamaConfig parse_llama_config(const std::string& json_text, const std::string& 
   config.rms_norm_epsilon = reader.real("rms_norm_eps", 1e-6, 0.0, 1.0);
   config.initializer_range = reader.real("initializer_range", 0.02, 0.0, 10.0);
   config.tied_head = reader.boolean("tie_word_embeddings", false);
+  config.attention_bias = reader.boolean("attention_bias", false);
+  config.mlp_bias = reader.boolean("mlp_bias", false);
   config.bos_token = reader.token("bos_token_id", 1, config.vocabulary);
-  config.eos_token = reader.token("eos_token_id", 2, config.vocabulary);
+  config.eos_tokens = reader.tokens("eos_token_id", 2, config.vocabulary);
 
   const bool divided = reader.find("head_dim") == nullptr;
   if (divided && reader.problems.empty() && config.hidden_size % config.heads != 0)
@@ -249,8 +164,6 @@ LlamaConfig parse_llama_config(const std::string& json_text, const std::string& 
                     config.heads, config.key_value_heads);
 
   reader.only("hidden_act", "silu");
-  reader.only("attention_bias", false);
-  reader.only("mlp_bias", false);
   reader.only("pretraining_tp", 1);
   reader.only("attention_dropout", 0.0);
   reader.only("partial_rotary_factor", 1.0);
@@ -284,10 +197,12 @@ std::string to_json(const LlamaConfig& config) {
   root["rms_norm_eps"] = config.rms_norm_epsilon;
   root["tie_word_embeddings"] = config.tied_head;
   root["hidden_act"] = "silu";
-  root["attention_bias"] = false;
-  root["mlp_bias"] = false;
+  root["attention_bias"] = config.attention_bias;
+  root["mlp_bias"] = config.mlp_bias;
   root["bos_token_id"] = token(config.bos_token);
-  root["eos_token_id"] = token(config.eos_token);
+  root["eos_token_id"] = config.eos_tokens.size() > 1
+                             ? json(config.eos_tokens)
+                             : token(config.eos_tokens.empty() ? -1 : config.eos_tokens.front());
   root["torch_dtype"] = "float32";
   root["initializer_range"] = config.initializer_range;
   return root.dump(2) + "\n";
@@ -298,27 +213,37 @@ std::vector<ParameterShape> llama_parameter_shapes(const LlamaConfig& config) {
   const std::int64_t queries = config.heads * config.head_size;
   const std::int64_t keys = config.key_value_heads * config.head_size;
   std::vector<ParameterShape> shapes;
-  const auto matrix = [&](std::string name, std::int64_t rows, std::int64_t cols) {
-    shapes.push_back({std::move(name), ParameterKind::hidden_matrix, rows, cols});
+  const auto vector = [&](std::string name, std::int64_t cols) {
+    shapes.push_back({std::move(name), ParameterKind::vector, 1, cols});
   };
-  const auto vector = [&](std::string name) {
-    shapes.push_back({std::move(name), ParameterKind::vector, 1, width});
+  struct Part {
+    const char* name;
+    std::int64_t rows;
+  };
+  // Linear layers that read the same input.
+  const auto linear = [&](const std::string& prefix, std::initializer_list<Part> parts,
+                          std::int64_t cols, bool biases) {
+    for (const Part& part : parts)
+      shapes.push_back(
+          {prefix + part.name + ".weight", ParameterKind::hidden_matrix, part.rows, cols});
+    if (!biases) return;
+    for (const Part& part : parts) vector(prefix + part.name + ".bias", part.rows);
   };
 
   if (!config.tied_head)
     shapes.push_back({"lm_head.weight", ParameterKind::head, config.vocabulary, width});
-  vector("model.norm.weight");
+  vector("model.norm.weight", width);
   for (std::int64_t layer = config.layers - 1; layer >= 0; --layer) {
     const std::string prefix = fmt::format("model.layers.{}.", layer);
-    matrix(prefix + "mlp.down_proj.weight", width, config.intermediate_size);
-    matrix(prefix + "mlp.up_proj.weight", config.intermediate_size, width);
-    matrix(prefix + "mlp.gate_proj.weight", config.intermediate_size, width);
-    vector(prefix + "post_attention_layernorm.weight");
-    matrix(prefix + "self_attn.o_proj.weight", width, queries);
-    matrix(prefix + "self_attn.v_proj.weight", keys, width);
-    matrix(prefix + "self_attn.k_proj.weight", keys, width);
-    matrix(prefix + "self_attn.q_proj.weight", queries, width);
-    vector(prefix + "input_layernorm.weight");
+    const std::int64_t inner = config.intermediate_size;
+    linear(prefix, {{"mlp.down_proj", width}}, inner, config.mlp_bias);
+    linear(prefix, {{"mlp.up_proj", inner}, {"mlp.gate_proj", inner}}, width, config.mlp_bias);
+    vector(prefix + "post_attention_layernorm.weight", width);
+    linear(prefix, {{"self_attn.o_proj", width}}, queries, config.attention_bias);
+    linear(prefix,
+           {{"self_attn.v_proj", keys}, {"self_attn.k_proj", keys}, {"self_attn.q_proj", queries}},
+           width, config.attention_bias);
+    vector(prefix + "input_layernorm.weight", width);
   }
   shapes.push_back({"model.embed_tokens.weight", ParameterKind::embedding, config.vocabulary, width,
                     config.tied_head});

@@ -20,7 +20,8 @@ std::unique_ptr<Model> make_llama(const LlamaConfig& config, const ParameterAren
                                   Device device = {});
 
 // Normal(0, initializer_range) for matrices (residual projections scaled by 1/sqrt(2L)), ones for
-// gains; a pure function of the seed and the element's place, whatever the thread count.
+// gains, zeros for biases; a pure function of the seed and the element's place, whatever the thread
+// count.
 void initialize_llama(const LlamaConfig& config, const ParameterArena& arena, std::uint64_t seed);
 
 }  // namespace ballot

@@ -13,6 +13,7 @@
 #include "models/llama/llama_config.h"
 #include "models/model.h"  // TokenBatch
 #include "models/ops/attention_reference.h"
+#include "models/ops/bias_reference.h"
 #include "models/ops/cross_entropy_reference.h"
 #include "models/ops/embedding_reference.h"
 #include "models/ops/rms_norm_reference.h"
@@ -61,27 +62,35 @@ void llama_layer(const LlamaConfig& config, const AttentionShape& shape,
   const auto get = [&](const char* name) -> const std::vector<S>& {
     return parameters.at(fmt::format("model.layers.{}.{}.weight", layer, name));
   };
+  const auto affine = [&](const std::vector<S>& input, const char* name, std::int64_t cols) {
+    std::vector<S> y = linear(input, get(name), cols);
+    const auto bias = parameters.find(fmt::format("model.layers.{}.{}.bias", layer, name));
+    if (bias != parameters.end()) add_bias(y, bias->second);
+    return y;
+  };
   const std::size_t rows = static_cast<std::size_t>(shape.sequences * shape.length);
   const std::int64_t width = config.hidden_size;
   std::vector<S> h = rms_norm(x, get("input_layernorm"), config.rms_norm_epsilon);
-  const std::vector<S> vkq = beside(beside(linear(h, get("self_attn.v_proj"), width),
-                                           linear(h, get("self_attn.k_proj"), width), rows),
-                                    linear(h, get("self_attn.q_proj"), width), rows);
-  add(x, linear(attention(shape, config.rope_theta, vkq, config.rope_scaling),
-                get("self_attn.o_proj"), config.heads * config.head_size));
+  const std::vector<S> vkq = beside(
+      beside(affine(h, "self_attn.v_proj", width), affine(h, "self_attn.k_proj", width), rows),
+      affine(h, "self_attn.q_proj", width), rows);
+  add(x, affine(attention(shape, config.rope_theta, vkq, config.rope_scaling), "self_attn.o_proj",
+                config.heads * config.head_size));
   h = rms_norm(x, get("post_attention_layernorm"), config.rms_norm_epsilon);
   const std::vector<S> up_gate =
-      beside(linear(h, get("mlp.up_proj"), width), linear(h, get("mlp.gate_proj"), width), rows);
-  add(x, linear(swiglu(up_gate, static_cast<std::size_t>(config.intermediate_size)),
-                get("mlp.down_proj"), config.intermediate_size));
+      beside(affine(h, "mlp.up_proj", width), affine(h, "mlp.gate_proj", width), rows);
+  add(x, affine(swiglu(up_gate, static_cast<std::size_t>(config.intermediate_size)),
+                "mlp.down_proj", config.intermediate_size));
 }
 
 template <class S>
 std::vector<S> llama_logits(const LlamaConfig& config, const Parameters<S>& parameters,
                             const TokenBatch& batch) {
   const std::int64_t width = config.hidden_size;
-  const AttentionShape shape{batch.sequences, batch.length, config.heads, config.key_value_heads,
-                             config.head_size};
+  const AttentionShape shape{
+      batch.sequences,  batch.length,
+      config.heads,     config.key_value_heads,
+      config.head_size, batch.document_starts.empty() ? nullptr : batch.document_starts.data()};
   const std::vector<S>& table = parameters.at("model.embed_tokens.weight");
   std::vector<S> x = embedding(table, static_cast<std::size_t>(width), batch.inputs);
   for (std::int64_t l = 0; l < config.layers; ++l) llama_layer(config, shape, parameters, l, x);

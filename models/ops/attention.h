@@ -8,6 +8,10 @@
 // of products (rotated queries and keys, probabilities, score gradients) are rounded to bf16. On
 // the CPU work is divided over (sequence, key/value head), each on one thread, so the bits do not
 // depend on the team's size.
+//
+// Where several documents share a row (AttentionShape::document_starts), a query sees its own
+// document's keys only. The CPU multiplies a block of queries with the keys from the block's first
+// document on; a GPU with all keys up to the block's last query, and masks.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +27,10 @@ struct AttentionShape {
   std::int64_t heads = 0;            // H
   std::int64_t key_value_heads = 0;  // K, divides H
   std::int64_t head_size = 0;        // D
+  // (B, T): for each position, that of its row where its document begins; nothing before it is
+  // attended to. Never falls within a row and is at most the position itself. Lies where the
+  // tensors do; null: one document a row.
+  const std::int32_t* document_starts = nullptr;
 
   constexpr std::int64_t group() const { return heads / key_value_heads; }
   constexpr std::int64_t width() const {

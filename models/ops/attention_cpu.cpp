@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/matmul.h"
 #include "core/parallel.h"
+#include "models/ops/attention_cpu.h"
 #include "models/ops/cuda_model_ops.h"
 #include "models/ops/vector_math.h"
 
@@ -69,54 +70,73 @@ struct Scratch {
   }
 };
 
-// Row i of a block may see keys 0 .. first + i; `keys` is the width of the block. Leaves exp(s -
-// max) in p, zeros in the masked tail.
-#define BALLOT_SOFTMAX_ROWS(T, STORE)                                                         \
-  BALLOT_VECTORIZED void softmax_rows(float* __restrict s, T* p, std::int64_t rows,           \
-                                      std::int64_t keys, std::int64_t first,                  \
-                                      float* __restrict inverse_sum, float* __restrict lse) { \
-    for (std::int64_t i = 0; i < rows; ++i, s += keys, p += keys) {                           \
-      const std::int64_t seen = first + i + 1;                                                \
-      float maximum = s[0];                                                                   \
-      _Pragma("omp simd reduction(max : maximum)") for (std::int64_t j = 0; j < seen; ++j)    \
-          maximum = s[j] > maximum ? s[j] : maximum;                                          \
-      float sum = 0;                                                                          \
-      _Pragma("omp simd reduction(+ : sum)") for (std::int64_t j = 0; j < seen; ++j) {        \
-        const float e = vector_exp(s[j] - maximum);                                           \
-        STORE[j] = from_float<T>(e);                                                          \
-        sum += e;                                                                             \
-      }                                                                                       \
-      for (std::int64_t j = seen; j < keys; ++j) STORE[j] = from_float<T>(0.0f);              \
-      inverse_sum[i] = 1.0f / sum;                                                            \
-      lse[i] = maximum + std::log(sum);                                                       \
-    }                                                                                         \
+// The keys that one row of a block sees, counted from the block's first key: [begin, end).
+struct Seen {
+  std::int64_t begin, end;
+};
+
+// Of row i of a block of queries that begins at position `first` and of keys that begin at `base`.
+// `starts`: of the block's rows; null: one document.
+[[gnu::always_inline]] inline Seen seen_by(std::int64_t i, std::int64_t first, std::int64_t base,
+                                           const std::int32_t* starts) {
+  return {starts == nullptr ? 0 : starts[i] - base, first + i + 1 - base};
+}
+
+// Leaves exp(s - max) in p, zeros where masked.
+#define BALLOT_SOFTMAX_ROWS(T, STORE)                                                              \
+  BALLOT_VECTORIZED void softmax_block(float* __restrict s, T* p, std::int64_t rows,               \
+                                       std::int64_t keys, std::int64_t first, std::int64_t base,   \
+                                       const std::int32_t* starts, float* __restrict inverse_sum,  \
+                                       float* __restrict lse) {                                    \
+    for (std::int64_t i = 0; i < rows; ++i, s += keys, p += keys) {                                \
+      const Seen seen = seen_by(i, first, base, starts);                                           \
+      float maximum = s[seen.begin];                                                               \
+      _Pragma("omp simd reduction(max : maximum)") for (std::int64_t j = seen.begin; j < seen.end; \
+                                                        ++j) maximum =                             \
+          s[j] > maximum ? s[j] : maximum;                                                         \
+      float sum = 0;                                                                               \
+      for (std::int64_t j = 0; j < seen.begin; ++j) STORE[j] = from_float<T>(0.0f);                \
+      _Pragma("omp simd reduction(+ : sum)") for (std::int64_t j = seen.begin; j < seen.end;       \
+                                                  ++j) {                                           \
+        const float e = vector_exp(s[j] - maximum);                                                \
+        STORE[j] = from_float<T>(e);                                                               \
+        sum += e;                                                                                  \
+      }                                                                                            \
+      for (std::int64_t j = seen.end; j < keys; ++j) STORE[j] = from_float<T>(0.0f);               \
+      inverse_sum[i] = 1.0f / sum;                                                                 \
+      lse[i] = maximum + std::log(sum);                                                            \
+    }                                                                                              \
   }
 BALLOT_SOFTMAX_ROWS(float, s)
 BALLOT_SOFTMAX_ROWS(bfloat16, p)
 #undef BALLOT_SOFTMAX_ROWS
 
 // p = exp(s - lse), ds = p (dp - dot), both zero where masked. In f32 p replaces s and ds replaces
-// dp. The first position has one key: its ds is exactly zero, where the formula would leave
-// rounding.
-#define BALLOT_SOFTMAX_BACKWARD_ROWS(T, P, DS)                                                  \
-  BALLOT_VECTORIZED void softmax_backward_rows(float* __restrict s, float* __restrict dp, T* p, \
-                                               T* ds, std::int64_t rows, std::int64_t keys,     \
-                                               std::int64_t first, const float* __restrict lse, \
-                                               const float* __restrict dot) {                   \
-    for (std::int64_t i = 0; i < rows; ++i, s += keys, dp += keys, p += keys, ds += keys) {     \
-      const std::int64_t seen = first + i + 1;                                                  \
-      _Pragma("omp simd") for (std::int64_t j = 0; j < seen; ++j) {                             \
-        const float e = vector_exp(s[j] - lse[i]);                                              \
-        const float d = e * (dp[j] - dot[i]);                                                   \
-        P[j] = from_float<T>(e);                                                                \
-        DS[j] = from_float<T>(d);                                                               \
-      }                                                                                         \
-      if (seen == 1) DS[0] = from_float<T>(0.0f);                                               \
-      for (std::int64_t j = seen; j < keys; ++j) {                                              \
-        P[j] = from_float<T>(0.0f);                                                             \
-        DS[j] = from_float<T>(0.0f);                                                            \
-      }                                                                                         \
-    }                                                                                           \
+// dp. A document's first position has one key: its ds is exactly zero, where the formula would
+// leave rounding.
+#define BALLOT_SOFTMAX_BACKWARD_ROWS(T, P, DS)                                              \
+  BALLOT_VECTORIZED void softmax_backward_rows(                                             \
+      float* __restrict s, float* __restrict dp, T* p, T* ds, std::int64_t rows,            \
+      std::int64_t keys, std::int64_t first, std::int64_t base, const std::int32_t* starts, \
+      const float* __restrict lse, const float* __restrict dot) {                           \
+    for (std::int64_t i = 0; i < rows; ++i, s += keys, dp += keys, p += keys, ds += keys) { \
+      const Seen seen = seen_by(i, first, base, starts);                                    \
+      for (std::int64_t j = 0; j < seen.begin; ++j) {                                       \
+        P[j] = from_float<T>(0.0f);                                                         \
+        DS[j] = from_float<T>(0.0f);                                                        \
+      }                                                                                     \
+      _Pragma("omp simd") for (std::int64_t j = seen.begin; j < seen.end; ++j) {            \
+        const float e = vector_exp(s[j] - lse[i]);                                          \
+        const float d = e * (dp[j] - dot[i]);                                               \
+        P[j] = from_float<T>(e);                                                            \
+        DS[j] = from_float<T>(d);                                                           \
+      }                                                                                     \
+      if (seen.end - seen.begin == 1) DS[seen.begin] = from_float<T>(0.0f);                 \
+      for (std::int64_t j = seen.end; j < keys; ++j) {                                      \
+        P[j] = from_float<T>(0.0f);                                                         \
+        DS[j] = from_float<T>(0.0f);                                                        \
+      }                                                                                     \
+    }                                                                                       \
   }
 BALLOT_SOFTMAX_BACKWARD_ROWS(float, s, dp)
 BALLOT_SOFTMAX_BACKWARD_ROWS(bfloat16, p, ds)
@@ -124,9 +144,9 @@ BALLOT_SOFTMAX_BACKWARD_ROWS(bfloat16, p, ds)
 
 // y = x * factor[row], into rows y_stride apart.
 #define BALLOT_SCALE_ROWS(T)                                                                       \
-  BALLOT_VECTORIZED void scale_rows(const float* __restrict x, const float* __restrict factor,     \
-                                    std::int64_t rows, std::int64_t cols, T* __restrict y,         \
-                                    std::int64_t y_stride) {                                       \
+  BALLOT_VECTORIZED void scale_block(const float* __restrict x, const float* __restrict factor,    \
+                                     std::int64_t rows, std::int64_t cols, T* __restrict y,        \
+                                     std::int64_t y_stride) {                                      \
     for (std::int64_t i = 0; i < rows; ++i, x += cols, y += y_stride)                              \
       for (std::int64_t c = 0; c < cols; ++c) y[c] = from_float<T>(x[c] * factor[i]);              \
   }                                                                                                \
@@ -181,6 +201,15 @@ struct Item {
   std::int64_t lse_at(std::int64_t g, std::int64_t t) const {
     return (sequence * shape.heads + head(g)) * shape.length + t;
   }
+  // Of position t and on; null: one document.
+  const std::int32_t* document_starts(std::int64_t t) const {
+    return shape.document_starts == nullptr ? nullptr
+                                            : shape.document_starts + sequence * shape.length + t;
+  }
+  // The first key that a block of queries from position t on sees.
+  std::int64_t first_key(std::int64_t t) const {
+    return shape.document_starts == nullptr ? 0 : *document_starts(t);
+  }
 };
 
 template <class T>
@@ -195,26 +224,27 @@ void forward_item(const Item<T>& item, const RopeTable& rope, T* output, float* 
   const std::int64_t step = block_rows(shape);
   for (std::int64_t first = 0; first < shape.length; first += step) {
     const std::int64_t rows = std::min(step, shape.length - first);
-    const std::int64_t keys = first + rows;
+    const std::int64_t base = item.first_key(first), keys = first + rows - base;
     for (std::int64_t g = 0; g < group; ++g)
       rope_rows(item.queries + first * width + g * d, width, rope.cosines(first), rope.sines(first),
                 half, rows, scale, scratch.q + g * rows * d, d);
-    matmul(matrix(scratch.q, group * rows, d), matrix(scratch.k, keys, d).transposed(),
+    matmul(matrix(scratch.q, group * rows, d), matrix(scratch.k + base * d, keys, d).transposed(),
            matrix(scratch.scores, group * rows, keys), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g)
-      softmax_rows(scratch.scores + g * rows * keys, scratch.p + g * rows * keys, rows, keys, first,
-                   scratch.row + g * rows, log_sum_exp + item.lse_at(g, first));
+      softmax_block(scratch.scores + g * rows * keys, scratch.p + g * rows * keys, rows, keys,
+                    first, base, item.document_starts(first), scratch.row + g * rows,
+                    log_sum_exp + item.lse_at(g, first));
     matmul(matrix(scratch.p, group * rows, keys),
-           make_matrix(item.values, kDType<T>, keys, d, width),
+           make_matrix(item.values + base * width, kDType<T>, keys, d, width),
            matrix(scratch.result, group * rows, d), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g)
-      scale_rows(scratch.result + g * rows * d, scratch.row + g * rows, rows, d,
-                 output + item.output_at(g, first), shape.heads * d);
+      scale_block(scratch.result + g * rows * d, scratch.row + g * rows, rows, d,
+                  output + item.output_at(g, first), shape.heads * d);
   }
 }
 
-// Blocks go from last to first: the last one sees all keys, so it is the one that writes dk and dv;
-// the rest add.
+// Blocks go from last to first: of dk and dv, a block adds to the rows that one after it has
+// written, and is the first to write the rest. With one document a row the last block writes all.
 template <class T>
 void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, const T* doutput,
                    const float* log_sum_exp, const Scratch<T>& scratch, Stream& stream) {
@@ -225,11 +255,16 @@ void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, 
   rope_rows(item.keys, width, rope.cosines(0), rope.sines(0), half, shape.length, 1.0f, scratch.k,
             d);
   const std::int64_t step = block_rows(shape);
-  const std::int64_t last = (shape.length - 1) / step * step;
-  for (std::int64_t first = last; first >= 0; first -= step) {
+  std::int64_t written = shape.length;  // the first row of dk and dv that is
+  for (std::int64_t first = (shape.length - 1) / step * step; first >= 0; first -= step) {
     const std::int64_t rows = std::min(step, shape.length - first);
-    const std::int64_t keys = first + rows;
-    const Accumulate accumulate = first == last ? Accumulate::no : Accumulate::yes;
+    const std::int64_t base = item.first_key(first), keys = first + rows - base;
+    const Accumulate accumulate = written < first + rows ? Accumulate::yes : Accumulate::no;
+    if (accumulate == Accumulate::yes && base < written) {
+      std::fill(scratch.dk + base * d, scratch.dk + written * d, 0.0f);
+      std::fill(scratch.dv + base * d, scratch.dv + written * d, 0.0f);
+    }
+    written = std::min(written, base);
     for (std::int64_t g = 0; g < group; ++g) {
       rope_rows(item.queries + first * width + g * d, width, rope.cosines(first), rope.sines(first),
                 half, rows, scale, scratch.q + g * rows * d, d);
@@ -238,21 +273,21 @@ void backward_item(const Item<T>& item, const RopeTable& rope, const T* output, 
                      scratch.doutput + g * rows * d, scratch.row + g * rows);
     }
     const Tensor q = matrix(scratch.q, group * rows, d);
-    const Tensor k = matrix(scratch.k, keys, d);
-    const Tensor v = make_matrix(item.values, kDType<T>, keys, d, width);
+    const Tensor k = matrix(scratch.k + base * d, keys, d);
+    const Tensor v = make_matrix(item.values + base * width, kDType<T>, keys, d, width);
     const Tensor dy = matrix(scratch.doutput, group * rows, d);
     matmul(q, k.transposed(), matrix(scratch.scores, group * rows, keys), Accumulate::no, stream);
     matmul(dy, v.transposed(), matrix(scratch.dscores, group * rows, keys), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g) {
       const std::int64_t at = g * rows * keys;
       softmax_backward_rows(scratch.scores + at, scratch.dscores + at, scratch.p + at,
-                            scratch.ds + at, rows, keys, first, log_sum_exp + item.lse_at(g, first),
-                            scratch.row + g * rows);
+                            scratch.ds + at, rows, keys, first, base, item.document_starts(first),
+                            log_sum_exp + item.lse_at(g, first), scratch.row + g * rows);
     }
     const Tensor p = matrix(scratch.p, group * rows, keys);
     const Tensor ds = matrix(scratch.ds, group * rows, keys);
-    matmul(p.transposed(), dy, matrix(scratch.dv, keys, d), accumulate, stream);
-    matmul(ds.transposed(), q, matrix(scratch.dk, keys, d), accumulate, stream);
+    matmul(p.transposed(), dy, matrix(scratch.dv + base * d, keys, d), accumulate, stream);
+    matmul(ds.transposed(), q, matrix(scratch.dk + base * d, keys, d), accumulate, stream);
     matmul(ds, k, matrix(scratch.result, group * rows, d), Accumulate::no, stream);
     for (std::int64_t g = 0; g < group; ++g)
       rope_inverse_rows(scratch.result + g * rows * d, d, rope.cosines(first), rope.sines(first),
@@ -285,6 +320,23 @@ void over_items(const AttentionShape& shape, const Tensor& vkq, std::byte* scrat
 }
 
 }  // namespace
+
+void softmax_rows(float* s, float* p, std::int64_t rows, std::int64_t keys, std::int64_t first,
+                  std::int64_t base, const std::int32_t* starts, float* inverse_sum, float* lse) {
+  softmax_block(s, p, rows, keys, first, base, starts, inverse_sum, lse);
+}
+void softmax_rows(float* s, bfloat16* p, std::int64_t rows, std::int64_t keys, std::int64_t first,
+                  std::int64_t base, const std::int32_t* starts, float* inverse_sum, float* lse) {
+  softmax_block(s, p, rows, keys, first, base, starts, inverse_sum, lse);
+}
+void scale_rows(const float* x, const float* factor, std::int64_t rows, std::int64_t cols, float* y,
+                std::int64_t y_stride) {
+  scale_block(x, factor, rows, cols, y, y_stride);
+}
+void scale_rows(const float* x, const float* factor, std::int64_t rows, std::int64_t cols,
+                bfloat16* y, std::int64_t y_stride) {
+  scale_block(x, factor, rows, cols, y, y_stride);
+}
 
 std::int64_t attention_scratch_bytes(const AttentionShape& shape, DType type, Device device) {
   if (device.kind == Device::Kind::cuda)

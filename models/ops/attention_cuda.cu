@@ -185,9 +185,9 @@ __global__ void __launch_bounds__(kTokenThreads)
 }
 
 // A row of a block's scores. Row i of an item is head i % G at position first + i / G, and sees the
-// keys up to its own position.
+// keys from its document's first to its own position: [begin, seen).
 struct ScoreRow {
-  std::int64_t item, position, head, seen;
+  std::int64_t item, position, head, begin, seen;
 
   __device__ __forceinline__ ScoreRow(const AttentionShape& shape, std::int64_t row,
                                       std::int64_t rows_of_item, std::int64_t first_item,
@@ -197,7 +197,13 @@ struct ScoreRow {
     item = first_item + local;
     position = first + t;
     head = i - t * group;
+    begin = shape.document_starts == nullptr
+                ? 0
+                : shape.document_starts[item / shape.key_value_heads * shape.length + position];
     seen = position + 1;
+  }
+  __device__ __forceinline__ bool sees(std::int64_t key) const {
+    return key >= begin && key < seen;
   }
   // In log_sum_exp (B, H, T).
   __device__ __forceinline__ std::int64_t lse_at(const AttentionShape& shape) const {
@@ -232,7 +238,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         BALLOT_UNROLL
         for (int i = 0; i < kScoreWidth; ++i) {
-          if (begin + chunk * kChunk + i >= seen) x[chunk][i] = -INFINITY;
+          if (!place.sees(begin + chunk * kChunk + i)) x[chunk][i] = -INFINITY;
           maximum = x[chunk][i] > maximum ? x[chunk][i] : maximum;
         }
       }
@@ -257,11 +263,12 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
         }
     } else {
       for (std::int64_t c = begin; c < seen; c += kChunk) {
+        if (c + kScoreWidth <= place.begin) continue;  // nothing is seen: no maximum to subtract
         float x[kScoreWidth], larger = maximum;
         load(s + c, x);
         BALLOT_UNROLL
         for (int i = 0; i < kScoreWidth; ++i) {
-          if (c + i >= seen) x[i] = -INFINITY;
+          if (!place.sees(c + i)) x[i] = -INFINITY;
           larger = x[i] > larger ? x[i] : larger;
         }
         sum *= expf(maximum - larger);
@@ -279,7 +286,7 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
         if (c < seen) load(s + c, x);
         BALLOT_UNROLL
         for (int i = 0; i < kScoreWidth; ++i)
-          x[i] = c + i < seen ? expf(x[i] - maximum) * inverse : 0.0f;
+          x[i] = place.sees(c + i) ? expf(x[i] - maximum) * inverse : 0.0f;
         __syncwarp();
         if (c < keys) store(p + c, x);
       }
@@ -288,8 +295,8 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
   }
 }
 
-// p = exp(s - lse) over s, ds = p (dp - dot) over dp, as above. The first position has one key: its
-// ds is exactly zero, where the formula would leave rounding.
+// p = exp(s - lse) over s, ds = p (dp - dot) over dp, as above. A document's first position has one
+// key: its ds is exactly zero, where the formula would leave rounding.
 template <class T>
 __global__ void __launch_bounds__(kSoftmaxThreads)
     softmax_gradient_rows(AttentionShape shape, float* scores, float* dscores, std::int64_t pitch,
@@ -323,9 +330,9 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
         const std::int64_t c = start + begin + chunk * kChunk;
         BALLOT_UNROLL
         for (int i = 0; i < kScoreWidth; ++i) {
-          const bool sees = c + i < seen;
+          const bool sees = place.sees(c + i);
           const float e = sees ? expf(x[chunk][i] - lse) : 0.0f;
-          dx[chunk][i] = sees && seen > 1 ? e * (dx[chunk][i] - dot) : 0.0f;
+          dx[chunk][i] = sees && seen - place.begin > 1 ? e * (dx[chunk][i] - dot) : 0.0f;
           x[chunk][i] = e;
         }
         if (c < keys) {

@@ -36,9 +36,11 @@ std::vector<S> attention(const AttentionShape& shape, double theta, const std::v
             rope(vector_at(row, 2 * shape.key_value_heads + h), t, theta, scaling);
         std::vector<S> p;
         double maximum = -1e300;
-        for (const std::vector<S>& key : keys) {
+        const std::int64_t start =
+            shape.document_starts == nullptr ? 0 : shape.document_starts[row];
+        for (auto key = keys.begin() + start; key != keys.end(); ++key) {
           S score = 0.0;
-          for (std::int64_t i = 0; i < d; ++i) score += query[i] * key[i];
+          for (std::int64_t i = 0; i < d; ++i) score += query[i] * (*key)[i];
           p.push_back(score / std::sqrt(static_cast<double>(d)));
           if (real(p.back()) > maximum) maximum = real(p.back());
         }
@@ -46,7 +48,7 @@ std::vector<S> attention(const AttentionShape& shape, double theta, const std::v
         for (S& value : p) sum += value = exp(value - maximum);
         S* y = output.data() + (row * shape.heads + h) * d;
         for (std::size_t u = 0; u < p.size(); ++u)
-          for (std::int64_t i = 0; i < d; ++i) y[i] += p[u] / sum * values[u][i];
+          for (std::int64_t i = 0; i < d; ++i) y[i] += p[u] / sum * values[start + u][i];
       }
     }
   return output;

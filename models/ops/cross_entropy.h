@@ -14,9 +14,10 @@
 
 namespace ballot {
 
-// Rows of a chunk: on the CPU at most about 8 MiB of f32 logits, which a cache holds, and at least
-// 16 rows; on a GPU 1 GiB, because every chunk reads and writes the head's whole gradient once
-// more.
+// Rows of a chunk: on the CPU about 8 MiB of f32 logits, which a cache holds, but 256 rows where
+// those have no more than 128 MiB, and at least 16; on a GPU 1 GiB. Every chunk reads and writes
+// the head's whole gradient once more: with a vocabulary of 128k and C = 2048 2 GB, as much as
+// 4,000 rows of logits.
 std::int64_t cross_entropy_chunk_rows(std::int64_t vocabulary, Device device);
 
 // losses[n] = log(sum exp(logits[n])) - logits[n][targets[n]], in nats.

@@ -64,7 +64,10 @@ void check(const Tensor& logits, std::span<const std::int32_t> targets) {
 std::int64_t cross_entropy_chunk_rows(std::int64_t vocabulary, Device device) {
   if (device.kind == Device::Kind::cuda)
     return std::max<std::int64_t>(128, (std::int64_t{1} << 30) / (4 * vocabulary) / 128 * 128);
-  return std::max<std::int64_t>(16, (std::int64_t{8} << 20) / (4 * vocabulary) / 16 * 16);
+  // Of `bytes` of logits.
+  const auto rows = [vocabulary](std::int64_t bytes) { return bytes / (4 * vocabulary) / 16 * 16; };
+  return std::max({std::int64_t{16}, rows(std::int64_t{8} << 20),
+                   std::min(std::int64_t{256}, rows(std::int64_t{128} << 20))});
 }
 
 void cross_entropy(const Tensor& logits, std::span<const std::int32_t> targets, double* losses,

@@ -17,19 +17,15 @@ template <class T>
                                                 std::int64_t rows, std::int64_t cols,
                                                 T* __restrict y, float* __restrict inverse_rms) {
   for (std::int64_t n = 0; n < rows; ++n, x += cols, y += cols) {
-    float sum = 0;
     if (addend != nullptr) {
-#pragma omp simd reduction(+ : sum)
-      for (std::int64_t c = 0; c < cols; ++c) {
-        const float value = x[c] + addend[c];
-        x[c] = value;
-        sum += value * value;
-      }
+      for (std::int64_t c = 0; c < cols; ++c) x[c] += addend[c];
       addend += cols;
-    } else {
-#pragma omp simd reduction(+ : sum)
-      for (std::int64_t c = 0; c < cols; ++c) sum += x[c] * x[c];
     }
+    // One loop for both, so that the sum has the same bits when it is taken again of what was
+    // added.
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t c = 0; c < cols; ++c) sum += x[c] * x[c];
     const float r = 1.0f / __builtin_sqrtf(sum / static_cast<float>(cols) + epsilon);
     inverse_rms[n] = r;
     for (std::int64_t c = 0; c < cols; ++c) y[c] = from_float<T>(x[c] * r * gain[c]);

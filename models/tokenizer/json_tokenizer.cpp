@@ -69,22 +69,39 @@ const AddedToken* JsonTokenizer::find_added(std::string_view text) const {
   return nullptr;
 }
 
-std::vector<std::int32_t> JsonTokenizer::encode(std::string_view text, bool specials) const {
+std::int32_t JsonTokenizer::find_special(std::string_view text) const {
+  const AddedToken* const token = find_added(text);
+  return token != nullptr && token->special ? token->id : -1;
+}
+
+std::string JsonTokenizer::special_text(std::int32_t token) const {
+  for (const AddedToken& added : added_)
+    if (added.id == token && added.special) return added.text;
+  return "";
+}
+
+std::vector<std::int32_t> JsonTokenizer::encode(std::string_view text, bool specials,
+                                                bool at_start) const {
   std::vector<std::int32_t> tokens;
   tokens.reserve(text.size() / 3 + 1);
   std::deque<std::string> prefixed;
   std::vector<std::string_view> words;
+  const char* first = nullptr;  // where the text begins, in the pieces given to take_normalized
   const auto take_normalized = [&](const AddedToken* token, std::string_view piece) {
     if (token != nullptr) return tokens.push_back(token->id);
     prefixed.clear();
-    pre_tokenizer_.split(piece, prefixed, words);
+    pre_tokenizer_.split(piece, at_start && piece.data() == first, prefixed, words);
     for (const std::string_view word : words) bpe_->encode(word, tokens);
   };
   find_plain_->find(text, specials, [&](const AddedToken* token, std::string_view piece) {
     if (token != nullptr) return tokens.push_back(token->id);
-    if (normalizer_.changes_nothing())
+    const bool is_first = piece.data() == text.data();
+    if (normalizer_.changes_nothing()) {
+      first = is_first ? piece.data() : nullptr;
       return find_normalized_->find(piece, specials, take_normalized);
+    }
     const std::string normalized = normalizer_.apply(piece);
+    first = is_first ? normalized.data() : nullptr;
     find_normalized_->find(normalized, specials, take_normalized);
   });
   return tokens;

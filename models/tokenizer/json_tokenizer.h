@@ -21,12 +21,15 @@ class JsonTokenizer final : public Tokenizer {
   // Throws DataError with all that is refused.
   JsonTokenizer(const nlohmann::json& root, const std::string& path);
 
-  std::vector<std::int32_t> encode(std::string_view text, bool specials) const override;
+  std::vector<std::int32_t> encode(std::string_view text, bool specials,
+                                   bool at_start) const override;
   std::string decode(const std::vector<std::int32_t>& tokens) const override;
   std::vector<std::int32_t> with_template(std::vector<std::int32_t> tokens) const override;
   bool lossless() const override { return lossless_; }
   std::int32_t bos() const override { return bos_; }
   std::int32_t eos() const override { return eos_; }
+  std::int32_t find_special(std::string_view text) const override;
+  std::string special_text(std::int32_t token) const override;
   std::int64_t vocabulary() const override { return size_; }
 
   bool has(std::int32_t token) const { return bytes_of_token_.contains(token); }

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "models/tokenizer/utf8.h"
 
 namespace ballot {
 namespace {
@@ -55,7 +56,12 @@ void apply_behavior(SplitBehavior behavior, std::vector<Stretch>& stretches) {
 
 PreTokenizer PreTokenizer::read(const json& value, Refusals& refusals) {
   PreTokenizer pre_tokenizer;
-  for (const json* const step : steps_of(value, "pretokenizers", "pre_tokenizer", refusals)) {
+  const std::vector<const json*> steps =
+      steps_of(value, "pretokenizers", "pre_tokenizer", refusals);
+  for (const json* const step : steps) {
+    if (member(*step, "type") == "Metaspace" && steps.size() > 1)
+      refusals.add(
+          "pre_tokenizer Metaspace stands beside others: not supported, expected it alone");
     if (pre_tokenizer.byte_level_)
       refusals.add("pre_tokenizer {} follows ByteLevel: not supported, expected ByteLevel last",
                    shown(member(*step, "type")));
@@ -75,6 +81,7 @@ void PreTokenizer::read_step(const json& value, Refusals& refusals) {
     byte_level_words_ = std::move(step);
     return;
   }
+  if (type == "Metaspace") return read_metaspace(value, refusals);
   std::optional<Pattern> pattern;
   if (type == "Digits") {
     pattern = Pattern::regex(kDigits, "pre_tokenizer", refusals);
@@ -92,8 +99,8 @@ void PreTokenizer::read_step(const json& value, Refusals& refusals) {
     step.invert = read_flag(value, "invert", false, "pre_tokenizer", refusals);
   } else {
     refusals.add(
-        "pre_tokenizer {} is not supported, expected ByteLevel, Split, Digits, a Sequence of them "
-        "or null",
+        "pre_tokenizer {} is not supported, expected ByteLevel, Split, Digits, a Sequence of them, "
+        "Metaspace or null",
         shown(type));
   }
   if (!pattern) return;
@@ -101,10 +108,39 @@ void PreTokenizer::read_step(const json& value, Refusals& refusals) {
   steps_.push_back(std::move(step));
 }
 
+void PreTokenizer::read_metaspace(const json& value, Refusals& refusals) {
+  Metaspace made;
+  const json& symbol = member(value, "replacement");
+  if (!symbol.is_string() || symbol == "" ||
+      utf8_length(symbol.get_ref<const std::string&>()) !=
+          symbol.get_ref<const std::string&>().size()) {
+    refusals.add("pre_tokenizer.replacement is {}, expected a character", shown(symbol));
+    return;
+  }
+  made.symbol = symbol.get<std::string>();
+  const json& scheme = member(value, "prepend_scheme");
+  using Prepend = Metaspace::Prepend;
+  if (scheme == "never" || scheme == "first")
+    made.prepend = scheme == "never" ? Prepend::never : Prepend::first;
+  else if (!scheme.is_null() && scheme != "always")
+    refusals.add("pre_tokenizer.prepend_scheme is {}, expected always, first or never",
+                 shown(scheme));
+  // An older file says it so.
+  if (!read_flag(value, "add_prefix_space", true, "pre_tokenizer", refusals)) {
+    if (scheme.is_null())
+      made.prepend = Prepend::never;
+    else if (scheme != "never")
+      refusals.add("pre_tokenizer.add_prefix_space is false and prepend_scheme {}", shown(scheme));
+  }
+  if (read_flag(value, "split", true, "pre_tokenizer", refusals))
+    made.split = Step{Pattern::literal(made.symbol), SplitBehavior::merged_with_next, false};
+  metaspace_ = std::move(made);
+}
+
 bool PreTokenizer::keeps_all() const {
-  return !add_prefix_space_ && std::none_of(steps_.begin(), steps_.end(), [](const Step& step) {
-    return step.behavior == SplitBehavior::removed;
-  });
+  return !metaspace_ && !add_prefix_space_ &&
+         std::none_of(steps_.begin(), steps_.end(),
+                      [](const Step& step) { return step.behavior == SplitBehavior::removed; });
 }
 
 void PreTokenizer::split_once(const Step& step, std::vector<std::string_view>& words) {
@@ -122,10 +158,26 @@ void PreTokenizer::split_once(const Step& step, std::vector<std::string_view>& w
   words = std::move(cut);
 }
 
-void PreTokenizer::split(std::string_view text, std::deque<std::string>& prefixed,
+void PreTokenizer::split(std::string_view text, bool first, std::deque<std::string>& prefixed,
                          std::vector<std::string_view>& words) const {
   words.clear();
   if (text.empty()) return;
+  if (metaspace_) {
+    std::string& word = prefixed.emplace_back();
+    const bool prepends = metaspace_->prepend == Metaspace::Prepend::always ||
+                          (metaspace_->prepend == Metaspace::Prepend::first && first);
+    if (prepends && text[0] != ' ' && !text.starts_with(metaspace_->symbol))
+      word = metaspace_->symbol;
+    for (const char c : text) {
+      if (c == ' ')
+        word += metaspace_->symbol;
+      else
+        word += c;
+    }
+    words.push_back(word);
+    if (metaspace_->split) split_once(*metaspace_->split, words);
+    return;
+  }
   words.push_back(text);
   for (const Step& step : steps_) split_once(step, words);
   if (add_prefix_space_) {

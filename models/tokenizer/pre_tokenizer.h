@@ -18,7 +18,8 @@ void apply_behavior(SplitBehavior behavior, std::vector<Stretch>& stretches);
 
 class PreTokenizer {
  public:
-  // Of Split, Digits and ByteLevel (which comes last) and Sequences of them; null is one word.
+  // Of Split, Digits and ByteLevel (which comes last) and Sequences of them, or of Metaspace alone;
+  // null is one word.
   static PreTokenizer read(const nlohmann::json& value, Refusals& refusals);
 
   // Whether words are taken byte by byte (ByteLevel) instead of character by character.
@@ -28,7 +29,8 @@ class PreTokenizer {
 
   // The words of `text`, none empty. They look into `text` or into `prefixed`, which owns the words
   // that a space was put before.
-  void split(std::string_view text, std::deque<std::string>& prefixed,
+  // `first`: the text begins here.
+  void split(std::string_view text, bool first, std::deque<std::string>& prefixed,
              std::vector<std::string_view>& words) const;
 
  private:
@@ -37,10 +39,18 @@ class PreTokenizer {
     SplitBehavior behavior = SplitBehavior::isolated;
     bool invert = false;  // the pattern says what lies between the words
   };
+  // Spaces as a symbol, which may stand before the first word too.
+  struct Metaspace {
+    std::string symbol;
+    enum class Prepend { never, first, always } prepend = Prepend::always;
+    std::optional<Step> split;  // by word, each with its symbol before it
+  };
   void read_step(const nlohmann::json& value, Refusals& refusals);
+  void read_metaspace(const nlohmann::json& value, Refusals& refusals);
   static void split_once(const Step& step, std::vector<std::string_view>& words);
 
   std::vector<Step> steps_;
+  std::optional<Metaspace> metaspace_;
   bool byte_level_ = false;
   bool add_prefix_space_ = false;
   std::optional<Step> byte_level_words_;  // use_regex

@@ -225,7 +225,7 @@ class ElasticRecord {
         traffic.received - before_.received;
     const auto workers = static_cast<double>(line.workers);
     const double share = 2.0 * (workers - 1) / workers;
-    line.fp32_bytes = share * 4.0 * static_cast<double>(replica_.arena().count());
+    line.fp32_bytes = share * 4.0 * static_cast<double>(replica_.state().trained_count());
     line.backend = "elastic";
     line.member_bytes =
         replica_.member_bytes_sent() - std::exchange(member_bytes_, replica_.member_bytes_sent());

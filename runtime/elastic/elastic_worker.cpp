@@ -15,6 +15,7 @@
 #include "runtime/checkpoint_publish.h"
 #include "runtime/elastic/chunk_decision.h"
 #include "runtime/run_checkpoints.h"
+#include "runtime/share_check.h"
 
 namespace ballot {
 namespace {
@@ -290,6 +291,11 @@ void ElasticWorker::serve() {
     }
     while (const std::optional<ShareOutcome> outcome = writer_.finished()) {
       if (!outcome->written) {
+        // No later step would find it, and the run's last files must not hold it. Started again,
+        // this worker rebuilds from its journal.
+        if (outcome->damaged && outcome->training.step >= config_.steps)
+          throw DamagedMemory("the checkpoint of the last step, {}: {}", outcome->training.step,
+                              outcome->error);
         log_warning("this worker's share of the checkpoint of step {} is given up: {}",
                     outcome->training.step, outcome->error);
         continue;
@@ -398,7 +404,7 @@ std::optional<CheckpointShare> ElasticWorker::share_of(const HoldRecord& hold) c
   CheckpointShare share;
   share.index = place->second.index;
   share.count = place->second.workers;
-  share.voter = place->second.index;
+  share.voter = options_.worker;
   return share;
 }
 
@@ -594,7 +600,7 @@ void ElasticWorker::begin_last_checkpoint() {
     const std::lock_guard lock(mutex_);
     place = place_now();
   }
-  if (place) replica_.begin_checkpoint({place->index, place->workers, place->index}, writer_);
+  if (place) replica_.begin_checkpoint({place->index, place->workers, options_.worker}, writer_);
 }
 
 void ElasticWorker::run(const ConfirmShare& confirm) {

@@ -10,11 +10,11 @@
 #include "core/matmul.h"
 #include "core/parallel.h"
 #include "core/version.h"
-#include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "runtime/elastic/member_ballot.h"
 #include "runtime/evaluation.h"
 #include "runtime/gather_values.h"
+#include "runtime/parameter_rules.h"
 #include "runtime/replica_audit.h"    // parameter_digests
 #include "runtime/run_checkpoints.h"  // checkpoint_options
 #include "runtime/run_folder.h"
@@ -38,6 +38,21 @@ const RunConfig& elastic(const RunConfig& config, const Transport* members) {
         to_string(*config.vote_schedule));
   if (config.estimator != Estimator::majority)
     throw ConfigError("vote.estimator: an elastic run takes the majority only");
+  if (config.average_momentum_every > 0)
+    throw ConfigError(
+        "vote.average_momentum_every = {}: an elastic run cannot, its voters meet only in records; "
+        "expected 0",
+        config.average_momentum_every);
+  if (config.keep_best)
+    throw ConfigError(
+        "train.keep_best = true: an elastic run's workers do not agree on held-out losses, "
+        "expected "
+        "false");
+  if (config.early_stop_evaluations > 0)
+    throw ConfigError(
+        "train.early_stop_evaluations = {}: an elastic run's workers do not agree on held-out "
+        "losses, expected 0",
+        config.early_stop_evaluations);
   return config;
 }
 
@@ -48,6 +63,7 @@ RunConfig shared_part(RunConfig config) {
   config.model_folder = config.output_folder = config.device = "";
   config.train_data.path = config.validation_data.path = "";
   config.threads = 0;
+  config.recompute = RunConfig::Recompute::none;  // the same bits by either
   config.steps = 0;
   config.evaluate_every = config.validation_windows = 0;
   config.deadline_seconds = 0;
@@ -84,13 +100,14 @@ std::uint64_t most_order_bytes(const ParameterArena& arena) {
   return 8 * static_cast<std::uint64_t>(arena.count()) + (std::uint64_t{64} << 20);
 }
 
-Digest digest_of_config(const RunConfig& config, const Position& genesis,
-                        std::span<const std::int32_t> tokens) {
-  const std::string text = fmt::format("version {}\n", version()) + to_toml(shared_part(config));
+Digest digest_of_config(const RunConfig& config, const Architecture& model, const Position& genesis,
+                        const Digest& data) {
+  const std::string text = fmt::format("version {}\n{}model {}\n", version(),
+                                       to_toml(shared_part(config)), model.to_json());
   DigestStream stream;
   stream.add(std::as_bytes(std::span(text)));
   stream.add(genesis.digest);
-  stream.add(std::as_bytes(tokens));
+  stream.add(data);
   return stream.digest();
 }
 
@@ -102,43 +119,38 @@ Replica::Replica(const RunConfig& config, const TrainingHooks& hooks, Transport*
       members_(members != nullptr && members->size() > 1 ? members : nullptr),
       patience_(std::chrono::duration_cast<Duration>(
           std::chrono::duration<double>(config.deadline_seconds))),
-      device_(find_device(config, hooks.local_rank, &device_reason_)),
+      architecture_(read_architecture(config.model_folder)),
+      device_(find_device(config, *architecture_, hooks.local_rank, &device_reason_)),
       compute_(resolve_compute(config.compute, device_)),
-      llama_(read_model_config(config.model_folder)),
       tokenizer_(read_tokenizer(config.model_folder)),
-      arena_(llama_parameter_shapes(llama_), compute_, device_),
+      arena_(with_rules(shapes_to_load(config, *architecture_, false), config), compute_, device_),
       plan_(plan_members(arena_, config_.groups, static_cast<int>(config_.members), config_.cut)),
       state_(arena_, config_.groups, plan_, member()),
       layout_(state_),
-      training_tokens_(read_tokens(config.train_data, *tokenizer_)),
-      sampler_(training_tokens_, config.sequence_length, config.seed, "data.train"),
+      data_(config, *tokenizer_),
       replay_(arena_, state_, layout_, static_cast<std::uint64_t>(config.seed), config.ties),
       batches_(static_cast<std::size_t>(config.micro_batches)),
-      counts_(state_.states().size()) {
+      counts_(state_.parameter_count()) {
   if (const std::string reason = why_not_journaled(config, layout_); !reason.empty())
     throw ConfigError("an elastic run needs a journal, and this one can keep none: {}", reason);
-  if (!config.validation_data.path.empty()) {
-    held_out_tokens_ = read_tokens(config.validation_data, *tokenizer_);
-    windows_ = std::make_unique<EvaluationWindows>(held_out_tokens_, config.sequence_length,
-                                                   config.validation_windows, "data.validation");
-  }
-  check_data(config_, llama_, training_tokens_, held_out_tokens_);
-  model_ = make_llama(llama_, arena_, device_);
+  check_data(config_, *architecture_, data_);
+  model_ = architecture_->make_model(arena_, device_);
+  model_->recompute_layers(config.recompute == RunConfig::Recompute::layer);
   if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
+  if (is_first_member() && hooks.local_rank == 0) log_info("{}", data_.description(*tokenizer_));
   if (!device_reason_.empty()) log_info("train.device = auto: {}", device_reason_);
   load_start_here(false);
-  config_digest_ = digest_of_config(config, genesis_, training_tokens_);
+  config_digest_ = digest_of_config(config, *architecture_, genesis_, data_.training().digest());
   const auto seed = static_cast<std::uint64_t>(config_.seed);
   if (members_ == nullptr) {
     maker_ = std::make_unique<BallotMaker>(state_, layout_, seed);
     return;
   }
-  DigestStream held_out;  // the members evaluate together
-  held_out.add(std::as_bytes(std::span(held_out_tokens_)));
-  require_same_everywhere(
+  require_same_everywhere(  // the members evaluate together
       fmt::format("version {}\n{}run {}\nheld-out data {} in {} windows\n", version(),
                   to_toml(shared_part(config_)), to_string(config_digest_),
-                  to_string(held_out.digest()), windows_ ? windows_->count() : 0),
+                  to_string(data_.held_out().digest()),
+                  data_.windows() != nullptr ? data_.windows()->count() : 0),
       *members_, Deadline::in(patience_));
   maker_ = std::make_unique<MemberBallotMaker>(state_, layout_, seed, plan_, *members_, patience_);
   // An order may come late: while the first member reads its journal, or waits for a checkpoint.
@@ -177,7 +189,7 @@ std::shared_ptr<const VoterBallot> Replica::make_ballot(const SampleRange& sampl
   std::size_t used = 0;
   for (std::int64_t id = mine.begin; id < mine.end; id += config_.batch) {
     if (used == batches_.size()) batches_.emplace_back();
-    sampler_.draw(id, std::min(config_.batch, mine.end - id), batches_[used++]);
+    data_.samples().draw(id, std::min(config_.batch, mine.end - id), batches_[used++]);
   }
   require(samples.count() > 0, "a ballot of samples [{}, {})", samples.begin, samples.end);
   times_ = {};
@@ -241,16 +253,16 @@ AppliedRecord Replica::apply_here(const Record& record) {
   require(record.step == position_.step + 1 && record.previous == position_.digest,
           "step {} after {} is applied at step {} with {}", record.step, to_string(record.previous),
           position_.step, to_string(position_.digest));
-  const std::vector<std::uint64_t>& digests = replay_.apply(record);
+  digests_ = replay_.apply(record);
   std::int64_t samples = 0;
   Ledger after = ledger_after(ledger_, record);
   for (const VoterRange& range : record.ranges)
     if (!is_unused(after, range.samples)) samples += range.samples.count();
   stand_at(record.position(), record.term, std::move(after));
-  training_.digest = fold(digests);
+  training_.digest = fold(digests_);
   training_.tokens_total += samples * config_.sequence_length;
   times_.apply = watch.elapsed();
-  return {record.step, training_.digest, training_.tokens_total, digests};
+  return {record.step, training_.digest, training_.tokens_total, digests_};
 }
 
 void Replica::stand_at(const Position& position, std::int64_t term, Ledger ledger) {
@@ -278,7 +290,9 @@ void Replica::load_start_here(bool keep_momentum) {
       if (owned->view().data != nullptr) fill_zero(*owned);
     s.count = 0;
   }
-  const std::uint64_t digest = fold(parameter_digests(arena_));
+  digests_ = parameter_digests(arena_);
+  replay_.parameters_changed();
+  const std::uint64_t digest = fold(digests_);
   training_ = {};
   training_.digest = digest;
   genesis_ = {0, history_origin(config_, arena_, digest, 0)};
@@ -320,6 +334,7 @@ void Replica::load_here(const std::string& checkpoint, int voter, bool keep_mome
   };
   TrainingState loaded;
   try {
+    require_same_architecture(*architecture_, config_.model_folder, checkpoint);
     loaded = load_checkpoint(checkpoint, arena_, state_, voter);
   } catch (...) {
     give_back();
@@ -330,7 +345,9 @@ void Replica::load_here(const std::string& checkpoint, int voter, bool keep_mome
     throw DataError("{} is of another run: its history began at {}, this run's at {}", checkpoint,
                     loaded.journal ? to_string(loaded.journal->run) : "none",
                     to_string(genesis_.digest));
-  const std::uint64_t digest = fold(parameter_digests(arena_));
+  digests_ = parameter_digests(arena_);
+  replay_.parameters_changed();
+  const std::uint64_t digest = fold(digests_);
   if (digest != loaded.digest)
     throw CorruptFile("{}: parameters have digest {:016x}, its state says {:016x}", checkpoint,
                       digest, loaded.digest);
@@ -363,7 +380,8 @@ void Replica::begin_checkpoint_here(const CheckpointShare& voter, CheckpointWrit
   training.threads = thread_count();
   training.processor = processor_features(arena_.device());
   training.compute = to_string(compute_);
-  writer.begin(share, training, arena_, state_, {config_.output_folder, config_.model_folder});
+  writer.begin(share, training, digests_, arena_, state_,
+               {config_.output_folder, config_.model_folder});
 }
 
 Replica::OthersShare Replica::look_at_checkpoint(std::int64_t number) {
@@ -381,10 +399,10 @@ std::optional<Loss> Replica::evaluate() {
 }
 
 std::optional<Loss> Replica::evaluate_here() {
-  if (!windows_) return std::nullopt;
+  if (data_.windows() == nullptr) return std::nullopt;
   if (members_ != nullptr)
-    return ballot::evaluate(*model_, *windows_, config_.batch, *members_, patience_);
-  return ballot::evaluate(*model_, *windows_, config_.batch);
+    return ballot::evaluate(*model_, *data_.windows(), config_.batch, *members_, patience_);
+  return ballot::evaluate(*model_, *data_.windows(), config_.batch);
 }
 
 void Replica::keep_members() {

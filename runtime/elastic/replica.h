@@ -21,7 +21,7 @@
 #include <vector>
 
 #include "core/parameter_arena.h"
-#include "models/llama/llama_config.h"
+#include "models/architecture.h"
 #include "models/model.h"
 #include "models/tokenizer.h"
 #include "runtime/checkpoint.h"
@@ -34,7 +34,7 @@
 #include "runtime/protocol/ledger.h"
 #include "runtime/replay.h"
 #include "runtime/run_config.h"
-#include "runtime/sampler.h"
+#include "runtime/run_data.h"
 #include "runtime/trainer.h"  // TrainingHooks
 
 namespace ballot {
@@ -127,18 +127,16 @@ class Replica {
   const TrainingHooks& hooks_;
   Transport* const members_;  // null: none
   const Duration patience_;
+  std::unique_ptr<Architecture> architecture_;
   std::string device_reason_;  // empty: as configured
   Device device_;
   DType compute_;
-  LlamaConfig llama_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;
   MemberPlan plan_;
   OptimizerState state_;
   StepLayout layout_;
-  std::vector<std::int32_t> training_tokens_, held_out_tokens_;
-  Sampler sampler_;
-  std::unique_ptr<EvaluationWindows> windows_;
+  RunData data_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<BallotMaker> maker_;
   Replay replay_;
@@ -151,6 +149,7 @@ class Replica {
   std::int64_t term_ = 0;
   Ledger ledger_;
   TrainingState training_;
+  std::vector<std::uint64_t> digests_;  // by parameter: what the last update or load made
   Times times_;
   std::optional<MemberOrders> orders_;
   std::int64_t checkpoints_begun_ = 0;

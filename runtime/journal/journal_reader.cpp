@@ -109,8 +109,8 @@ void JournalReader::scan_segment(std::size_t index, bool last) {
     torn_bytes_ = segment.file_size;
     return;
   }
-  if (header->start.step + 1 != segment.first_step)
-    throw CorruptFile("{} says that it begins with step {}", segment.path, header->start.step + 1);
+  if (header->start.step != segment.first_step - 1)
+    throw CorruptFile("{} says that it follows step {}", segment.path, header->start.step);
   if (index == 0) {
     run_ = header->run;
     begin_ = end_ = header->start;

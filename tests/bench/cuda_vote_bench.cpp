@@ -272,7 +272,8 @@ void time_elements(Device device, std::int64_t elements, std::span<const float> 
            optim.absorb(weights, rows * kCols, g, matrix(rounded, DType::bf16), u, stream);
          }));
   report("scale f32 -> bf16", elements, 6 * n, time_of(stream, [&] {
-           optim.normalize(p.gradient, matrix(rounded, DType::bf16), sums, stream);
+           optim.normalize(p.gradient, matrix(rounded, DType::bf16), sums,
+                           normalization_of(Coefficients::keller), stream);
          }));
 
   const auto words = static_cast<std::size_t>(rows * kCols / 64);

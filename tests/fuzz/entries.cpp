@@ -8,12 +8,14 @@
 #include "collectives/transport/peer_inbox.h"
 #include "collectives/transport/peer_outbox.h"
 #include "core/error.h"
+#include "models/gpt2/gpt2_config.h"
 #include "models/llama/llama_config.h"
 #include "models/safetensors.h"
 #include "models/strict_json.h"
 #include "models/tokenizer.h"
 #include "runtime/journal/format.h"
 #include "runtime/journal/journal.h"
+#include "runtime/question_answers.h"
 #include "runtime/token_source.h"
 #include "tests/runtime/journal_support.h"
 #include "tests/support/memory_disk.h"
@@ -62,6 +64,24 @@ bool run_config(std::span<const std::byte> bytes) {
   });
 }
 
+bool run_gpt2_config(std::span<const std::byte> bytes) {
+  return accepted([&] {
+    const Gpt2Config config = parse_gpt2_config(std::string(text_of(bytes)), "input");
+    require(to_json(parse_gpt2_config(to_json(config), "again")) == to_json(config),
+            "a config changes when rewritten");
+    require(!gpt2_parameter_shapes(config).empty(), "no shapes");
+  });
+}
+
+bool run_questions(std::span<const std::byte> bytes) {
+  return accepted([&] {
+    for (const QuestionAnswer& one : parse_questions(text_of(bytes), "input")) {
+      const std::string answer = final_answer(one.answer).value();
+      require(final_answer("#### " + answer) == answer, "the answer {} is read as another", answer);
+    }
+  });
+}
+
 bool run_tokenizer(std::span<const std::byte> bytes) {
   return accepted([&] {
     const std::unique_ptr<Tokenizer> tokenizer =
@@ -81,8 +101,16 @@ bool run_source(std::span<const std::byte> bytes, const char* format) {
     TokenSource source;
     source.path = "input";
     source.format = format;
-    for (const std::int32_t token : parse_tokens(text_of(bytes), source, *tokenizer))
-      require(token >= 0 && token < tokenizer->vocabulary(), "token {} outside", token);
+    const DocumentRules rules;
+    const DataReader reader{*tokenizer, rules, std::string()};
+    const TokenData data = parse_token_data(text_of(bytes), source, reader);
+    for (std::int64_t i = 0; i < data.tokens().size(); ++i)
+      require(data.tokens().token(i) >= 0 && data.tokens().token(i) < tokenizer->vocabulary(),
+              "token {} outside", data.tokens().token(i));
+    require(data.trained() <= data.predictable() &&
+                data.predictable() + data.documents() == data.tokens().size(),
+            "{} of {} tokens trained on, {} documents", data.trained(), data.predictable(),
+            data.documents());
   });
 }
 bool run_jsonl(std::span<const std::byte> bytes) {
@@ -311,7 +339,7 @@ std::string small_tokenizer(bool byte_level) {
 
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all =
-      with_checkpoint_entries(with_peer_entries(with_coordinator_entries({
+      with_data_entries(with_checkpoint_entries(with_peer_entries(with_coordinator_entries({
           {"safetensors", run_safetensors, {small_safetensors()}},
           {"config",
            run_config,
@@ -319,6 +347,11 @@ const std::vector<Entry>& entries() {
             R"({"model_type":"llama","hidden_size":64,"intermediate_size":8,"num_hidden_layers":1,)"
             R"("num_attention_heads":2,"vocab_size":9,"eos_token_id":[1,2],)"
             R"("rope_parameters":{"rope_type":"default","rope_theta":5e5}})"}},
+          {"gpt2_config",
+           run_gpt2_config,
+           {R"({"model_type":"gpt2","n_embd":64,"n_layer":2,"n_head":4,"vocab_size":258,)"
+            R"("n_inner":null,"n_positions":77,"activation_function":"gelu_new",)"
+            R"("tie_word_embeddings":false,"eos_token_id":[4,5],"resid_pdrop":0.1})"}},
           {"tokenizer",
            run_tokenizer,
            {byte_tokenizer_json(), small_tokenizer(true), small_tokenizer(false)}},
@@ -326,11 +359,15 @@ const std::vector<Entry>& entries() {
            run_jsonl,
            {"{\"text\":\"ab\\u00e9\"}\n\n{\"text\":\"\"}\n",
             "{\"question\":\"q\",\"answer\":\"a\\n\",\"n\":[1,{}]}"}},
+          {"questions",
+           run_questions,
+           {"{\"question\":\"1+1?\",\"answer\":\"so\\n#### 1,002.50\"}\n\n"
+            "{\"question\":\"?\",\"answer\":\"#### -3\"}\n"}},
           {"bin", run_bin, {small_bin()}},
           {"peer_frame", run_peer_frame, {small_frames()}},
           {"journal_record", run_journal_record, {small_record()}},
           {"journal_segment", run_journal_segment, {small_segment()}},
-      })));
+      }))));
   return all;
 }
 

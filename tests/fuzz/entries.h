@@ -22,5 +22,6 @@ const std::vector<Entry>& entries();
 std::vector<Entry> with_coordinator_entries(std::vector<Entry> entries);  // a part of them
 std::vector<Entry> with_peer_entries(std::vector<Entry> entries);         // another
 std::vector<Entry> with_checkpoint_entries(std::vector<Entry> entries);
+std::vector<Entry> with_data_entries(std::vector<Entry> entries);
 
 }  // namespace ballot::fuzz

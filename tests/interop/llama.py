@@ -1,21 +1,14 @@
 """Llamas of every family that Ballot reads, tiny and random: written by transformers, read by Ballot, and back."""
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 import unittest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-import numpy as np
-import torch
-from safetensors import safe_open
-from transformers import LlamaConfig, LlamaForCausalLM
+from comparison import ModelTest  # first: it mends sys.path
 
-PROGRAM = pathlib.Path(sys.argv[1]).resolve()
-LENGTH = 48
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 SMALL = dict(
     vocab_size=211, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
@@ -35,6 +28,8 @@ FAMILIES = {
     "smollm2": dict(num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True, rope_theta=100000.0,
                     bos_token_id=0, eos_token_id=0),
     "linear": dict(rope_theta=10000.0, rope={"rope_type": "linear", "factor": 4.0}),
+    "attention-bias": dict(rope_theta=10000.0, attention_bias=True),
+    "mlp-bias": dict(rope_theta=10000.0, mlp_bias=True, tie_word_embeddings=True),
 }
 
 
@@ -48,57 +43,45 @@ def config_of(family):
     return LlamaConfig(**settings)
 
 
-def logits_of(model, tokens):
-    with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].float().numpy()
+def random_llama(family):
+    torch.manual_seed(len(family))
+    model = LlamaForCausalLM(config_of(family))
+    with torch.no_grad():  # transformers' are zero
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(std=0.2)
+    return model
 
 
-class Llamas(unittest.TestCase):
-    def compare(self, family, dtype=torch.float32, older_keys=False, **save):
-        torch.manual_seed(len(family))
-        model = LlamaForCausalLM(config_of(family)).eval().to(dtype)
-        tokens = torch.randint(0, SMALL["vocab_size"], (LENGTH,)).tolist()
-        with tempfile.TemporaryDirectory() as folder:
-            ours, theirs = f"{folder}/ours", f"{folder}/theirs"
-            model.save_pretrained(theirs, **save)
-            if older_keys:
-                self.use_older_keys(f"{theirs}/config.json", family)
-            pathlib.Path(f"{folder}/tokens").write_text(" ".join(map(str, tokens)))
-            done = subprocess.run([PROGRAM, theirs, f"{folder}/tokens", f"{folder}/logits", ours], capture_output=True,
-                                  text=True)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            found = np.fromfile(f"{folder}/logits", np.float32).reshape(LENGTH, -1)
-            # Read again: what is not saved (the angles of rotation) is not to be rounded with the weights.
-            wanted = logits_of(LlamaForCausalLM.from_pretrained(theirs, dtype=torch.float32).eval(), tokens)
-            self.assertLess(np.abs(found - wanted).max(), 1e-3)
-            self.assertGreater(wanted.std(), 0.1)  # there is something to compare
-            # And what Ballot saves is the same model to transformers, tensor by tensor.
-            again = LlamaForCausalLM.from_pretrained(ours, dtype=torch.float32).eval()
-            np.testing.assert_array_equal(logits_of(again, tokens), wanted)
-            with safe_open(f"{ours}/model.safetensors", "pt") as file:
-                self.assertEqual("lm_head.weight" in file.keys(), not model.config.tie_word_embeddings)
-
-    def use_older_keys(self, path, family):
-        config = json.loads(pathlib.Path(path).read_text())
+def use_older_keys(family):
+    def change(folder):
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
         config.pop("rope_parameters", None)
         config["rope_theta"] = FAMILIES[family]["rope_theta"]
         config["rope_scaling"] = FAMILIES[family].get("rope")
-        pathlib.Path(path).write_text(json.dumps(config))
+        path.write_text(json.dumps(config))
+    return change
+
+
+class Llamas(ModelTest):
+    model_class = LlamaForCausalLM
 
     def test_every_family(self):
         for family in FAMILIES:
-            for older_keys in (False, True):
-                with self.subTest(family=family, older_keys=older_keys):
-                    self.compare(family, older_keys=older_keys)
+            for change in (None, use_older_keys(family)):
+                with self.subTest(family=family, older_keys=change is not None):
+                    self.compare(random_llama(family), change)
 
     def test_every_stored_type(self):
         for dtype in (torch.float16, torch.bfloat16):
             with self.subTest(dtype=dtype):
-                self.compare("llama-3", dtype)
+                self.compare(random_llama("llama-3"), dtype=dtype)
 
     def test_a_model_cut_into_many_files(self):
-        self.compare("llama-3.1", max_shard_size="40KB")
+        self.compare(random_llama("llama-3.1"), max_shard_size="40KB")
 
 
 if __name__ == "__main__":
+    ModelTest.logits, ModelTest.ballot = (pathlib.Path(word).resolve() for word in sys.argv[1:3])
     unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "models/llama/llama_model.h"
+#include "models/architecture.h"
 #include "models/model_folder.h"
 
 namespace ballot {
@@ -18,10 +18,10 @@ namespace {
 
 void write_logits(const std::string& folder, const std::string& tokens_path,
                   const std::string& out_path, const std::string& saved) {
-  const LlamaConfig config = read_model_config(folder);
-  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  const std::unique_ptr<Architecture> architecture = read_architecture(folder);
+  const ParameterArena arena(architecture->parameter_shapes(), DType::f32);
   load_parameters(folder, arena);
-  const std::unique_ptr<Model> model = make_llama(config, arena);
+  const std::unique_ptr<Model> model = architecture->make_model(arena);
   std::ifstream file(tokens_path);
   TokenBatch batch;
   batch.inputs.assign(std::istream_iterator<std::int32_t>(file), {});
@@ -33,7 +33,7 @@ void write_logits(const std::string& folder, const std::string& tokens_path,
   std::ofstream out(out_path, std::ios::binary);
   for (std::int64_t row = 0; row < batch.length; ++row)
     out.write(reinterpret_cast<const char*>(logits.f32() + row * logits.stride[0]),
-              static_cast<std::streamsize>(config.vocabulary * 4));
+              static_cast<std::streamsize>(architecture->vocabulary() * 4));
   out.close();
   if (!out) throw_file_error("write", out_path);
   if (saved.empty()) return;

@@ -13,6 +13,7 @@
 #include "launcher/bench_shapes.h"
 #include "launcher/bench_vote.h"
 #include "launcher/rank_numbers.h"
+#include "models/published.h"
 
 namespace ballot {
 namespace {
@@ -37,8 +38,8 @@ TEST(BenchShapes, NamedModelsHaveTheirPublishedNumberOfParameters) {
                                                          {"tinyllama-1.1b", 1'100'048'384},
                                                          {"smollm2-135m", 134'515'008},
                                                          {"gpt2", 124'439'808}};
-  EXPECT_EQ(named_models().size(), published.size());
-  for (const std::string& name : named_models())
+  EXPECT_EQ(published_models().size(), published.size());
+  for (const std::string& name : published_models())
     EXPECT_EQ(model_shapes(name).all_elements, published.at(name)) << name;
   EXPECT_THAT(message_of<ConfigError>([] { model_shapes("llama-9"); }),
               HasSubstr("--model llama-9: expected llama-3.2-1b"));

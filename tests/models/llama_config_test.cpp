@@ -50,7 +50,7 @@ TEST(LlamaConfig, AbsentKeysHaveTheDefaultsOfTransformers) {
   EXPECT_EQ(parsed.initializer_range, 0.02);
   EXPECT_FALSE(parsed.tied_head);
   EXPECT_EQ(parsed.bos_token, 1);
-  EXPECT_EQ(parsed.eos_token, 2);
+  EXPECT_EQ(parsed.eos_tokens, std::vector<std::int64_t>{2});
 }
 
 TEST(LlamaConfig, NullIsAbsent) {
@@ -77,12 +77,16 @@ TEST(LlamaConfig, ReadsTheTinyModel) {
   EXPECT_EQ(config.max_positions, 256);
   EXPECT_EQ(config.rms_norm_epsilon, 1e-5);
   EXPECT_EQ(config.bos_token, 256);
-  EXPECT_EQ(config.eos_token, 257);
+  EXPECT_EQ(config.eos_tokens, std::vector<std::int64_t>{257});
 }
 
-TEST(LlamaConfig, AListOfEndTokensGivesItsFirst) {
-  EXPECT_EQ(parse(with("eos_token_id", {7, 8, 9})).eos_token, 7);
-  expect_refused(with("eos_token_id", json::array()), "eos_token_id is an array");
+TEST(LlamaConfig, EndTokensMayBeSeveralOneOrNone) {
+  using Tokens = std::vector<std::int64_t>;
+  EXPECT_EQ(parse(with("eos_token_id", {7, 8, 9})).eos_tokens, (Tokens{7, 8, 9}));
+  EXPECT_EQ(parse(with("eos_token_id", 7)).eos_tokens, Tokens{7});
+  EXPECT_EQ(parse(with("eos_token_id", nullptr)).eos_tokens, Tokens{});
+  expect_refused(with("eos_token_id", {7, 258}), "eos_token_id is");
+  EXPECT_EQ(parse(with("eos_token_id", json::array())).eos_tokens, Tokens{});
   expect_refused(with("eos_token_id", {258}), "expected a token in [0, 258)");
   expect_refused(with("bos_token_id", -1), "bos_token_id is -1");
 }
@@ -108,8 +112,10 @@ TEST(LlamaConfig, RefusesWhatIsNotSupportedByName) {
   expect_refused(with("rope_scaling", 2), "rope_scaling is 2");
   expect_refused(with("rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}),
                  "rope_parameters.rope_type");
-  expect_refused(with("attention_bias", true), "attention_bias = true");
-  expect_refused(with("mlp_bias", true), "mlp_bias = true");
+  expect_refused(with("attention_bias", 1), "attention_bias is 1, expected true or false");
+  expect_refused(with("mlp_bias", "yes"), "mlp_bias is \"yes\"");
+  expect_refused(with("torch_dtype", 16), "torch_dtype is 16");
+  expect_refused(with("dtype", 16), "dtype is 16");
   expect_refused(with("hidden_act", "gelu"),
                  "hidden_act = \"gelu\" is not supported, expected \"silu\"");
   expect_refused(with("pretraining_tp", 2), "pretraining_tp = 2");
@@ -200,11 +206,11 @@ TEST(LlamaConfig, EverythingWrongIsToldAtOnce) {
   json config = small();
   config.erase("hidden_size");
   config["vocab_size"] = -5;
-  config["mlp_bias"] = true;
+  config["mlp_bias"] = 1;
   EXPECT_THAT([&] { parse(config); },
-              ThrowsMessage<DataError>(
-                  AllOf(HasSubstr("hidden_size is missing"), HasSubstr("vocab_size is -5"),
-                        HasSubstr("mlp_bias = true"), Not(HasSubstr("heads")))));
+              ThrowsMessage<DataError>(AllOf(HasSubstr("hidden_size is missing"),
+                                             HasSubstr("vocab_size is -5"),
+                                             HasSubstr("mlp_bias is 1"), Not(HasSubstr("heads")))));
 }
 
 TEST(LlamaConfig, WhatIsNotJsonIsCorrupt) {
@@ -234,7 +240,10 @@ RC_GTEST_PROP(LlamaConfig, WrittenIsRead, ()) {
                            *rc::gen::inRange(1, 100000)};
   config.tied_head = *rc::gen::arbitrary<bool>();
   config.bos_token = *rc::gen::inRange(-1, 10);
-  config.eos_token = *rc::gen::inRange(-1, 10);
+  for (int i = *rc::gen::inRange(0, 3); i > 0; --i)
+    config.eos_tokens.push_back(3 * i + *rc::gen::inRange(0, 3));
+  config.attention_bias = *rc::gen::arbitrary<bool>();
+  config.mlp_bias = *rc::gen::arbitrary<bool>();
   const LlamaConfig again = parse_llama_config(to_json(config), "config.json");
   RC_ASSERT(to_json(again) == to_json(config));
   RC_ASSERT(again.rope_theta == config.rope_theta);
@@ -243,6 +252,9 @@ RC_GTEST_PROP(LlamaConfig, WrittenIsRead, ()) {
   RC_ASSERT(again.head_size == config.head_size);
   RC_ASSERT(again.tied_head == config.tied_head);
   RC_ASSERT(again.bos_token == config.bos_token);
+  RC_ASSERT(again.eos_tokens == config.eos_tokens);
+  RC_ASSERT(again.attention_bias == config.attention_bias);
+  RC_ASSERT(again.mlp_bias == config.mlp_bias);
 }
 
 TEST(LlamaShapes, StandInBackwardOrder) {
@@ -261,6 +273,39 @@ TEST(LlamaShapes, StandInBackwardOrder) {
     EXPECT_EQ(names[11 + i], fmt::format("model.layers.0.{}.weight", layer[i]));
   }
   EXPECT_EQ(names.back(), "model.embed_tokens.weight");
+}
+
+TEST(LlamaShapes, BiasesFollowTheWeightsOfTheirProduct) {
+  json both = with("attention_bias", true);
+  both["mlp_bias"] = true;
+  const std::vector<ParameterShape> shapes = llama_parameter_shapes(parse(both));
+  ASSERT_EQ(shapes.size(), 2 + 2 * 16 + 1u);
+  const char* layer[] = {"mlp.down_proj.weight",
+                         "mlp.down_proj.bias",
+                         "mlp.up_proj.weight",
+                         "mlp.gate_proj.weight",
+                         "mlp.up_proj.bias",
+                         "mlp.gate_proj.bias",
+                         "post_attention_layernorm.weight",
+                         "self_attn.o_proj.weight",
+                         "self_attn.o_proj.bias",
+                         "self_attn.v_proj.weight",
+                         "self_attn.k_proj.weight",
+                         "self_attn.q_proj.weight",
+                         "self_attn.v_proj.bias",
+                         "self_attn.k_proj.bias",
+                         "self_attn.q_proj.bias",
+                         "input_layernorm.weight"};
+  for (std::size_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(shapes[2 + i].name, fmt::format("model.layers.1.{}", layer[i]));
+    const bool bias = shapes[2 + i].name.ends_with(".bias");
+    if (bias) {
+      EXPECT_EQ(shapes[2 + i].kind, ParameterKind::vector);
+      EXPECT_EQ(shapes[2 + i].rows, 1);
+    }
+  }
+  EXPECT_EQ(shapes[2 + 5].cols, 128);  // of the MLP's width
+  EXPECT_EQ(shapes[2 + 13].cols, 32);  // of the keys
 }
 
 TEST(LlamaShapes, KindsAndExtentsAreThoseOfThePart) {

@@ -7,6 +7,7 @@
 
 #include "core/copy.h"
 #include "core/error.h"
+#include "models/architecture.h"
 #include "models/model_folder.h"
 #include "models/safetensors.h"
 #include "tests/cuda/device_tensor.h"
@@ -170,8 +171,8 @@ class CudaLlamaGolden : public ::testing::Test {
   }
   // Norm-wise distances of loss and every gradient from PyTorch's.
   static void expect_near_golden(DType compute, double loss_bound, double gradient_bound) {
-    const LlamaConfig config = read_model_config(kFolder);
-    const ParameterArena arena(llama_parameter_shapes(config), compute, cuda_device());
+    const std::unique_ptr<Architecture> architecture = read_architecture(kFolder);
+    const ParameterArena arena(architecture->parameter_shapes(), compute, cuda_device());
     load_parameters(kFolder, arena);
     const SafetensorsReader golden(kFolder + "/golden.safetensors");
     const std::vector<double> tokens = read_values(golden.get("tokens"));
@@ -181,7 +182,7 @@ class CudaLlamaGolden : public ::testing::Test {
         batch.inputs.push_back(static_cast<std::int32_t>(tokens[b * 65 + t]));
         batch.targets.push_back(static_cast<std::int32_t>(tokens[b * 65 + t + 1]));
       }
-    const std::unique_ptr<Model> model = make_llama(config, arena, cuda_device());
+    const std::unique_ptr<Model> model = architecture->make_model(arena, cuda_device());
     StreamSink sink;
     sink.model = model.get();
     const Loss loss = model->differentiate({&batch, 1}, sink);

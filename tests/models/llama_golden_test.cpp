@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "models/architecture.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/safetensors.h"
@@ -50,8 +51,8 @@ class LlamaGolden : public ::testing::Test {
   // Norm-wise distances of logits, loss and every gradient from PyTorch's.
   static void expect_near_golden(DType compute, double logits_bound, double loss_bound,
                                  double gradient_bound) {
-    const LlamaConfig config = read_model_config(kFolder);
-    const ParameterArena arena(llama_parameter_shapes(config), compute);
+    const std::unique_ptr<Architecture> architecture = read_architecture(kFolder);
+    const ParameterArena arena(architecture->parameter_shapes(), compute);
     load_parameters(kFolder, arena);
     arena.refresh_compute();
     const SafetensorsReader golden(kFolder + "/golden.safetensors");
@@ -62,7 +63,7 @@ class LlamaGolden : public ::testing::Test {
         batch.inputs.push_back(static_cast<std::int32_t>(tokens[b * 65 + t]));
         batch.targets.push_back(static_cast<std::int32_t>(tokens[b * 65 + t + 1]));
       }
-    const std::unique_ptr<Model> model = make_llama(config, arena);
+    const std::unique_ptr<Model> model = architecture->make_model(arena);
     EXPECT_LT(relative_error(from_tensor(model->logits(batch)), read_values(golden.get("logits"))),
               logits_bound);
     RecordingSink sink;
@@ -93,10 +94,10 @@ TEST_F(LlamaGolden, GreedyContinuationIsPyTorchs) {
   const nlohmann::json greedy = nlohmann::json::parse(std::ifstream(kFolder + "/greedy.json"));
   const std::vector<std::int32_t> want = greedy.at("ids");
   const std::string prompt = greedy.at("prompt");
-  const LlamaConfig config = read_model_config(kFolder);
-  const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
+  const std::unique_ptr<Architecture> architecture = read_architecture(kFolder);
+  const ParameterArena arena(architecture->parameter_shapes(), DType::f32);
   load_parameters(kFolder, arena);
-  const std::unique_ptr<Model> model = make_llama(config, arena);
+  const std::unique_ptr<Model> model = architecture->make_model(arena);
   std::vector<std::int32_t> ids = {256};
   for (const char byte : prompt) ids.push_back(static_cast<unsigned char>(byte));
   while (ids.size() < want.size()) {

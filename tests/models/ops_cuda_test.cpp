@@ -365,12 +365,27 @@ TEST(CudaCrossEntropyRows, ManyLossesAddUp) {
 
 constexpr double kTheta = 10000.0;
 
-class CudaAttention : public ::testing::TestWithParam<AttentionShape> {
+struct AttentionCase {
+  AttentionShape shape;
+  std::vector<std::int64_t> documents = {};  // their lengths; none: one a row
+};
+
+class CudaAttention : public ::testing::TestWithParam<AttentionCase> {
  protected:
   struct Result {
     std::vector<double> output, gradient, log_sum_exp;
   };
-  const AttentionShape shape = GetParam();
+  const std::vector<std::int32_t> starts =
+      pack_documents(GetParam().shape.sequences, GetParam().shape.length, GetParam().documents);
+  const DeviceArray<std::int32_t> device_starts{starts.empty() ? std::vector<std::int32_t>{0}
+                                                               : starts};
+  const AttentionShape shape = with_starts(starts.data());  // for the host
+  const AttentionShape device_shape = with_starts(device_starts.data());
+  AttentionShape with_starts(const std::int32_t* where) const {
+    AttentionShape made = GetParam().shape;
+    if (!starts.empty()) made.document_starts = where;
+    return made;
+  }
   const std::int64_t rows = shape.sequences * shape.length;
   const std::int64_t width = shape.heads * shape.head_size;
   const std::vector<double> x = random_values(rows * shape.width(), 1, 2.0, true);
@@ -395,10 +410,11 @@ class CudaAttention : public ::testing::TestWithParam<AttentionShape> {
                  poison.count() * sizeof(float), stream);
     };
     spoil();
-    attention(shape, rope, vkq, output, lse.data(), scratch.data(), stream);
+    attention(device_shape, rope, vkq, output, lse.data(), scratch.data(), stream);
     EXPECT_EQ(to_doubles(vkq.read(stream)), input) << "the forward must not write its input";
     spoil();
-    attention_backward(shape, rope, vkq, output, doutput, lse.data(), scratch.data(), stream);
+    attention_backward(device_shape, rope, vkq, output, doutput, lse.data(), scratch.data(),
+                       stream);
     return {to_doubles(output.read(stream)), to_doubles(vkq.read(stream)),
             to_doubles(lse.read(stream))};
   }
@@ -470,13 +486,18 @@ TEST_P(CudaAttention, SmallScratchGivesTheSameAndTwiceTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, CudaAttention,
-    ::testing::Values(AttentionShape{1, 1, 1, 1, 2}, AttentionShape{2, 1, 4, 2, 16},
-                      AttentionShape{3, 7, 6, 2, 16}, AttentionShape{1, 130, 3, 3, 16},
-                      AttentionShape{2, 31, 4, 1, 8}, AttentionShape{1, 67, 3, 1, 64},
-                      AttentionShape{2, 33, 2, 2, 10}, AttentionShape{1, 257, 2, 1, 4},
+    ::testing::Values(AttentionCase{{1, 1, 1, 1, 2}}, AttentionCase{{2, 1, 4, 2, 16}},
+                      AttentionCase{{3, 7, 6, 2, 16}}, AttentionCase{{1, 130, 3, 3, 16}},
+                      AttentionCase{{2, 31, 4, 1, 8}}, AttentionCase{{1, 67, 3, 1, 64}},
+                      AttentionCase{{2, 33, 2, 2, 10}}, AttentionCase{{1, 257, 2, 1, 4}},
                       // Rows in 8 and 16 pieces of registers, and in none.
-                      AttentionShape{1, 530, 1, 1, 2}, AttentionShape{1, 1030, 1, 1, 2},
-                      AttentionShape{1, 2055, 1, 1, 2}));
+                      AttentionCase{{1, 530, 1, 1, 2}}, AttentionCase{{1, 1030, 1, 1, 2}},
+                      AttentionCase{{1, 2055, 1, 1, 2}},
+                      // Several documents a row, in each of these ways too.
+                      AttentionCase{{2, 33, 2, 2, 10}, {5, 1, 12}},
+                      AttentionCase{{1, 257, 2, 1, 4}, {128, 1, 60}},
+                      AttentionCase{{1, 530, 1, 1, 2}, {3, 300}},
+                      AttentionCase{{1, 2055, 1, 1, 2}, {700, 41}}));
 
 // Later keys must not reach earlier queries: exactly, not to rounding.
 TEST(CudaAttentionMask, OutputDoesNotChangeWhenTheFutureDoes) {

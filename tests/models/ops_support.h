@@ -2,6 +2,7 @@
 // complex step.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <cstdint>
@@ -64,6 +65,22 @@ std::vector<double> from_tensor(const Tensor& x) {
   std::vector<double> values(static_cast<std::size_t>(x.count()));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = to_float(x.as<T>()[i]);
   return values;
+}
+
+// Where each position's document begins, in rows of `length` filled with documents of these lengths
+// over and over; the last of a row is cut. None: one document a row.
+inline std::vector<std::int32_t> pack_documents(std::int64_t rows, std::int64_t length,
+                                                const std::vector<std::int64_t>& lengths) {
+  std::vector<std::int32_t> starts;
+  std::size_t next = 0;
+  for (std::int64_t row = 0; row < rows && !lengths.empty(); ++row)
+    for (std::int64_t begin = 0; begin < length;) {
+      const std::int64_t end = std::min(length, begin + lengths[next++ % lengths.size()]);
+      starts.insert(starts.end(), static_cast<std::size_t>(end - begin),
+                    static_cast<std::int32_t>(begin));
+      begin = end;
+    }
+  return starts;
 }
 
 inline double norm(const std::vector<double>& x) {

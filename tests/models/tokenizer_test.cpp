@@ -158,7 +158,9 @@ TEST(Tokenizer, RefusesWhatItDoesNotDoByName) {
   expect_refused(changed("/model/merges", 5), "model.merges is 5");
   expect_refused(changed("/model/type", "Unigram"), "model.type \"Unigram\" is not supported");
   expect_refused(changed("/normalizer", {{"type", "NFC"}}), "normalizer \"NFC\" is not supported");
-  expect_refused(changed("/pre_tokenizer", {{"type", "Metaspace"}}), "pre_tokenizer \"Metaspace\"");
+  expect_refused(changed("/pre_tokenizer", {{"type", "Metaspace"}}), "pre_tokenizer.replacement");
+  expect_refused(changed("/pre_tokenizer", {{"type", "BertPreTokenizer"}}),
+                 "pre_tokenizer \"BertPreTokenizer\"");
   expect_refused(changed("/pre_tokenizer/add_prefix_space", 1), "add_prefix_space is 1");
   expect_refused(changed("/decoder", {{"type", "WordPiece"}}), "decoder \"WordPiece\"");
   expect_refused(changed("/model/byte_fallback", true), "byte_fallback");

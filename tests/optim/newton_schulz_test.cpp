@@ -22,16 +22,21 @@ TEST(NewtonSchulz, MatchesFloat64InEveryShape) {
   NewtonSchulz newton_schulz(72, 200 * 72, DType::f32);
   for (const Shape shape : kShapes)
     for (const double scale : {1.0, 1e-4, 1e4})
-      for (const int steps : {1, 2, 5}) {
+      for (const auto& [steps, set] : {std::pair{1, Coefficients::keller},
+                                       {2, Coefficients::keller},
+                                       {5, Coefficients::keller},
+                                       {1, Coefficients::polar_express},
+                                       {5, Coefficients::polar_express},
+                                       {7, Coefficients::polar_express}}) {
         PaddedMatrix x(shape.rows, shape.cols);
         fill(x, random_normal(shape.rows * shape.cols, 11, scale));
         const std::vector<float> start = elements(x);
         const std::vector<double> truth = newton_schulz_reference(
-            std::vector<double>(start.begin(), start.end()), shape.rows, shape.cols, steps);
-        newton_schulz.orthogonalize(x, steps, stream);
+            std::vector<double>(start.begin(), start.end()), shape.rows, shape.cols, steps, set);
+        newton_schulz.orthogonalize(x, steps, stream, set);
         const std::vector<float> result = elements(x);
         for (std::size_t i = 0; i < truth.size(); ++i)
-          ASSERT_NEAR(result[i], truth[i], 5e-6)
+          ASSERT_NEAR(result[i], truth[i], set == Coefficients::keller ? 5e-6 : 2e-5)
               << shape.rows << "x" << shape.cols << " scale " << scale;
         EXPECT_TRUE(x.padding_is_zero());
       }
@@ -50,6 +55,28 @@ TEST(NewtonSchulz, SingularValuesComeNearOne) {
     EXPECT_GT(square, 0.6 * 0.6);
     EXPECT_LT(square, 1.25 * 1.25);
   }
+}
+
+// Where each set brings a singular value: docs/optimizers.md.
+TEST(NewtonSchulz, TheSetsBringSingularValuesWhereTheirSourcesSay) {
+  const auto image = [](Coefficients set, double value) {
+    value /= normalization_of(set).factor;
+    for (int step = 0; step < 5; ++step) {
+      const Quintic q = quintic_of(set, step);
+      value *= q.a + value * value * (q.b + value * value * static_cast<double>(q.c));
+    }
+    return value;
+  };
+  for (double value = 0.01; value <= 1; value += 1e-4) {
+    EXPECT_GT(image(Coefficients::keller, value), 0.67);
+    EXPECT_LT(image(Coefficients::keller, value), 1.14);
+  }
+  for (double value = 0.001; value <= 1; value += 1e-4) {
+    EXPECT_GT(image(Coefficients::polar_express, value), 0.84);
+    EXPECT_LT(image(Coefficients::polar_express, value), 1.15);
+  }
+  EXPECT_NEAR(image(Coefficients::keller, 1e-6) * 1e6, 485, 5);
+  EXPECT_NEAR(image(Coefficients::polar_express, 1e-6) * 1e6 * 1.02, 990, 10);
 }
 
 TEST(NewtonSchulz, AZeroMatrixStaysZero) {

@@ -260,14 +260,17 @@ TEST(NewtonSchulzOnGpu, ScalesToTheBitsOfTheCpu) {
   Stream stream(test::cuda_device());
   for (const Shape shape : kShapes)
     for (const DType type : {DType::f32, DType::bf16}) {
+      const Normalization by =
+          normalization_of(type == DType::f32 ? Coefficients::keller : Coefficients::polar_express);
       PaddedMatrix x(shape.rows, shape.cols);
       fill_mixed(x, 31, 1e-3);
       const Mirror gpu(x);
       const OwnedTensor y(type, {shape.rows, shape.cols}, test::cuda_device());
       const test::DeviceArray<double> sums(static_cast<std::size_t>(shape.rows + 1));
       cuda_optim().square_sum(gpu, sums.data(), sums.data() + 1, nullptr, stream);
-      cuda_optim().normalize(gpu, y, sums.data(), stream);
-      const auto scale = static_cast<float>(1.0 / (std::sqrt(square_sum(x, {}, cpu)) + 1e-7));
+      cuda_optim().normalize(gpu, y, sums.data(), by, stream);
+      const auto scale =
+          static_cast<float>(1.0 / (by.factor * std::sqrt(square_sum(x, {}, cpu)) + by.epsilon));
       const std::vector<float> values = elements(x);
       std::vector<std::byte> expected;
       for (const float value : values) {
@@ -289,6 +292,8 @@ TEST(NewtonSchulzOnGpu, FindsThePolynomialToTheBitsOfTheCpu) {
   Stream stream(test::cuda_device());
   for (const std::int64_t side : {1, 2, 3, 7, 8, 33, 64, 100})
     for (const DType type : {DType::f32, DType::bf16}) {
+      const Quintic q = side % 2 == 0 ? quintic_of(Coefficients::keller, 0)
+                                      : quintic_of(Coefficients::polar_express, side % 5);
       const auto count = static_cast<std::size_t>(side * side);
       const std::vector<double> a = random_normal(side * side, 1),
                                 b = random_normal(side * side, 2);
@@ -297,16 +302,16 @@ TEST(NewtonSchulzOnGpu, FindsThePolynomialToTheBitsOfTheCpu) {
         gram.push_back(static_cast<float>(a[i]));
         if (type == DType::bf16) gram.back() = to_float(to_bfloat16(gram.back()));
         square.push_back(static_cast<float>(b[i]));
-        const float product = -4.7750f * gram[i], second = 2.0315f * square[i];
+        const float product = q.b * gram[i], second = q.c * square[i];
         float value = product + second;
-        if (i % static_cast<std::size_t>(side + 1) == 0) value = 3.4445f + value;
+        if (i % static_cast<std::size_t>(side + 1) == 0) value = q.a + value;
         expected.push_back(type == DType::bf16 ? to_float(to_bfloat16(value)) : value);
       }
       const test::DeviceTensor gpu_gram(type, {side, side}, gram);
       const test::DeviceTensor gpu_square(DType::f32, {side, side}, square);
       const test::DeviceTensor rounded(type, {side, side});
       const Tensor& result = type == DType::f32 ? gpu_square.view() : rounded.view();
-      cuda_optim().polynomial(gpu_gram, gpu_square, result, stream);
+      cuda_optim().polynomial(q, gpu_gram, gpu_square, result, stream);
       EXPECT_EQ((type == DType::f32 ? gpu_square : rounded).read(stream), expected)
           << side << " " << to_string(type);
     }

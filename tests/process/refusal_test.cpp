@@ -117,9 +117,10 @@ TEST_F(Refusal, OfTensorsOfAWrongShapeNamesThemAll) {
                   "model.layers.1.mlp.down_proj.weight is (64, 192), expected (64, 320)"});
 }
 
-TEST_F(Refusal, OfAModelThatIsNoLlama) {
-  copy_model("other", "model_type", "gpt2");
-  expect_refused({"model.folder=other"}, kData, {"other/config.json", "gpt2"});
+TEST_F(Refusal, OfAModelOfAnUnknownFamily) {
+  copy_model("other", "model_type", "mamba");
+  expect_refused({"model.folder=other"}, kData,
+                 {"other/config.json", "mamba", "\"llama\" or \"gpt2\""});
 }
 
 TEST_F(Refusal, OfDataShorterThanOneSequence) {
@@ -196,6 +197,10 @@ TEST_F(Refusal, OfAWrongCommandLineSaysWhatWasWrong) {
   expect(ballot({"init", "--out", "model"}), kConfiguration, {"there is a model in it already"});
   expect(ballot({"init", "--out", "odd", "--hidden", "64", "--heads", "5"}), kConfiguration,
          {"--hidden 64"});
+  expect(ballot({"init", "--out", "odd", "--kv-heads", "-2"}), kConfiguration,
+         {"--kv-heads", "-2"});
+  expect(ballot({"init", "--out", "odd", "--intermediate", "-5"}), kConfiguration,
+         {"--intermediate", "-5"});
   expect(ballot({"report", "nowhere"}), kData, {"nowhere/metrics.jsonl"});
 }
 

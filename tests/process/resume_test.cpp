@@ -1,5 +1,6 @@
 // Jobs that are killed, stopped or find a damaged checkpoint go on and end with the bits of a job
 // that nothing befell.
+#include <fmt/format.h>
 #include <signal.h>
 
 #include <filesystem>
@@ -136,6 +137,24 @@ TEST_P(Resume, AfterAWorkersDeathTheLauncherStartsTheJobAgainAndNoStepIsLost) {
   EXPECT_THAT(ended.output, HasSubstr("starting it again from its newest state (1 of 1 restarts)"));
   const auto steps = metrics("out", "step");
   EXPECT_EQ(steps.back()["step"], kSteps);
+  EXPECT_EQ(metrics("out", "end").back()["replicas_identical"], true);
+}
+
+// The machine that it was on may be gone.
+TEST_P(Resume, WithFewerWorkersAllowedTheJobGoesOnWithThoseThatAreLeft) {
+  std::vector<std::string> arguments = job("out");
+  arguments.insert(arguments.end(), {"--restarts", "2", "--min-workers", "1"});
+  Command running(arguments, file("."));
+  const std::vector<pid_t> processes = await_checkpoint(running, "out");
+  ASSERT_EQ(::kill(processes[0], SIGKILL), 0);
+  const Ended ended = running.wait(60s);
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr(fmt::format("starting it again from its newest state with {} "
+                                                  "of {} workers (1 of 2 restarts)",
+                                                  workers() - 1, workers())));
+  const auto steps = metrics("out", "step");
+  EXPECT_EQ(steps.back()["step"], kSteps);
+  EXPECT_EQ(metrics("out", "run").back()["workers"], workers() - 1);
   EXPECT_EQ(metrics("out", "end").back()["replicas_identical"], true);
 }
 

@@ -117,7 +117,8 @@ std::size_t save(const std::string& folder, int members, bool cut, DType momentu
     TrainingState training = small_training(1, fold(parameter_digests(mine.arena())), members);
     training.members = members;
     writer.begin({.index = m, .count = members, .voter = 0, .member = m, .members = members},
-                 training, mine.arena(), mine.state(), {folder, ""});
+                 training, parameter_digests(mine.arena()), mine.arena(), mine.state(),
+                 {folder, ""});
     EXPECT_TRUE(writer.wait(Deadline::in(std::chrono::seconds(60))));
     EXPECT_EQ(writer.finished().value().error, "");
   }

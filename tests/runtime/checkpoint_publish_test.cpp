@@ -39,8 +39,8 @@ ShareOutcome write_share(Disk& disk, const std::string& run, std::int64_t step, 
                          int count, std::uint64_t seed) {
   SmallState state(seed, index);
   CheckpointWriter writer(small_options(), disk);
-  writer.begin({index, count, index}, small_training(step, state.digest(), count), state.arena(),
-               state.state(), {run, ""});
+  writer.begin({index, count, index}, small_training(step, state.digest(), count), state.digests(),
+               state.arena(), state.state(), {run, ""});
   EXPECT_TRUE(writer.wait(Deadline::in(kLong)));
   const std::optional<ShareOutcome> outcome = writer.finished();
   EXPECT_TRUE(outcome);

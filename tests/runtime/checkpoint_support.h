@@ -46,7 +46,8 @@ class SmallState {
 
   const ParameterArena& arena() const { return arena_; }
   OptimizerState& state() { return state_; }
-  std::uint64_t digest() const { return fold(parameter_digests(arena_)); }
+  std::vector<std::uint64_t> digests() const { return parameter_digests(arena_); }
+  std::uint64_t digest() const { return fold(digests()); }
 
   void change(const Parameter& parameter, Changing what, std::uint64_t seed) {
     ParameterState& s = state_.of(parameter);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <bit>
 #include <filesystem>
 #include <future>
 #include <random>
@@ -43,8 +44,8 @@ TEST(CheckpointWriter, SharesWrittenWhileEverythingChangesLoadAsTheStateOfTheirS
       SmallState state(seed, w);
       expected.push_back(state.bytes());
       CheckpointWriter writer(options);
-      writer.begin({w, workers, w}, small_training(3, state.digest(), workers), state.arena(),
-                   state.state(), {folder.path(), ""});
+      writer.begin({w, workers, w}, small_training(3, state.digest(), workers), state.digests(),
+                   state.arena(), state.state(), {folder.path(), ""});
       const BeforeChange before_change = writer.hook();
       for (const Parameter& parameter : state.arena().parameters())
         for (const Changing what : {Changing::state, Changing::value}) {
@@ -65,11 +66,46 @@ TEST(CheckpointWriter, SharesWrittenWhileEverythingChangesLoadAsTheStateOfTheirS
   }
 }
 
+// One bit of each tensor in turn, after its last update and before it is copied.
+TEST(CheckpointWriter, ABitThatChangesInMemoryIsNeverWrittenAsAWholeShare) {
+  for (const std::uint64_t staging : {0, 1001, 1 << 20}) {
+    const TemporaryFolder folder;
+    SmallState state(5);
+    CheckpointOptions options;
+    options.staging_bytes = staging;
+    CheckpointWriter writer(options);
+    std::int64_t step = 0;
+    const auto save = [&](const std::vector<std::uint64_t>& digests) {
+      writer.begin({}, small_training(++step, 0), digests, state.arena(), state.state(),
+                   {folder.path(), ""});
+      EXPECT_TRUE(writer.wait(Deadline::in(kLong)));
+      return writer.finished().value();
+    };
+    const std::vector<std::uint64_t> digests = state.digests();
+    for (const Parameter& parameter : state.arena().parameters()) {
+      const std::int64_t last =
+          (parameter.shape.rows - 1) * parameter.row_stride + parameter.shape.cols - 1;
+      for (const std::int64_t element : {std::int64_t{0}, last}) {
+        float& value = parameter.value.f32()[element];
+        const float before = value;
+        value = std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) ^ 1u);
+        const ShareOutcome damaged = save(digests);
+        EXPECT_TRUE(damaged.damaged);
+        EXPECT_FALSE(damaged.written);
+        EXPECT_THAT(damaged.error, HasSubstr(parameter.shape.name + " has changed in memory"));
+        EXPECT_THROW(publish_checkpoint(folder.path(), step, std::nullopt, {}), FileError);
+        value = before;
+      }
+    }
+    EXPECT_EQ(save(digests).error, "");
+  }
+}
+
 TEST(CheckpointWriter, OneShareAloneWritesTheFileThatSavingAModelWrites) {
   const TemporaryFolder folder;
   SmallState state(3);
   CheckpointWriter writer({});
-  writer.begin({}, small_training(1, state.digest()), state.arena(), state.state(),
+  writer.begin({}, small_training(1, state.digest()), state.digests(), state.arena(), state.state(),
                {folder.path(), ""});
   ASSERT_TRUE(writer.wait(Deadline::in(kLong)));
   const ShareOutcome outcome = writer.finished().value();
@@ -87,6 +123,35 @@ TEST(CheckpointWriter, OneShareAloneWritesTheFileThatSavingAModelWrites) {
   EXPECT_THAT(outcome.written->folder, HasSubstr("/checkpoints/.step-00000001-"));
 }
 
+TEST(CheckpointWriter, NoOddFileBesideTheModelEndsAShare) {
+  const TemporaryFolder folder, model;
+  write_file_synced(model.file("config.json"), std::string_view("{}"));
+  for (const char* name : {"a.txt", "b.txt", "trainer",
+                           "Stra\xdf"
+                           "e.txt"})
+    write_file_synced(model.file(name), std::string_view(name));
+  fs::create_symlink("loop", model.file("loop"));
+  MemoryDisk disk;
+  disk.on_change = [&](const std::string&, const std::string& path) {
+    if (path.ends_with("/a.txt")) fs::remove(model.file("b.txt"));  // after it was listed
+  };
+  SmallState state(3);
+  CheckpointWriter writer({}, disk);
+  const auto save = [&](std::int64_t step) {
+    writer.begin({}, small_training(step, state.digest()), state.digests(), state.arena(),
+                 state.state(), {"run", model.path()});
+    EXPECT_TRUE(writer.wait(Deadline::in(kLong)));
+    return writer.finished().value();
+  };
+  const ShareOutcome outcome = save(1);
+  ASSERT_TRUE(outcome.written) << outcome.error;
+  EXPECT_THAT(outcome.written->files, testing::IsSupersetOf({"config.json", "a.txt"}));
+  EXPECT_THAT(outcome.written->files, testing::Not(testing::Contains("b.txt")));
+  EXPECT_THAT(outcome.written->files, testing::Not(testing::Contains("trainer")));
+  fs::remove(model.file("config.json"));
+  EXPECT_THAT(save(2).error, HasSubstr("config.json")) << "without it the rest is no model";
+}
+
 TEST(CheckpointWriter, ADiskThatHangsFailsTheShareAndNotTheStep) {
   MemoryDisk disk;
   std::promise<void> reached, go_on;
@@ -102,7 +167,8 @@ TEST(CheckpointWriter, ADiskThatHangsFailsTheShareAndNotTheStep) {
   options.patience = std::chrono::milliseconds(20);
   SmallState state(1);
   CheckpointWriter writer(options, disk);
-  writer.begin({}, small_training(1, 0), state.arena(), state.state(), {"run", ""});
+  writer.begin({}, small_training(1, 0), state.digests(), state.arena(), state.state(),
+               {"run", ""});
   reached.get_future().wait();
   for (const Parameter& parameter : state.arena().parameters()) {
     writer.before_change(parameter, Changing::state);
@@ -110,7 +176,8 @@ TEST(CheckpointWriter, ADiskThatHangsFailsTheShareAndNotTheStep) {
   }
   EXPECT_GT(writer.take_wait_seconds(), 0);
   // The next one cannot begin either.
-  writer.begin({}, small_training(2, 0), state.arena(), state.state(), {"run", ""});
+  writer.begin({}, small_training(2, 0), state.digests(), state.arena(), state.state(),
+               {"run", ""});
   const ShareOutcome second = writer.finished().value();
   EXPECT_EQ(second.training.step, 2);
   EXPECT_THAT(second.error, HasSubstr("the share of step 1 was still being written"));
@@ -120,7 +187,8 @@ TEST(CheckpointWriter, ADiskThatHangsFailsTheShareAndNotTheStep) {
   EXPECT_EQ(first.training.step, 1);
   EXPECT_THAT(first.error, HasSubstr("the disk took no byte of"));
   disk.on_change = {};
-  writer.begin({}, small_training(3, 0), state.arena(), state.state(), {"run", ""});
+  writer.begin({}, small_training(3, 0), state.digests(), state.arena(), state.state(),
+               {"run", ""});
   ASSERT_TRUE(writer.wait(Deadline::in(kLong)));
   EXPECT_EQ(writer.finished().value().error, "");
 }
@@ -129,7 +197,8 @@ TEST(CheckpointWriter, WhatIsNotFinishedWhenTheRunEndsIsGivenUp) {
   const TemporaryFolder folder;
   SmallState state(1);
   CheckpointWriter writer({});
-  writer.begin({}, small_training(1, 0), state.arena(), state.state(), {folder.path(), ""});
+  writer.begin({}, small_training(1, 0), state.digests(), state.arena(), state.state(),
+               {folder.path(), ""});
   writer.give_up("the test ends it");
   ASSERT_TRUE(writer.wait(Deadline::in(kLong)));
   const ShareOutcome outcome = writer.finished().value();
@@ -157,11 +226,32 @@ std::string saved_by(const TemporaryFolder& folder, const TrainingState& trainin
     CheckpointWriter writer({});
     TrainingState mine = training;
     mine.digest = state.digest();
-    writer.begin({w, workers, w}, mine, state.arena(), state.state(), {folder.path(), ""});
+    writer.begin({w, workers, w}, mine, state.digests(), state.arena(), state.state(),
+                 {folder.path(), ""});
     EXPECT_TRUE(writer.wait(Deadline::in(kLong)));
     EXPECT_EQ(writer.finished().value().error, "");
   }
   return publish_checkpoint(folder.path(), training.step, std::nullopt, {});
+}
+
+// Whoever is in the term when a checkpoint is made: places change, numbers do not.
+TEST(Checkpoint, AWorkerTakesItsOwnMomentumByItsNumber) {
+  const TemporaryFolder folder;
+  const std::array numbers{1, 4, 16};
+  for (int i = 0; i < 3; ++i) {
+    SmallState state(1, numbers[static_cast<std::size_t>(i)]);
+    CheckpointWriter writer({});
+    writer.begin({i, 3, numbers[static_cast<std::size_t>(i)]}, small_training(2, state.digest(), 3),
+                 state.digests(), state.arena(), state.state(), {folder.path(), ""});
+    ASSERT_TRUE(writer.wait(Deadline::in(kLong)));
+    ASSERT_EQ(writer.finished().value().error, "");
+  }
+  const std::string path = publish_checkpoint(folder.path(), 2, std::nullopt, {});
+  for (const auto& [mine, whose] : {std::pair{1, 1}, {4, 4}, {16, 16}, {0, 1}, {2, 16}, {10, 4}}) {
+    SmallState loaded(2, mine), expected(1, whose);
+    load_checkpoint(path, loaded.arena(), loaded.state(), mine);
+    EXPECT_TRUE(loaded.bytes() == expected.bytes()) << "worker " << mine;
+  }
 }
 
 TEST(Checkpoint, KeepsWhatARunNeedsWhoseWorkersComeAndGo) {
@@ -192,13 +282,12 @@ TEST(Checkpoint, AStateFromBeforeThereWereLedgersIsReadAsItWas) {
   EXPECT_EQ(parse_training_state(json, "state.json"), small_training(4, 5));
 }
 
-TEST(Checkpoint, AVoterOfWhichItHasNoMomentumBeginsAtZero) {
+TEST(Checkpoint, WithoutAnyVotersMomentumItBeginsAtZero) {
   const TemporaryFolder folder;
   const std::string path = saved_by(folder, small_training(2, 0, 2), 2);
-  // As if a share's momentum had been lost and the rest published.
   std::vector<FileFact> files = read_manifest(path);
   std::erase_if(files,
-                [](const FileFact& file) { return file.path == "trainer/voter-1.safetensors"; });
+                [](const FileFact& file) { return file.path.starts_with("trainer/voter-"); });
   write_file_synced(path + "/trainer/manifest.json", manifest_json(files));
   SmallState state(9), expected(1);
   load_checkpoint(path, state.arena(), state.state(), 1);

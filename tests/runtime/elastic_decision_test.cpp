@@ -10,7 +10,7 @@
 #include "collectives/mean.h"
 #include "collectives/transport/loopback_transport.h"
 #include "collectives/vote.h"
-#include "models/llama/llama_model.h"
+#include "models/architecture.h"
 #include "models/model_folder.h"
 #include "runtime/elastic/step_figures.h"
 #include "runtime/elastic/voter_ballot.h"
@@ -28,7 +28,7 @@ class ElasticDecision : public testing::TestWithParam<Ties> {
  protected:
   ElasticDecision()
       : config_(run_.run("out", "[optimizer]\npreset = \"olion\"\n")),
-        arena_(llama_parameter_shapes(read_model_config(config_.model_folder)), DType::f32),
+        arena_(read_architecture(config_.model_folder)->parameter_shapes(), DType::f32),
         state_(arena_, config_.groups),
         layout_(state_) {}
 

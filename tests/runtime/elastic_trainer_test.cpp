@@ -12,6 +12,7 @@
 #include "core/disk.h"
 #include "core/error.h"
 #include "runtime/coordinator/coordinator_server.h"
+#include "runtime/elastic/replica.h"
 #include "runtime/journal/shards.h"
 #include "runtime/metrics_names.h"
 #include "runtime/replay_run.h"
@@ -117,6 +118,30 @@ TEST_F(ElasticTraining, GivesTheBitsOfAFixedJob) {
   }
 }
 
+TEST_F(ElasticTraining, FreezesWhatAFixedJobFreezes) {
+  const std::vector<std::string> settings = {
+      "train.freeze=[\"model.embed_tokens.weight\", \"model.layers.0.*\"]",
+      "train.no_decay=\"lm_head.*\"", "optimizer.weight_decay=0.5"};
+  const RunConfig config = run_.run("elastic", "", settings);
+  const auto results = train(3, config, {});
+  expect_identical(results, 6);
+  EXPECT_EQ(results[0].digest, train_on(3, run_.run("fixed", "", settings))[0].digest);
+}
+
+TEST_F(ElasticTraining, WhatWorkersWouldHaveToAgreeOnIsRefusedByName) {
+  for (const auto& [setting, name] :
+       {std::pair{"train.keep_best=true", "train.keep_best = true"},
+        std::pair{"train.early_stop_evaluations=2", "train.early_stop_evaluations = 2"}}) {
+    const RunConfig config = run_.run("elastic", "", {"train.evaluate_every=1", setting});
+    try {
+      const Replica replica(config, TrainingHooks{});
+      ADD_FAILURE() << setting;
+    } catch (const ConfigError& error) {
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+  }
+}
+
 // A worker whose gradients have the wrong sign.
 class InvertedModel : public ModelAround {
  public:
@@ -137,6 +162,27 @@ class InvertedModel : public ModelAround {
 };
 
 // Named by all the others, and sent away if that is the policy: its process ends, the run goes on.
+// All shapes, and all parameters, are the same.
+TEST_F(ElasticTraining, AnotherModelOfTheSameShapesIsAnotherRunAndLoadsNoCheckpointOfIt) {
+  const RunConfig config = run_.run("elastic");
+  const auto results = train(2, config, {});
+  const Digest before = Replica(config, TrainingHooks{}).config_digest();
+  EXPECT_EQ(Replica(config, TrainingHooks{}).config_digest(), before);
+  const std::string path = run_.path("model") + "/config.json";
+  auto model = nlohmann::ordered_json::parse(read_file(path));
+  model["rms_norm_eps"] = 0.25;
+  write_file_synced(path, std::string_view(model.dump()));
+  Replica replica(config, TrainingHooks{});
+  EXPECT_NE(replica.config_digest(), before);
+  try {
+    replica.load(results[0].checkpoint, 0, false);
+    ADD_FAILURE() << "it went on with another model";
+  } catch (const DataError& error) {
+    EXPECT_NE(std::string(error.what()).find("rms_norm_eps is 0.25"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(ElasticTraining, AVoterAtChanceIsNamedAndMayBeSentAway) {
   for (const char* policy : {"warn", "abstain"}) {
     const std::string name = policy;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <limits>
 #include <random>
 
 #include "core/error.h"
@@ -249,6 +250,21 @@ TEST(Journal, FilesOfOthersInItsFolderAreLeftAlone) {
   disk.open_append(kFolder + "/notes");
   disk.open_append(kFolder + "/0000000000001.journal");
   expect_records(JournalReader(disk, kFolder), records, 2);
+}
+
+// Whole by its checksum, and nothing can follow what it says: found by a fuzzer.
+TEST(Journal, ASegmentThatBeginsElsewhereThanItsNameSaysIsRefused) {
+  for (const std::int64_t step : {std::numeric_limits<std::int64_t>::max(), std::int64_t{1}}) {
+    MemoryDisk disk;
+    disk.open_append(kFirst)->append(
+        journal::encode(journal::SegmentHeader{kTestRun, {step, {1, 2}}}));
+    try {
+      JournalReader reader(disk, kFolder);
+      FAIL() << step;
+    } catch (const CorruptFile& error) {
+      EXPECT_THAT(error.what(), HasSubstr(fmt::format("says that it follows step {}", step)));
+    }
+  }
 }
 
 TEST(Journal, AFormatOfTheFutureIsNamed) {

@@ -205,7 +205,7 @@ struct Witness {
   TrainingState training;
   explicit Witness(const RunConfig& of, const std::string& checkpoint)
       : config(of),
-        arena(llama_parameter_shapes(read_model_config(checkpoint)), DType::f32),
+        arena(read_architecture(checkpoint)->parameter_shapes(), DType::f32),
         state(arena, config.groups),
         layout(state),
         training(load_checkpoint(checkpoint, arena, state, 0)) {}
@@ -308,6 +308,29 @@ TEST(ReplayJudge, TheRepairBringsMomentsToo) {
       EXPECT_TRUE(audit.repaired().empty());
     });
   }
+}
+
+// What a journal has written cannot be taken back, and its checkpoints would never be published.
+TEST(ReplicaAudit, AJournalWithAnotherRecordEndsTheRunAndIsNamed) {
+  run_loopback(3, [](Transport& transport) {
+    SmallState mine(3);
+    ReplicaAudit audit(mine.arena(), mine.state(), transport, true);
+    WorkerReport report;
+    report.step = 4;
+    report.record = 0xabc;
+    std::vector<std::uint64_t> digests = mine.digests();
+    audit.exchange(report, digests, Deadline::in(std::chrono::seconds(60)));
+    report.step = 5;
+    if (transport.rank() == 1) report.record = 0xdef;
+    try {
+      audit.exchange(report, digests, Deadline::in(std::chrono::seconds(60)));
+      ADD_FAILURE() << "nobody noticed";
+    } catch (const ReplicasDiffer& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("different records of step 5"));
+      EXPECT_THAT(error.what(), testing::HasSubstr("0000000000000abc of workers 0, 2"));
+      EXPECT_THAT(error.what(), testing::HasSubstr("0000000000000def of worker 1"));
+    }
+  });
 }
 
 }  // namespace

@@ -104,6 +104,20 @@ TEST(RunConfig, ImpossibleCombinationsAreReportedTogether) {
   EXPECT_THAT(problems, HasSubstr("group.vector"));
 }
 
+TEST(RunConfig, ContradictionsInTheDataAreReportedTogether) {
+  const std::string problems = problems_of(
+      "[data]\ntrain = \"/nowhere.txt\"\ntrain_template = \"{x}\"\nvalidation = "
+      "\"/nowhere.jsonl\"\nvalidation_last_part = 0.5\nwindows = \"stream\"\ntrain_on = "
+      "\"completion\"\n");
+  EXPECT_THAT(problems,
+              HasSubstr("data.train = /nowhere.txt: rows and row templates are for jsonl"));
+  EXPECT_THAT(problems, HasSubstr("data.validation = /nowhere.jsonl: parts are for text"));
+  EXPECT_THAT(problems, HasSubstr("data.train_on = \"completion\" with data.windows = \"stream\""));
+  EXPECT_THAT(problems_of("[data]\nwindows = \"pack\"\nchat_template = \"vicuna\"\n"),
+              testing::AllOf(HasSubstr("expected one of \"auto\", \"stream\", \"packed\""),
+                             HasSubstr("\"llama3.1\"")));
+}
+
 TEST(RunConfig, DamagedTomlIsOneProblemWithItsLine) {
   EXPECT_THAT(problems_of("[train]\nsteps = = 3\n"), HasSubstr("run.toml:2"));
 }

@@ -4,12 +4,13 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include <unistd.h>
+
 #include <cstring>
 #include <filesystem>
 
 #include "core/error.h"
-#include "core/file.h"
-#include "tests/support/temporary_folder.h"
+#include "tests/runtime/run_data_support.h"
 
 namespace ballot {
 namespace {
@@ -19,19 +20,13 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::ThrowsMessage;
 
-const Tokenizer& byte_tokenizer() {
-  static const std::unique_ptr<Tokenizer> tokenizer = [] {
-    const TemporaryFolder folder;
-    write_file_synced(folder.file("tokenizer.json"), std::string_view(byte_tokenizer_json()));
-    write_file_synced(folder.file("tokenizer_config.json"),
-                      std::string_view(byte_tokenizer_config_json()));
-    return read_tokenizer(folder.path());
-  }();
-  return *tokenizer;
+std::vector<std::int32_t> tokens_of(const TokenData& data) {
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(data.tokens().size()));
+  data.tokens().copy_inputs(0, data.tokens().size(), tokens.data());
+  return tokens;
 }
-
 std::vector<std::int32_t> parse(const std::string& bytes, const TokenSource& source) {
-  return parse_tokens(bytes, source, byte_tokenizer());
+  return tokens_of(parse_token_data(bytes, source, reader_of()));
 }
 TokenSource named(const std::string& path) {
   TokenSource source;
@@ -150,7 +145,7 @@ TEST(JsonlSource, ARangeOfRowsCountsRowsNotLines) {
 TEST(JsonlSource, ReadsGsm8k) {
   TokenSource source = named(BALLOT_SHARED_DATA "/gsm8k-train.jsonl");
   if (!std::filesystem::exists(source.path)) GTEST_SKIP() << "needs " << source.path;
-  const std::vector<std::int32_t> tokens = read_tokens(source, byte_tokenizer());
+  const std::vector<std::int32_t> tokens = tokens_of(read_token_data(source, reader_of()));
   EXPECT_EQ(std::count(tokens.begin(), tokens.end(), 256), 7473);
   EXPECT_EQ(std::count(tokens.begin(), tokens.end(), 257), 7473);
   const std::string start = "Question: Natalia sold clips";
@@ -158,7 +153,7 @@ TEST(JsonlSource, ReadsGsm8k) {
                 {tokens.begin(), tokens.begin() + 1 + static_cast<std::ptrdiff_t>(start.size())}),
             start);
   source.first_row = 7000;
-  const std::vector<std::int32_t> held = read_tokens(source, byte_tokenizer());
+  const std::vector<std::int32_t> held = tokens_of(read_token_data(source, reader_of()));
   EXPECT_EQ(std::count(held.begin(), held.end(), 256), 473);
   EXPECT_TRUE(std::equal(held.rbegin(), held.rend(), tokens.rbegin()));
 }
@@ -220,7 +215,21 @@ TEST(TokenSource, OptionsThatContradictAreConfigErrors) {
 }
 
 TEST(TokenSource, AMissingFileIsAFileError) {
-  EXPECT_THROW(read_tokens(named("/nowhere/a.txt"), byte_tokenizer()), FileError);
+  EXPECT_THROW(read_token_data(named("/nowhere/a.txt"), reader_of()), FileError);
+}
+
+TEST(TokenSource, APipeIsReadToItsEnd) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const std::string rows = "{\"text\":\"ab\"}\n{\"text\":\"c\"}\n";
+  ASSERT_EQ(::write(ends[1], rows.data(), rows.size()), static_cast<ssize_t>(rows.size()));
+  ::close(ends[1]);
+  TokenSource source = source_of(fmt::format("/dev/fd/{}", ends[0]));
+  source.format = "jsonl";
+  const TokenData data = read_token_data(source, reader_of());
+  ::close(ends[0]);
+  EXPECT_EQ(data.documents(), 2);
+  EXPECT_EQ(data.tokens().size(), 7);
 }
 
 }  // namespace

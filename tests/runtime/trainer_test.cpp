@@ -17,6 +17,7 @@
 #include "core/parallel.h"
 #include "runtime/checkpoint.h"
 #include "runtime/metrics_names.h"
+#include "runtime/replay_run.h"
 #include "runtime/replica_audit.h"
 #include "runtime/run_checkpoints.h"
 #include "tests/support/tiny_run.h"
@@ -323,9 +324,9 @@ TEST_P(HiddenSizes, NeverSeenEmbeddingRowsDoNotMove) {
       tiny.run("run", "[optimizer]\nrate = 0.01\nweight_decay = 0\n",
                {"train.steps=100", "data.validation=", "data.sequence_length=4", "train.batch=1",
                 "group.hidden.newton_schulz=false"});  // not what this is about, and slow
-  const LlamaConfig llama = read_model_config(tiny.path("model"));
-  const ParameterArena before(llama_parameter_shapes(llama), DType::f32),
-      after(llama_parameter_shapes(llama), DType::f32);
+  const std::vector<ParameterShape> shapes =
+      read_architecture(tiny.path("model"))->parameter_shapes();
+  const ParameterArena before(shapes, DType::f32), after(shapes, DType::f32);
   load_parameters(tiny.path("model"), before);
   load_parameters(train_on(2, config)[0].checkpoint, after);
   const std::string text = tiny_text();
@@ -336,7 +337,7 @@ TEST_P(HiddenSizes, NeverSeenEmbeddingRowsDoNotMove) {
   int moved = 0;
   for (std::int64_t row = 0; row < 258; ++row) {
     const bool same = std::equal(old_table.f32() + row * old_table.stride[0],
-                                 old_table.f32() + row * old_table.stride[0] + llama.hidden_size,
+                                 old_table.f32() + row * old_table.stride[0] + old_table.extent[1],
                                  table.f32() + row * table.stride[0]);
     EXPECT_TRUE(same || seen[row]) << row;
     moved += !same;
@@ -408,6 +409,74 @@ TEST(Trainer, AResumedRunIsTheSameRun) {
       train_on(1, tiny.run("run", "", {"train.steps=3", "train.checkpoint_every=1"}), resume)[0]
           .steps,
       3);
+}
+
+// All shapes are as before.
+TEST(Trainer, AnotherModelOfTheSameShapesIsNoneToResumeWith) {
+  const TinyRun tiny;
+  train_on(1, tiny.run("run", "", {"train.steps=2"}));
+  const std::string path = tiny.path("model") + "/config.json";
+  auto model = nlohmann::ordered_json::parse(read_file(path));
+  model["rms_norm_eps"] = 0.25;
+  write_file_synced(path, std::string_view(model.dump()));
+  const auto resume = [](int) {
+    TrainingHooks hooks;
+    hooks.resume = true;
+    return hooks;
+  };
+  EXPECT_THAT([&] { train_on(1, tiny.run("run", "", {"train.steps=3"}), resume); },
+              testing::ThrowsMessage<DataError>(
+                  testing::AllOf(HasSubstr("model/config.json is not the model that was saved in"),
+                                 HasSubstr("step-00000002"), HasSubstr("rms_norm_eps is 0.25"))));
+}
+
+// 2^24 tokens of 2^16 floats would be 4 TiB.
+TEST(Trainer, ATableThatTheFolderDoesNotHoldIsToldBeforeMemoryIsTaken) {
+  const TinyRun tiny;
+  const std::string path = tiny.path("model") + "/config.json";
+  auto model = nlohmann::ordered_json::parse(read_file(path));
+  model["vocab_size"] = 1 << 24;
+  model["hidden_size"] = 1 << 16;
+  write_file_synced(path, std::string_view(model.dump()));
+  EXPECT_THAT([&] { train_on(1, tiny.run("run")); },
+              testing::ThrowsMessage<DataError>(
+                  HasSubstr("model.embed_tokens.weight is (258, 64), expected (16777216, 65536)")));
+}
+
+// Everything between the model and the vote is the same for every family.
+TEST(Trainer, AGpt2IsTrainedByVoteAndItsJournalReplays) {
+  const TinyRun tiny;
+  const std::unique_ptr<Architecture> gpt2 = new_architecture("gpt2", {.hidden = 32,
+                                                                       .layers = 2,
+                                                                       .heads = 2,
+                                                                       .vocabulary = 258,
+                                                                       .max_positions = 64,
+                                                                       .tied = true,
+                                                                       .bos_token = 256,
+                                                                       .eos_token = 257});
+  const ParameterArena fresh(gpt2->parameter_shapes(), DType::f32);
+  gpt2->initialize(fresh, 3);
+  write_file_synced(tiny.path("model") + "/config.json", std::string_view(gpt2->to_json()));
+  save_parameters(tiny.path("model"), fresh);
+  const RunConfig config =
+      tiny.run("run", "[optimizer]\nrate = 0.003\n", {"train.steps=8", "train.device=auto"});
+  std::map<std::int64_t, std::uint64_t> digests;
+  const std::vector<TrainingResult> results = train_on(3, config, [&](int rank) {
+    TrainingHooks hooks;
+    if (rank == 0)
+      hooks.after_step = [&](std::int64_t step, const ParameterArena& arena) {
+        digests[step] = fold(parameter_digests(arena));
+      };
+    return hooks;
+  });
+  EXPECT_LT(results[0].last_loss, results[0].first_loss - 0.1);
+  EXPECT_EQ(results[0].digest, results[2].digest);
+  EXPECT_EQ(read_architecture(results[0].checkpoint)->to_json(), gpt2->to_json());
+  for (const std::int64_t step : {3, 7}) {  // from the start, which is a GPT-2 too
+    const ReplayedRun replayed = replay_run(tiny.path("run"), step, "");
+    EXPECT_EQ(replayed.parameters, digests[step]) << step;
+    EXPECT_TRUE(replayed.last_proved);
+  }
 }
 
 TEST(Trainer, WhenNoWorkerHasAFiniteLossTheRunEndsAndKeepsItsCheckpoints) {

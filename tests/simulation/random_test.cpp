@@ -37,6 +37,11 @@ TEST(Simulation, NoInvariantBreaksWhateverFails) {
   EXPECT_GT(all.rewinds, static_cast<std::int64_t>(seeds / 100));
 }
 
+// Parameters damaged after the last step, before the copy for its checkpoint (D39).
+TEST(Simulation, ASeedThatOnceLeftTheLastCheckpointUnpublishedHolds) {
+  EXPECT_FALSE(expect_holds(random_scenario(113966)).invariant);
+}
+
 TEST(Simulation, TheSameSeedIsTheSameRun) {
   for (const std::uint64_t seed : {3u, 21u, 29u}) {
     const Outcome one = run(random_scenario(seed), true), two = run(random_scenario(seed), true);

@@ -111,6 +111,7 @@ class World {
     std::unique_ptr<WorkerCore> core;
     std::optional<ToyModel> model;
     bool flipped = false;     // and it has not been rebuilt since
+    Digest made;              // what its last update, or a load, made of its parameters
     bool last_share = false;  // of the last step's checkpoint, in the term that it has entered
     struct Unapplied {
       HoldRecord hold;
@@ -351,7 +352,7 @@ class World {
           state.ledger.next = std::max(state.ledger.next, r.samples.end);
       }
     }
-    state.parameters = w.model->digest();
+    state.parameters = w.made = w.model->digest();
     return state;
   }
 
@@ -363,11 +364,12 @@ class World {
     w.flipped = false;
     w.model = newest->model;
     const Position position = newest->model.position;
-    checker_.loads(w.number, position, w.model->digest());
+    w.made = w.model->digest();
+    checker_.loads(w.number, position, w.made);
     w.journal->restart_at(position);
     checker_.durable(w.number, position);
     ++outcome_.loaded_checkpoints;
-    return {History(position, newest->term), newest->ledger, w.model->digest()};
+    return {History(position, newest->term), newest->ledger, w.made};
   }
 
   void kill(Worker& w, Milliseconds back_after, bool disk_lost) {
@@ -696,6 +698,7 @@ class World {
     const Digest digest = w.model->digest();
     if (w.flipped && checker_.is_right(hold.position, digest)) w.flipped = false;  // rounded away
     if (!w.flipped) checker_.applied(hold.position, digest);
+    w.made = digest;
     w.core->applied(hold.position, digest);
     if (share) write_share(w, {*w.model, hold.ledger, hold.record->term}, *share);
     if (hold.fetched) w.last_share = true;
@@ -731,6 +734,11 @@ class World {
   }
   void write_share(Worker& w, Snapshot copy, CheckpointFact fact) {
     fact.parameters = copy.model.digest();
+    if (fact.parameters != w.made) {  // damaged since its update: the next step's audit finds it
+      if (w.steps == 0 || fact.position.step < w.steps) return;
+      note("w{} is started again: its parameters are not what the last step made", w.number);
+      throw Killed{700, false};
+    }
     in(random_.between(10, 300), w, [this, &w, fact, copy] {
       reach(w.number, Point::before_share);
       store_.write_share(fact, copy);

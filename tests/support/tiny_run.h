@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/file.h"
+#include "models/architecture.h"
 #include "models/llama/llama_model.h"
 #include "models/model_folder.h"
 #include "models/tokenizer.h"
@@ -32,7 +33,7 @@ inline void write_tiny_model(const std::string& folder, TinyShape shape = {},
   config.vocabulary = 258;
   config.max_positions = 256;
   config.bos_token = 256;
-  config.eos_token = 257;
+  config.eos_tokens = {257};
   const ParameterArena arena(llama_parameter_shapes(config), DType::f32);
   initialize_llama(config, arena, seed);
   std::filesystem::create_directories(folder);
