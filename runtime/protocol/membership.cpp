@@ -195,7 +195,9 @@ class Rule {
       if (fresh(heard) && heard.pulse.state == WorkerState::joining && !heard.pulse.leaving &&
           !expelled(worker) && (options_.mutations.cold_without_commit || has_commit(heard.pulse)))
         all.push_back({&heard.pulse, false});
-    const auto needed = std::max({1, options_.min_workers, options_.start_workers});
+    // Who was sent away before the run began is not waited for: it does not come by itself.
+    const auto away = static_cast<std::int32_t>(view_.sent_away.size());
+    const auto needed = std::max({1, options_.min_workers, options_.start_workers - away});
     if (static_cast<std::int32_t>(all.size()) < needed)
       return wait(fmt::format("{} of {} workers have joined", all.size(), needed));
     return begin(1, all, fmt::format("{} workers have joined", all.size()));

@@ -18,11 +18,12 @@
 namespace ballot {
 
 struct MembershipOptions {
-  std::int32_t min_workers = 1;    // a term has at least so many
-  std::int32_t start_workers = 1;  // the first term waits for so many
-  std::int32_t copies = 0;         // journal copies of each chunk; 0: all
-  std::int32_t quorum = 0;         // ballots that close a poll at the deadline; 0: all
-  std::int64_t max_lag = 16;       // unapplied steps after which a worker counts as silent
+  std::int32_t min_workers = 1;  // a term has at least so many
+  // The first term waits for so many, less those that were sent away before it.
+  std::int32_t start_workers = 1;
+  std::int32_t copies = 0;       // journal copies of each chunk; 0: all
+  std::int32_t quorum = 0;       // ballots that close a poll at the deadline; 0: all
+  std::int64_t max_lag = 16;     // unapplied steps after which a worker counts as silent
   Duration heartbeat_timeout = std::chrono::seconds(10);  // without a pulse: silent
   Duration seal_timeout = std::chrono::seconds(10);       // for sealed pulses once ordered now
   Duration planned_timeout = std::chrono::minutes(10);    // then a planned seal becomes "now"

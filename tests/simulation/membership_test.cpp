@@ -493,6 +493,27 @@ TEST_F(Membership, TheFirstTermWaitsForItsWorkers) {
   EXPECT_THAT(d.record->kept, IsEmpty());
 }
 
+TEST_F(Membership, TheFirstTermDoesNotWaitForOneThatWasSentAway) {
+  row.term.reset();
+  row.commit = {};
+  view.heard.clear();
+  options.start_workers = 3;
+  options.min_workers = 2;
+  for (const int worker : {1, 2}) {
+    joiner(worker, 0).held_term = 0;
+    pulse(worker).term = 0;
+    pulse(worker).told = {};
+  }
+  EXPECT_THAT(decide().reason, HasSubstr("2 of 3 workers have joined"));
+  view.expelled[3] = "a test";
+  view.sent_away = {3};
+  ASSERT_EQ(decide().kind, Decision::Kind::term);
+  EXPECT_THAT(workers(decide()), ElementsAre(1, 2));
+  view.expelled[2] = "a test";  // never with fewer than --min-workers
+  view.sent_away = {2, 3};
+  EXPECT_THAT(decide().reason, HasSubstr("1 of 2 workers have joined"));
+}
+
 TEST_F(Membership, AnEmptyRowDoesNotBeginAnewBelowAJournal) {
   row = {};
   view.heard.clear();
