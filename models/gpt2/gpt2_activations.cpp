@@ -35,19 +35,21 @@ Gpt2Activations::Gpt2Activations(const Gpt2Config& c, DType compute_type)
     layer.moments = GrowingRows(DType::f32, 2);
     layer.moments_mid = GrowingRows(DType::f32, 2);
     layer.log_sum_exp = GrowingRows(DType::f32, c.heads);
-    layers.push_back(std::move(layer));
+    layers_.push_back(std::move(layer));
   }
 }
 
 template <class Self, class Visit>
-void Gpt2Activations::each(Self& self, const AttentionShape& shape, bool backward,
-                           const Visit& visit) {
+void Gpt2Activations::each(Self& self, const AttentionShape& shape, Keep keep, const Visit& visit) {
   const std::int64_t rows = shape.sequences * shape.length;
-  for (std::size_t l = 0; l < (backward ? self.layers.size() : 1); ++l) {
-    auto& layer = self.layers[l];
-    for (auto* m : {&layer.x, &layer.x_mid, &layer.vkq, &layer.attended, &layer.z, &layer.moments,
+  for (std::size_t l = 0; l < self.layers_.size(); ++l) {
+    auto& layer = self.layers_[l];
+    if (l == 0 || keep != Keep::nothing)
+      visit(layer.x, rows, keep == Keep::nothing ? Owner::shared : Owner::layer);
+    if (l > 0 && keep != Keep::everything) continue;
+    for (auto* m : {&layer.x_mid, &layer.vkq, &layer.attended, &layer.z, &layer.moments,
                     &layer.moments_mid, &layer.log_sum_exp})
-      visit(*m, rows, backward ? Owner::layer : Owner::shared);
+      visit(*m, rows, keep == Keep::everything ? Owner::layer : Owner::shared);
   }
   for (auto* m : {&self.x, &self.moments, &self.positions, &self.h, &self.act})
     visit(*m, rows, Owner::shared);
@@ -56,26 +58,34 @@ void Gpt2Activations::each(Self& self, const AttentionShape& shape, bool backwar
   visit(self.losses, rows + 1, Owner::scratch);
   visit(self.attention_scratch, (attention_scratch_bytes(shape, self.compute, Device{}) + 3) / 4,
         Owner::scratch);
-  if (!backward) return;
+  if (keep == Keep::nothing) return;
   for (auto* m : {&self.dx, &self.dx_rounded, &self.dh, &self.dattended})
     visit(*m, rows, Owner::shared);
   visit(self.dlogits, chunk, Owner::scratch);
   visit(self.partials, layer_norm_partials(rows, self.dx.cols()), Owner::scratch);
 }
 
-void Gpt2Activations::reserve(const AttentionShape& shape, bool backward) {
-  each(*this, shape, backward,
+void Gpt2Activations::reserve(const AttentionShape& shape, Keep keep) {
+  each(*this, shape, keep,
        [](GrowingRows& memory, std::int64_t rows, Owner) { memory.reserve(rows); });
 }
 
-ActivationMemory Gpt2Activations::memory(const AttentionShape& shape) const {
+ActivationMemory Gpt2Activations::memory(const AttentionShape& shape, Keep keep) const {
   ActivationMemory memory;
-  each(*this, shape, true, [&memory](const GrowingRows& one, std::int64_t rows, Owner owner) {
+  each(*this, shape, keep, [&memory](const GrowingRows& one, std::int64_t rows, Owner owner) {
     (owner == Owner::layer    ? memory.layers_bytes
      : owner == Owner::shared ? memory.shared_bytes
                               : memory.scratch_bytes) += one.size_bytes(rows);
   });
   return memory;
+}
+
+Gpt2LayerActivations Gpt2Activations::layer(std::int64_t l, std::int64_t rows, Keep keep) const {
+  const Layer& all = layers_[static_cast<std::size_t>(keep == Keep::everything ? l : 0)];
+  const Layer& own = layers_[static_cast<std::size_t>(keep == Keep::nothing ? 0 : l)];
+  return {own.x.rows(rows),           all.x_mid.rows(rows),      all.vkq.rows(rows),
+          all.attended.rows(rows),    all.z.rows(rows),          all.moments.rows(rows),
+          all.moments_mid.rows(rows), all.log_sum_exp.rows(rows)};
 }
 
 }  // namespace ballot

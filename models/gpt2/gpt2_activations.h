@@ -3,7 +3,8 @@
 //
 // Per layer and token: two residual rows (f32), [v | k | q], the attention's output, the MLP's
 // input to its activation and a few scalars. Norm outputs and activations are written again by the
-// backward, so one copy of each serves all layers.
+// backward, so one copy of each serves all layers. With Keep::inputs a layer keeps the residual row
+// that it begins with, and all layers share the rest, which the backward computes again.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include "core/buffer.h"              // Buffer
 #include "core/tensor.h"              // Tensor
 #include "models/gpt2/gpt2_config.h"  // Gpt2Config
+#include "models/keep.h"              // Keep
 #include "models/model.h"             // ActivationMemory
 #include "models/ops/attention.h"     // AttentionShape
 
@@ -43,31 +45,28 @@ class GrowingRows {
   Buffer buffer_;
 };
 
+// What the backward reads of one layer's forward, N rows of it.
+struct Gpt2LayerActivations {
+  Tensor x;            // (N, C) f32, the residual stream before attention
+  Tensor x_mid;        // (N, C) f32, and before the MLP
+  Tensor vkq;          // (N, 3C); its gradient in the backward
+  Tensor attended;     // (N, C)
+  Tensor z;            // (N, I) before the activation; its gradient in the backward
+  Tensor moments;      // (N, 2) f32 of the norm before attention
+  Tensor moments_mid;  // (N, 2) f32 of the norm before the MLP
+  Tensor log_sum_exp;  // (N, H) f32
+};
+
 struct Gpt2Activations {
   Gpt2Activations(const Gpt2Config& config, DType compute);
 
-  // Room for a batch of this shape; with `backward`, every layer keeps its own.
-  void reserve(const AttentionShape& shape, bool backward);
-  // What a first reserve() for a backward takes.
-  ActivationMemory memory(const AttentionShape& shape) const;
-
-  struct Layer {
-    GrowingRows x;            // (N, C) f32, the residual stream before attention
-    GrowingRows x_mid;        // (N, C) f32, and before the MLP
-    GrowingRows vkq;          // (N, 3C); its gradient in the backward
-    GrowingRows attended;     // (N, C)
-    GrowingRows z;            // (N, I) before the activation; its gradient in the backward
-    GrowingRows moments;      // (N, 2) f32 of the norm before attention
-    GrowingRows moments_mid;  // (N, 2) f32 of the norm before the MLP
-    GrowingRows log_sum_exp;  // (N, H) f32
-  };
-  // A forward that nothing follows uses the first layer's memory for all.
-  const Layer& layer(std::int64_t l, bool backward) const {
-    return layers[static_cast<std::size_t>(backward ? l : 0)];
-  }
+  // Room for a batch of this shape. Without a backward `keep` is nothing.
+  void reserve(const AttentionShape& shape, Keep keep);
+  // What a first reserve() takes.
+  ActivationMemory memory(const AttentionShape& shape, Keep keep) const;
+  Gpt2LayerActivations layer(std::int64_t l, std::int64_t rows, Keep keep) const;
 
   DType compute;
-  std::vector<Layer> layers;
   GrowingRows x;           // (N, C) f32, the residual stream after the last layer
   GrowingRows moments;     // (N, 2) f32
   GrowingRows positions;   // (N, C) f32, rows of the table of positions
@@ -88,7 +87,12 @@ struct Gpt2Activations {
   enum class Owner { layer, shared, scratch };
   // visit(memory, how many rows, owner) for all that a batch of this shape needs.
   template <class Self, class Visit>
-  static void each(Self& self, const AttentionShape& shape, bool backward, const Visit& visit);
+  static void each(Self& self, const AttentionShape& shape, Keep keep, const Visit& visit);
+
+  struct Layer {
+    GrowingRows x, x_mid, vkq, attended, z, moments, moments_mid, log_sum_exp;
+  };
+  std::vector<Layer> layers_;
 };
 
 }  // namespace ballot

@@ -46,12 +46,12 @@ class Gpt2Generation final : public Generation {
     for (const NewPositions& part : pass.where)
       for (std::int64_t i = 0; i < part.rows; ++i)
         places.push_back(static_cast<std::int32_t>(part.position + i));
-    memory_.reserve({1, rows, config_.heads, config_.heads, config_.head_size}, false);
-    forward.run(pass.inputs, places, false, [&](std::int64_t l, const Gpt2Activations::Layer& a) {
-      attention_cached(shape_, rope_, a.vkq.rows(rows), pass.where,
-                       caches_[static_cast<std::size_t>(l)], a.attended.rows(rows), scratch_.data(),
-                       stream_);
-    });
+    memory_.reserve({1, rows, config_.heads, config_.heads, config_.head_size}, Keep::nothing);
+    forward.run(
+        pass.inputs, places, Keep::nothing, [&](std::int64_t l, const Gpt2LayerActivations& a) {
+          attention_cached(shape_, rope_, a.vkq, pass.where, caches_[static_cast<std::size_t>(l)],
+                           a.attended, scratch_.data(), stream_);
+        });
     const Tensor h = memory_.h.rows(rows);
     for (const NewPositions& part : pass.where)
       std::memcpy(last_.view().rows(part.sequence, part.sequence + 1).data,

@@ -48,8 +48,8 @@ class Gpt2 final : public Model {
           &batch == micro_batches.data() ? Accumulate::no : Accumulate::yes;
       const bool last = &batch == &micro_batches.back();
       watch_.lap();
-      const Pass pass = prepare(batch, true);
-      forward(pass, true);
+      const Pass pass = prepare(batch, kept());
+      forward(pass);
       loss.sum += head_backward(pass, scale, accumulate);
       if (last) sink.loss_known(loss.mean());
       backward(pass, accumulate, last ? &sink : nullptr);
@@ -59,8 +59,8 @@ class Gpt2 final : public Model {
 
   Loss evaluate(const TokenBatch& batch) override {
     check(batch, true);
-    const Pass pass = prepare(batch, false);
-    forward(pass, false);
+    const Pass pass = prepare(batch, Keep::nothing);
+    forward(pass);
     over_chunks(pass,
                 [&](std::int64_t begin, std::int64_t end, std::span<const std::int32_t> targets) {
                   const Tensor logits = memory_.logits.rows(end - begin);
@@ -72,8 +72,8 @@ class Gpt2 final : public Model {
 
   Tensor logits(const TokenBatch& batch) override {
     check(batch, false);
-    const Pass pass = prepare(batch, false);
-    forward(pass, false);
+    const Pass pass = prepare(batch, Keep::nothing);
+    forward(pass);
     memory_.all_logits.reserve(pass.rows);
     forward_pass().head(memory_.h.rows(pass.rows), memory_.all_logits.rows(pass.rows));
     return memory_.all_logits.rows(pass.rows);
@@ -83,9 +83,10 @@ class Gpt2 final : public Model {
     return start_gpt2_generation(config_, *arena_, stream_, sequences, max_length);
   }
 
+  void recompute_layers(bool on) override { recompute_ = on; }
   std::optional<ActivationMemory> training_memory(std::int64_t sequences,
                                                   std::int64_t length) const override {
-    return memory_.memory(shape_of(sequences, length));
+    return memory_.memory(shape_of(sequences, length), kept());
   }
 
   Times times() const override { return times_; }
@@ -108,8 +109,11 @@ class Gpt2 final : public Model {
   struct Pass {
     AttentionShape shape;
     std::int64_t rows;  // N
+    Keep keep;
     std::span<const std::int32_t> inputs, targets;
   };
+
+  Keep kept() const { return recompute_ ? Keep::inputs : Keep::everything; }
 
   static std::int64_t counted(const TokenBatch& batch) {
     return static_cast<std::int64_t>(batch.targets.size()) -
@@ -136,15 +140,15 @@ class Gpt2 final : public Model {
     return {sequences, length, config_.heads, config_.heads, config_.head_size};
   }
 
-  Pass prepare(const TokenBatch& batch, bool backward) {
+  Pass prepare(const TokenBatch& batch, Keep keep) {
     AttentionShape shape = shape_of(batch.sequences, batch.length);
-    memory_.reserve(shape, backward);
+    memory_.reserve(shape, keep);
     rope_.extend(batch.length, stream_);
     if (!batch.document_starts.empty()) shape.document_starts = batch.document_starts.data();
     places_.resize(batch.inputs.size());
     for (std::size_t n = 0; n < places_.size(); ++n)
       places_[n] = static_cast<std::int32_t>(position_of(batch, static_cast<std::int64_t>(n)));
-    return {shape, batch.sequences * batch.length, batch.inputs, batch.targets};
+    return {shape, batch.sequences * batch.length, keep, batch.inputs, batch.targets};
   }
 
   double* losses() const { return reinterpret_cast<double*>(memory_.losses.rows(1).data); }
@@ -154,13 +158,24 @@ class Gpt2 final : public Model {
     return {weights_, memory_, static_cast<float>(config_.layer_norm_epsilon), stream_};
   }
 
+  void attend(const Pass& pass, const Gpt2LayerActivations& a) {
+    attention(pass.shape, rope_, a.vkq, a.attended, a.log_sum_exp.f32(), attention_scratch(),
+              stream_);
+  }
+
   // Leaves the final norm's output in memory_.h.
-  void forward(const Pass& pass, bool keep) {
-    forward_pass().run(
-        pass.inputs, places_, keep, [&](std::int64_t, const Gpt2Activations::Layer& a) {
-          attention(pass.shape, rope_, a.vkq.rows(pass.rows), a.attended.rows(pass.rows),
-                    a.log_sum_exp.rows(pass.rows).f32(), attention_scratch(), stream_);
-        });
+  void forward(const Pass& pass) {
+    forward_pass().run(pass.inputs, places_, pass.keep,
+                       [&](std::int64_t, const Gpt2LayerActivations& a) { attend(pass, a); });
+  }
+
+  // What the forward left of this layer, or leaves of it now: the same kernels in the same order.
+  Gpt2LayerActivations recall(const Pass& pass, std::int64_t l) {
+    const Gpt2LayerActivations a = memory_.layer(l, pass.rows, pass.keep);
+    if (pass.keep == Keep::inputs && l + 1 < config_.layers)
+      forward_pass().layer(weights_.layers[static_cast<std::size_t>(l)], a, {},
+                           [&](const Gpt2LayerActivations& of) { attend(pass, of); });
+    return a;
   }
 
   template <class Body>
@@ -226,29 +241,25 @@ class Gpt2 final : public Model {
     ready_norm(weights_.final_norm);
     for (std::int64_t l = config_.layers - 1; l >= 0; --l) {
       const Gpt2Layer& layer = weights_.layers[static_cast<std::size_t>(l)];
-      const Gpt2Activations::Layer& a = memory_.layer(l, true);
-      const Tensor z = a.z.rows(rows);
+      const Gpt2LayerActivations a = recall(pass, l);
       layer.mlp_output.input_gradient(dy, act);
-      gelu_backward(z, act);
+      gelu_backward(a.z, act);
       layer.mlp_output.weight_gradient(act, dy, dx, accumulate);
       ready_all(layer.mlp_output);
-      layer.fc.input_gradient(z, dh);
-      norm_backward(a.x_mid.rows(rows), a.moments_mid.rows(rows), layer.before_mlp, Accumulate::yes,
-                    h);
-      layer.fc.weight_gradient(h, z, z, accumulate);
+      layer.fc.input_gradient(a.z, dh);
+      norm_backward(a.x_mid, a.moments_mid, layer.before_mlp, Accumulate::yes, h);
+      layer.fc.weight_gradient(h, a.z, a.z, accumulate);
       ready_all(layer.fc);
       ready_norm(layer.before_mlp);
 
-      const Tensor vkq = a.vkq.rows(rows);
       layer.output.input_gradient(dy, dattended);
-      layer.output.weight_gradient(a.attended.rows(rows), dy, dx, accumulate);
+      layer.output.weight_gradient(a.attended, dy, dx, accumulate);
       ready_all(layer.output);
-      attention_backward(pass.shape, rope_, vkq, a.attended.rows(rows), dattended,
-                         a.log_sum_exp.rows(rows).f32(), attention_scratch(), stream_);
-      layer.vkq.input_gradient(vkq, dh);
-      norm_backward(a.x.rows(rows), a.moments.rows(rows), layer.before_attention, Accumulate::yes,
-                    h);
-      layer.vkq.weight_gradient(h, vkq, vkq, accumulate);
+      attention_backward(pass.shape, rope_, a.vkq, a.attended, dattended, a.log_sum_exp.f32(),
+                         attention_scratch(), stream_);
+      layer.vkq.input_gradient(a.vkq, dh);
+      norm_backward(a.x, a.moments, layer.before_attention, Accumulate::yes, h);
+      layer.vkq.weight_gradient(h, a.vkq, a.vkq, accumulate);
       ready_all(layer.vkq);
       ready_norm(layer.before_attention);
     }
@@ -299,6 +310,7 @@ class Gpt2 final : public Model {
   RopeTable rope_;
   Gpt2Activations memory_;
   std::vector<std::int32_t> places_;  // of the batch at hand, as position_of()
+  bool recompute_ = false;
   Stopwatch watch_;
   Times times_;
 };

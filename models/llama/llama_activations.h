@@ -12,14 +12,12 @@
 
 #include "core/buffer.h"                // Buffer
 #include "core/tensor.h"                // Tensor
+#include "models/keep.h"                // Keep
 #include "models/llama/llama_config.h"  // LlamaConfig
 #include "models/model.h"               // ActivationMemory
 #include "models/ops/attention.h"       // AttentionShape
 
 namespace ballot {
-
-// Of every layer, for the backward: nothing follows; what layers begin with; all of it.
-enum class Keep { nothing, inputs, everything };
 
 // Grows, never shrinks; views its first rows.
 class GrowingMatrix {

@@ -159,6 +159,27 @@ TEST_P(Gpt2, MicroBatchesAddUpToOneBigBatch) {
     EXPECT_LT(gradient_error(parts.gradients, whole.gradients, name), 2e-6) << name;
 }
 
+// The same kernels in the same order: nothing but memory and time may differ.
+TEST_P(Gpt2, RecomputedLayersGiveTheSameBits) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    if (type == DType::bf16 && !has_bf16()) continue;
+    const ParameterArena arena(gpt2_parameter_shapes(config), type);
+    fill(arena);
+    const std::vector<TokenBatch> batches = {batch, batch_of({"", 0, 0, false, 1, 9}, 6)};
+    RecordingSink kept, again;
+    const Loss loss = make_gpt2(config, arena)->differentiate(batches, kept);
+    const std::unique_ptr<Model> model = make_gpt2(config, arena);
+    const ActivationMemory before = *model->training_memory(4, 9);
+    model->recompute_layers(true);
+    EXPECT_EQ(model->differentiate(batches, again).sum, loss.sum);
+    EXPECT_EQ(again.names, kept.names);
+    EXPECT_EQ(again.gradients, kept.gradients) << to_string(type);
+    if (config.layers > 1) {
+      EXPECT_LT(model->training_memory(4, 9)->layers_bytes, before.layers_bytes / 2);
+    }
+  }
+}
+
 TEST_P(Gpt2, GradientDependsOnTheNumberOfThreadsByRoundingOnly) {
   const ParameterArena arena(gpt2_parameter_shapes(config), DType::f32);
   fill(arena);
