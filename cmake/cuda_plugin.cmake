@@ -40,7 +40,10 @@ if(BALLOT_CUDA)
     CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
     INSTALL_RPATH_USE_LINK_PATH ON)  # installed it still finds CUDA's libraries
   target_include_directories(ballot_cuda PRIVATE ${PROJECT_SOURCE_DIR})
-  target_link_libraries(ballot_cuda PRIVATE CUDA::cudart CUDA::cublas fmt::fmt)
+  if(BALLOT_NCCL_HEADERS)
+    target_include_directories(ballot_cuda SYSTEM PRIVATE ${BALLOT_NCCL_HEADERS})
+  endif()
+  target_link_libraries(ballot_cuda PRIVATE CUDA::cudart CUDA::cublas fmt::fmt ${CMAKE_DL_LIBS})
   target_link_options(ballot_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,defs -Wl,--as-needed)
   # The name `ballot`: see core/cuda/kernel.h. fmt 9 takes nvcc for a compiler without constexpr. -lineinfo costs
   # nothing at run time and names the line in a profile.

@@ -26,7 +26,7 @@ struct PackSigns {
   std::uint64_t* abstentions;       // from its first block on, zeroed before
 };
 
-// Where the words of a ballot lie: one for each segment, in order.
+// Where the words of a ballot lie: one for each segment that the chunk has words of, in order.
 struct DeviceSegment {
   std::int64_t word, words;  // of the ballot; words of padding follow
   std::int64_t row_words, cols;
@@ -38,10 +38,11 @@ struct DeviceSegment {
 // A sampled word of a chunk (tally.h), for the comparison of its voters.
 struct DeviceSample {
   std::uint64_t agree_negative, agree_positive, compare_negative, compare_positive;
-  std::int64_t word, block;  // of the chunk
+  std::int64_t word, block, segment;  // of the chunk
 };
 
-// What a tally adds up; agreed and compared of each voter follow.
+// What a tally adds up; of each of the chunk's segments, agreed and then compared of each voter
+// follow.
 struct DeviceSums {
   std::int64_t ties, unanimous, held_blocks, held_elements;
 };
@@ -58,7 +59,7 @@ struct TallyChunk {
   VerdictPart verdict;        // held_blocks zeroed before
   std::int64_t samples;       // runs of kSampleRun words that the chunk has a part of
   DeviceSample* sample;       // one for each, zeros before the first tally
-  DeviceSums* sums;           // zeroed before, with 2 x voters counts after it
+  DeviceSums* sums;           // zeroed before, with segments x 2 x voters counts after it
 };
 
 struct CudaVote {

@@ -20,18 +20,26 @@ class DeviceTally {
   // `layout` must outlive it.
   DeviceTally(const BallotLayout& layout, const BallotChunk& chunk, int voters, Device device);
 
-  // As tally() does; all pointers are the device's. Returns before the work is done, unless other
-  // ballots than the last time's make it wait for the stream.
+  // Where the ballots lie that will be counted; waits for the stream unless it knows them already.
+  void take(std::span<const BallotPart> ballots, Stream& stream);
+  // As tally() does; all pointers are the device's. Returns before the work is done, unless it has
+  // to take() the ballots first.
   void count(std::span<const BallotPart> ballots, const TallyOptions& options,
              const VerdictPart& verdict, Stream& stream);
   // Of the last count(). Waits for the stream.
   void statistics(VoteStatistics& statistics, Stream& stream) const;
+  // The same in two steps: fetched behind the count in a stream's order, and read once that stream
+  // has come past it, before the next count().
+  void fetch_statistics(Stream& stream) const;
+  // Adds to `by_segment`, unless it is null.
+  void read_statistics(VoteStatistics& statistics, SegmentAgreement* by_segment = nullptr) const;
 
  private:
-  std::int64_t sums() const { return 4 + 2 * static_cast<std::int64_t>(ballots_.size()); }
+  std::size_t sums() const { return 4 + 2 * ballots_.size() * segment_count_; }
 
   const BallotLayout& layout_;
   const BallotChunk chunk_;
+  std::size_t first_segment_, segment_count_;
   std::vector<BallotPart> ballots_;  // of the last count()
   Buffer parts_, segments_, samples_, sums_;
   PinnedBuffer host_;  // ballots on their way there, sums on their way back

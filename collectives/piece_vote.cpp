@@ -57,8 +57,7 @@ bool PieceVote::advance() {
 }
 
 void PieceVote::give_up() {
-  for (const std::size_t p : queue_.under_way())
-    if (Transfer* transfer = waits_for(p)) transfer->wait(Deadline::in(Duration::zero()));
+  for (const std::size_t p : queue_.under_way()) give_up_piece(p);
   if (Transfer* transfer = end_waits_for()) transfer->wait(Deadline::in(Duration::zero()));
   const std::size_t segment = queue_.pieces().unreleased();
   if (segment < queue_.pieces().segments())

@@ -46,6 +46,8 @@ class PieceVote : public Vote {
   std::int64_t pieces() const final { return static_cast<std::int64_t>(queue_.count()); }
 
  protected:
+  bool is_whole() const { return whole_; }  // no step is under way
+
   // A piece takes `owners` owners' chunks.
   PieceVote(const Ballot& ballot, Transport& transport, const VoteOptions& options, int voters,
             int owners);
@@ -54,6 +56,10 @@ class PieceVote : public Vote {
   virtual Progress advance_piece(std::size_t piece) = 0;
   // The transfer that the piece waits for; null when for none.
   virtual Transfer* waits_for(std::size_t piece) = 0;
+  // Throws Timeout, saying whom the piece waits for; returns if for nobody.
+  virtual void give_up_piece(std::size_t piece) {
+    if (Transfer* transfer = waits_for(piece)) transfer->wait(Deadline::in(Duration::zero()));
+  }
   // After the last piece; true when nothing is left to do.
   virtual bool advance_end() { return true; }
   virtual Transfer* end_waits_for() { return nullptr; }
@@ -115,6 +121,8 @@ std::unique_ptr<Vote> make_gathered_vote(const Ballot& ballot, Transport& transp
                                          const VoteOptions& options);
 std::unique_ptr<Vote> make_lane_vote(const Ballot& ballot, Transport& transport,
                                      const VoteOptions& options);
+std::unique_ptr<Vote> make_device_vote(const Ballot& ballot, Transport& transport, DeviceLink& link,
+                                       const VoteOptions& options);
 std::unique_ptr<Vote> make_hierarchical_vote(const Ballot& ballot, Transport& transport,
                                              const VoteOptions& options, Deadline deadline);
 

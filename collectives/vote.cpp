@@ -34,6 +34,11 @@ void check_options(const VoteOptions& options, Transport& transport) {
         transport.name());
   if (size / options.members > kMaxVoters)
     throw ConfigError("{} voters, expected at most {}", size / options.members, kMaxVoters);
+  if (transport.device_link() != nullptr &&
+      (options.schedule != Schedule::sharded || options.members > 1))
+    throw ConfigError(
+        "transport {} carries schedule = sharded of voters of one member only, not {} of {}",
+        transport.name(), to_string(options.schedule), options.members);
   if (options.piece_elements < 0)
     throw ConfigError("piece_elements = {}, expected 0 or more", options.piece_elements);
 }
@@ -74,6 +79,8 @@ std::unique_ptr<Vote> make_vote(const Ballot& ballot, Transport& transport, Vote
                      {"grouping", options_text}},
                     deadline);
   check_options(options, transport);
+  if (DeviceLink* link = transport.device_link())
+    return make_device_vote(ballot, transport, *link, options);
   switch (options.schedule) {
     case Schedule::sharded:
       return make_sharded_vote(ballot, transport, options, deadline);

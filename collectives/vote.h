@@ -2,9 +2,10 @@
 //
 // What a schedule sends is in README.md's cost table. All of them cut the ballot into pieces (whole
 // multiples of 512 elements) that travel and are counted one beside the other; a piece's verdict is
-// decided by one owner and copied, or decided alike from the same exact counts. Ballot and verdict
-// lie where they are sent from and received into: their bits are not copied. Buffers, messages and
-// requests are made once. See collective.h for threads and order of calls.
+// decided by one owner and copied, or decided alike from the same exact counts. Over a transport
+// that reaches from GPU to GPU (its device_link()) pieces travel and are counted there. Ballot and
+// verdict lie where they are sent from and received into: their bits are not copied. Buffers,
+// messages and requests are made once. See collective.h for threads and order of calls.
 #pragma once
 
 #include <cstdint>

@@ -16,15 +16,17 @@ struct CudaCore;      // core/cuda/cuda_core.h
 struct CudaModelOps;  // models/ops/cuda_model_ops.h
 struct CudaOptim;     // optim/cuda_optim.h
 struct CudaVote;      // collectives/cuda_vote.h
+struct CudaNccl;      // collectives/cuda_nccl.h
 
 // Raised with every change of any of the interfaces: a plugin of another build is refused.
-inline constexpr std::uint32_t kCudaBackendAbi = 2;
+inline constexpr std::uint32_t kCudaBackendAbi = 3;
 
 struct CudaBackend {
   CudaCore* core;
   CudaModelOps* model_ops;
   CudaOptim* optim;
   CudaVote* vote;
+  CudaNccl* nccl;
 };
 
 // The plugin's one exported function; null for another abi.

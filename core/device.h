@@ -48,8 +48,8 @@ class Stream {
   Float32Products float32_products() const { return float32_products_; }
 
   // Memory for one op at a time, of a GPU's stream only: on the device, and of the host for copies
-  // to and from it. Kept from op to op and grown where more is asked for (which waits for the
-  // stream), so that steps take none. What the op before left there is lost.
+  // to and from it. Kept from op to op and grown where more is asked for, so that steps take
+  // none; given back with the stream. What the op before left there is lost.
   std::byte* scratch(std::size_t size_bytes);
   std::byte* pinned_scratch(std::size_t size_bytes);
 

@@ -1,5 +1,6 @@
 // A stream of either kind of device, and the scratch memory that goes with one.
 #include <algorithm>
+#include <vector>
 
 #include "core/buffer.h"
 #include "core/copy.h"  // PinnedBuffer
@@ -9,9 +10,19 @@
 
 namespace ballot {
 
+// Giving memory back waits for all work of its device, also of streams that wait for another
+// machine. What was outgrown stays until the stream ends: at most twice as much as is in use.
 struct Stream::Scratch {
-  Buffer device;
-  PinnedBuffer pinned;
+  std::vector<Buffer> device;  // the last is in use
+  std::vector<PinnedBuffer> pinned;
+
+  template <class Memory>
+  static std::byte* last_of(std::vector<Memory>& all, std::size_t size_bytes, Device device) {
+    const std::size_t before = all.empty() ? 0 : all.back().size_bytes();
+    if (all.empty() || before < size_bytes)
+      all.emplace_back(std::max(size_bytes, before * 3 / 2), device);
+    return all.back().data();
+  }
 };
 
 Stream::Stream(Device device) : device_(device) {
@@ -30,26 +41,14 @@ std::byte* Stream::scratch(std::size_t size_bytes) {
   require(handle_ != nullptr, "{} bytes of scratch of a stream of {}", size_bytes,
           to_string(device_));
   if (scratch_ == nullptr) scratch_ = std::make_unique<Scratch>();
-  if (Buffer& memory = scratch_->device; memory.size_bytes() < size_bytes) {
-    synchronize();
-    const std::size_t grown = std::max(size_bytes, memory.size_bytes() * 3 / 2);
-    memory = Buffer();  // before the new one is there
-    memory = Buffer(grown, device_);
-  }
-  return scratch_->device.data();
+  return Scratch::last_of(scratch_->device, size_bytes, device_);
 }
 
 std::byte* Stream::pinned_scratch(std::size_t size_bytes) {
   require(handle_ != nullptr, "{} bytes of pinned scratch of a stream of {}", size_bytes,
           to_string(device_));
   if (scratch_ == nullptr) scratch_ = std::make_unique<Scratch>();
-  if (PinnedBuffer& memory = scratch_->pinned; memory.size_bytes() < size_bytes) {
-    synchronize();
-    const std::size_t grown = std::max(size_bytes, memory.size_bytes() * 3 / 2);
-    memory = PinnedBuffer();
-    memory = PinnedBuffer(grown, device_);
-  }
-  return scratch_->pinned.data();
+  return Scratch::last_of(scratch_->pinned, size_bytes, device_);
 }
 
 }  // namespace ballot

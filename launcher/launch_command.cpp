@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/cuda/cuda_core.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/parallel.h"
@@ -97,6 +98,20 @@ void check_inputs(const RunConfig& config, bool resume) {
   check_data(config, *architecture, RunData(config, *tokenizer));
 }
 
+// What NCCL would refuse once all workers have met.
+void check_nccl(const RunConfig& config, int workers) {
+  if (find_device(config.device).kind != Device::Kind::cuda)
+    throw ConfigError("--transport nccl: train.device = \"{}\" is no GPU; expected \"cuda\"",
+                      config.device);
+  if (const int gpus = cuda_core().device_count(); gpus < workers)
+    throw ConfigError(
+        "--transport nccl: {} workers on a machine with {} GPUs; expected one for each", workers,
+        gpus);
+  if (config.members > 1 || config.vote_schedule.value_or(Schedule::sharded) != Schedule::sharded)
+    throw ConfigError(
+        "--transport nccl: it carries vote.schedule = \"sharded\" with vote.members = 1 only");
+}
+
 LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers,
                   const std::string& resume) {
   LocalJob job;
@@ -113,6 +128,9 @@ LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers
   } else if (flags.transport.tls.given() || flags.transport.insecure) {
     throw ConfigError("--{}: needs --transport grpc and more than one worker",
                       flags.transport.insecure ? "insecure" : "tls-...");
+  } else if (flags.transport.name == "nccl") {
+    check_nccl(config, workers);
+    job.command.insert(job.command.end(), {"--transport", "nccl"});
   }
   job.workers = workers;
   job.threads_per_worker =
@@ -252,7 +270,7 @@ void add_launch(CLI::App& app, Action& action) {
       ->check(CLI::Range(1, 1024));
   command->add_option("--set", flags->settings, "key=value, over the run file")
       ->type_name("KEY=VALUE");
-  add_transport_flags(*command, flags->transport);
+  add_transport_flags(*command, flags->transport, true);
   add_resume_flag(*command, flags->resume);
   command
       ->add_option(

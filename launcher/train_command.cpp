@@ -88,7 +88,9 @@ int run_worker(const TrainFlags& flags) {
   const bool elastic = !flags.elastic.coordinator.empty();
   hooks.local_rank = find_local_rank().value_or(elastic ? flags.elastic.worker : find_place().rank);
   if (elastic) return run_elastic(config, flags, hooks);
-  return run_on_transport(flags.transport, [&](Transport& transport) {
+  TransportChoice choice = flags.transport;
+  choice.device = config.device;
+  return run_on_transport(choice, [&](Transport& transport) {
     const TrainingResult result = train(config, transport, hooks);
     return static_cast<int>(result.stopped ? ExitCode::retry : ExitCode::done);
   });
@@ -112,7 +114,7 @@ void add_train(CLI::App& app, Action& action) {
   command->add_option("--set", flags->settings, "key=value, over the run file")
       ->type_name("KEY=VALUE");
   flags->transport.default_workers = 1;
-  add_transport_flags(*command, flags->transport);
+  add_transport_flags(*command, flags->transport, true);
   add_resume_flag(*command, flags->resume);
   ElasticOptions& elastic = flags->elastic;
   CLI::Option* coordinator =

@@ -6,6 +6,7 @@
 
 #include "collectives/transport/loopback_transport.h"
 #include "collectives/transport/mpi_transport.h"
+#include "collectives/transport/nccl_transport.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/parallel.h"
@@ -14,7 +15,10 @@
 namespace ballot {
 namespace {
 
-constexpr int kMostThreads = 64;  // loopback is for tests and for looking at kernels
+using namespace std::chrono_literals;
+
+constexpr int kMostThreads = 64;     // loopback is for tests and for looking at kernels
+constexpr Duration kMeeting = 2min;  // until all workers have joined NCCL
 
 int run_on_loopback(int workers, const std::function<int(Transport&)>& body) {
   std::atomic<int> exit_code = 0;
@@ -60,8 +64,21 @@ int run_on_grpc(const TransportChoice& choice, const WorkerPlace& place,
   return body(*transport);
 }
 
+// What the body sees is NCCL; `control` carries what NCCL does not.
+std::function<int(Transport&)> over_nccl(const std::function<int(Transport&)>& body,
+                                         const std::string& device_name,
+                                         std::optional<int> local_rank) {
+  return [=](Transport& control) {
+    const Device device = find_device(device_name, local_rank.value_or(control.rank()));
+    const auto nccl = make_nccl_transport(control, device, Deadline::in(kMeeting));
+    return body(*nccl);
+  };
+}
+
+// nccl stands on what this process was started for.
 std::string find_name(const std::string& asked, const WorkerPlace& place) {
-  if (asked == "auto") return place.under_mpi ? "mpi" : place.size > 1 ? "grpc" : "loopback";
+  if (asked == "auto" || asked == "nccl")
+    return place.under_mpi ? "mpi" : place.size > 1 ? "grpc" : "loopback";
   if (asked == "mpi" && !place.under_mpi)
     throw ConfigError(
         "--transport mpi: mpirun did not start this process; expected such as "
@@ -77,11 +94,14 @@ std::string find_name(const std::string& asked, const WorkerPlace& place) {
 
 }  // namespace
 
-void add_transport_flags(CLI::App& command, TransportChoice& choice) {
+void add_transport_flags(CLI::App& command, TransportChoice& choice, bool trains) {
+  std::vector<std::string> names = {"auto", "loopback", "mpi", "grpc"};
+  if (trains) names.push_back("nccl");
   command
       .add_option("--transport", choice.name,
-                  "between the workers (auto: as this process was started)")
-      ->check(CLI::IsMember({"auto", "loopback", "mpi", "grpc"}))
+                  "between the workers (auto: as this process was started; nccl: the same, and "
+                  "votes from GPU to GPU)")
+      ->check(CLI::IsMember(names))
       ->capture_default_str();
   command.add_option("--tls-ca", choice.tls.ca, "grpc: PEM file of the authority of all workers");
   command.add_option("--tls-certificate", choice.tls.certificate, "grpc: this worker's PEM file");
@@ -100,8 +120,11 @@ void add_workers_flag(CLI::App& command, TransportChoice& choice) {
       ->check(CLI::Range(1, kMostThreads));
 }
 
-int run_on_transport(const TransportChoice& choice, const std::function<int(Transport&)>& body) {
+int run_on_transport(const TransportChoice& choice,
+                     const std::function<int(Transport&)>& asked_body) {
   const WorkerPlace place = find_place();
+  const std::function<int(Transport&)> body =
+      choice.name == "nccl" ? over_nccl(asked_body, choice.device, find_local_rank()) : asked_body;
   const std::string name = find_name(choice.name, place);
   if (name != "grpc" && (choice.tls.given() || choice.insecure))
     throw ConfigError("--{}: the transport is {}; only grpc has it",

@@ -11,6 +11,8 @@ namespace ballot {
 MeasuredChoice choose_by_measurement(const BallotLayout& layout, const VoteOptions& options,
                                      Transport& transport, Deadline deadline) {
   if (transport.size() == 1) return {{Schedule::sharded, "there is one worker", {}}};
+  if (transport.device_link() != nullptr)
+    return {{Schedule::sharded, "votes from GPU to GPU are sharded", {}}};
   Cluster cluster;
   cluster.workers = transport.size();
   cluster.node_size = options.node_size;

@@ -55,6 +55,11 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
 
 StepPipeline::~StepPipeline() = default;
 
+void StepPipeline::leave() {
+  communication_.reset();
+  vote_.reset();
+}
+
 Vote::Cost StepPipeline::vote_cost() const {
   return vote_ ? vote_->cost() : Vote::Cost{};
 }

@@ -60,6 +60,9 @@ class StepPipeline : public GradientSink {
   StepPipeline(const ParameterArena& arena, OptimizerState& state, Transport& transport,
                StepOptions options);
   ~StepPipeline() override;
+  // Ends its collectives, whatever is under way; of no more use. Before memory of a GPU is given
+  // back, which would wait for them.
+  void leave();
 
   // Abstains from every vote and mean until told otherwise; its momentum stands still.
   void abstain_from_now(bool abstains) { caster_.abstain_from_now(abstains); }

@@ -158,6 +158,8 @@ class Trainer {
     micro_batches_.resize(config.micro_batches);
   }
 
+  ~Trainer() { pipeline_.leave(); }
+
   TrainingResult run() {
     Stopwatch total;
     TrainingResult result;

@@ -47,7 +47,7 @@ std::unique_ptr<Transfer> Transport::open_exchange(Purpose purpose, std::span<co
   const std::size_t ranks = static_cast<std::size_t>(size());
   require(to.size() == ranks && from.size() == ranks, "buffers to {} and from {} of {} ranks",
           to.size(), from.size(), ranks);
-  return make_transfer(kept_++, purpose, to, from);
+  return make_transfer(take_number(false), purpose, to, from);
 }
 
 std::unique_ptr<Transfer> Transport::start_exchange(Purpose purpose, std::span<const SendParts> to,
@@ -55,7 +55,7 @@ std::unique_ptr<Transfer> Transport::start_exchange(Purpose purpose, std::span<c
   const std::size_t ranks = static_cast<std::size_t>(size());
   require(to.size() == ranks && from.size() == ranks, "buffers to {} and from {} of {} ranks",
           to.size(), from.size(), ranks);
-  auto transfer = make_transfer(kOnce + once_++, purpose, to, from);
+  auto transfer = make_transfer(take_number(true), purpose, to, from);
   transfer->start();
   return transfer;
 }

@@ -69,11 +69,12 @@ class Transfer {
 };
 
 class Reducer;
+class DeviceLink;
 
 class Transport {
  public:
   virtual ~Transport() = default;
-  virtual std::string name() const = 0;  // "loopback", "mpi", "grpc"
+  virtual std::string name() const = 0;  // "loopback", "mpi", "grpc", "nccl"
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
@@ -104,6 +105,8 @@ class Transport {
 
   // What this network or its library sums for us; null where it does not.
   virtual Reducer* reducer() { return nullptr; }
+  // What reaches from GPU to GPU; null where nothing does.
+  virtual DeviceLink* device_link() { return nullptr; }
 
  protected:
   // Transfers opened for good are numbered 0, 1, ..; those for one time kOnce, kOnce + 1, ..
@@ -112,6 +115,16 @@ class Transport {
   virtual std::unique_ptr<Transfer> make_transfer(std::uint64_t number, Purpose purpose,
                                                   std::span<const SendParts> to,
                                                   std::span<const ReceiveParts> from) = 0;
+  virtual std::uint64_t take_number(bool once) { return once ? kOnce + once_++ : kept_++; }
+  // For a transport that stands on another one: numbers and transfers are the other's.
+  static std::uint64_t take_number_of(Transport& other, bool once) {
+    return other.take_number(once);
+  }
+  static std::unique_ptr<Transfer> make_transfer_of(Transport& other, std::uint64_t number,
+                                                    Purpose purpose, std::span<const SendParts> to,
+                                                    std::span<const ReceiveParts> from) {
+    return other.make_transfer(number, purpose, to, from);
+  }
 
  private:
   std::uint64_t kept_ = 0, once_ = 0;

@@ -41,6 +41,13 @@ struct CudaCore {
   virtual void release_stream(void* handle) noexcept = 0;  // waits for its work
   virtual void synchronize(Stream& stream) = 0;
 
+  // Points in a stream's work (core/event.h); handles as those of streams.
+  virtual void* make_event(Device device) = 0;
+  virtual void release_event(void* event) noexcept = 0;
+  virtual void record(void* event, Stream& stream) = 0;
+  virtual bool is_done(void* event) = 0;
+  virtual void hold(Stream& stream, void* event) = 0;
+
   // From and to where the names say. Copies from and to pageable host memory wait for their end;
   // those of pinned memory may still be under way on return.
   virtual void copy_to_device(std::byte* to, const std::byte* from, std::size_t bytes,

@@ -31,6 +31,12 @@ class PluginCore final : public CudaCore {
   void release_stream(void* handle) noexcept override;
   void synchronize(Stream& stream) override;
 
+  void* make_event(Device device) override;
+  void release_event(void* event) noexcept override;
+  void record(void* event, Stream& stream) override;
+  bool is_done(void* event) override;
+  void hold(Stream& stream, void* event) override;
+
   void copy_to_device(std::byte* to, const std::byte* from, std::size_t bytes,
                       Stream& stream) override;
   void copy_to_host(std::byte* to, const std::byte* from, std::size_t bytes,

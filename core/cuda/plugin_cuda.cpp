@@ -14,6 +14,7 @@ CudaCore& cuda_core() {
 CudaModelOps& cuda_model_ops();
 CudaOptim& cuda_optim();
 CudaVote& cuda_vote();
+CudaNccl& cuda_nccl();
 
 }  // namespace ballot
 
@@ -21,6 +22,7 @@ extern "C" __attribute__((visibility("default"))) const ballot::CudaBackend* bal
     std::uint32_t abi) {
   if (abi != ballot::kCudaBackendAbi) return nullptr;
   static const ballot::CudaBackend backend{&ballot::cuda_core(), &ballot::cuda_model_ops(),
-                                           &ballot::cuda_optim(), &ballot::cuda_vote()};
+                                           &ballot::cuda_optim(), &ballot::cuda_vote(),
+                                           &ballot::cuda_nccl()};
   return &backend;
 }

@@ -151,7 +151,11 @@ void expect_tallied_alike(const BallotLayout& layout, const BallotChunk& chunk, 
   }
   test::ChunkVerdict expected(chunk, ties);
   const TallyOptions options{.seed = 11, .step = 3, .ties = ties};
-  tally_reference(layout, chunk, host.parts, options, expected.part(), expected.statistics);
+  const std::size_t segments = layout.segments().size();
+  SegmentAgreement expected_by_segment(segments, static_cast<std::size_t>(voters));
+  SegmentAgreement by_segment = expected_by_segment;
+  tally_reference(layout, chunk, host.parts, options, expected.part(), expected.statistics,
+                  &expected_by_segment);
 
   const DeviceArray<std::uint64_t> bits(test::ChunkVerdict(chunk, ties).bits);
   const DeviceArray<std::uint64_t> blocks(test::ChunkVerdict(chunk, ties).held_blocks);
@@ -164,6 +168,8 @@ void expect_tallied_alike(const BallotLayout& layout, const BallotChunk& chunk, 
                 stream);
     tally.statistics(statistics, stream);
   }
+  tally.read_statistics(statistics, &by_segment);
+  EXPECT_EQ(by_segment, expected_by_segment);
   EXPECT_EQ(bits.read(stream), expected.bits);
   EXPECT_EQ(blocks.read(stream), expected.held_blocks);
   EXPECT_EQ(elements.read(stream), expected.held_elements);

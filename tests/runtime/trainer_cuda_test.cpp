@@ -1,6 +1,10 @@
 // Whole runs on device "cuda": what they share with the CPU's to the bit, and what to rounding.
 #include <gtest/gtest.h>
 
+#include <array>
+
+#include "collectives/transport/nccl_transport.h"
+#include "core/cuda/cuda_core.h"
 #include "core/error.h"
 #include "core/host_bytes.h"
 #include "runtime/replay_run.h"
@@ -69,6 +73,51 @@ TEST_F(TrainerOnCuda, VotesWithWorkersOnTheCpu) {
   EXPECT_EQ(results[0].digest, results[1].digest);
   EXPECT_EQ(results[0].digest, results[2].digest);
   EXPECT_EQ(metrics_of(tiny_.path("mixed"), "end").at(0)["replicas_identical"], true);
+}
+
+// The same votes from GPU to GPU; the agreement of voters by tensor too.
+TEST_F(TrainerOnCuda, VotesOverNcclToTheSameBits) {
+  if (cuda_core().device_count() < 3) GTEST_SKIP() << "needs 3 GPUs";
+  const std::vector<std::string> settings = {"audit.agreement_window=4"};
+  std::vector<TrainingResult> results(3);
+  run_loopback(3, [&](Transport& control) {
+    const auto rank = static_cast<std::size_t>(control.rank());
+    RunConfig config = run("nccl", settings);
+    config.device = "cuda:" + std::to_string(rank);
+    const auto deadline = Deadline::in(std::chrono::minutes(1));
+    const auto nccl = make_nccl_transport(control, {Device::Kind::cuda, control.rank()}, deadline);
+    results[rank] = train(config, *nccl);
+  });
+  EXPECT_EQ(results[0].digest, results[1].digest);
+  EXPECT_EQ(results[0].digest, results[2].digest);
+  EXPECT_EQ(results[0].digest, train_on(3, run("loopback", settings))[0].digest);
+  EXPECT_EQ(metrics_of(tiny_.path("nccl"), "agreement"),
+            metrics_of(tiny_.path("loopback"), "agreement"));
+  EXPECT_GE(metrics_of(tiny_.path("nccl"), "agreement").size(), 1u);
+}
+
+// Memory that is given back waits for the whole device, and so for what a lost worker would have to
+// send.
+TEST_F(TrainerOnCuda, AWorkerThatFailsEndsTheOthersOverNccl) {
+  if (cuda_core().device_count() < 3) GTEST_SKIP() << "needs 3 GPUs";
+  std::array<int, 3> codes{};
+  run_loopback(3, [&](Transport& control) {
+    RunConfig config = run("lost");
+    config.device = "cuda:" + std::to_string(control.rank());
+    const auto deadline = Deadline::in(std::chrono::minutes(1));
+    const auto nccl = make_nccl_transport(control, {Device::Kind::cuda, control.rank()}, deadline);
+    TrainingHooks hooks;
+    if (control.rank() == 1)
+      hooks.after_step = [](std::int64_t step, const ParameterArena&) {
+        if (step == 1) throw DataError("a test");
+      };
+    try {
+      train(config, *nccl, hooks);
+    } catch (const Error& error) {
+      codes[static_cast<std::size_t>(control.rank())] = static_cast<int>(error.exit_code());
+    }
+  });
+  EXPECT_EQ(codes, (std::array{4, 3, 4}));
 }
 
 // What a GPU wrote down a CPU applies to the same bits.

@@ -35,6 +35,7 @@ class UnpunctualTransport final : public Transport {
     return std::make_unique<UnpunctualTransport>(base_.split(color, deadline), random_());
   }
   Traffic traffic() const override { return base_.traffic(); }
+  DeviceLink* device_link() override { return base_.device_link(); }
   Reducer* reducer() override { return base_.reducer() == nullptr ? nullptr : &reducer_; }
 
  protected:

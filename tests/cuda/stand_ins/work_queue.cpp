@@ -26,6 +26,7 @@ struct Queues {
   Order order = Order::random;
   std::mt19937_64 random{1};
   bool running = false;  // an operation is: it must not come back to us
+  std::vector<void (*)()> at_reset;
 };
 
 Queues& queues() {
@@ -96,10 +97,13 @@ bool step(cudaStream_t first) {
 
 std::string stuck_streams() {
   std::string text;
-  for (const auto& stream : queues().streams)
-    if (!stream->work.empty())
-      text += fmt::format("; stream {} of device {} is stuck in {}", stream->number, stream->device,
-                          stream->work.front().what);
+  for (const auto& stream : queues().streams) {
+    if (stream->work.empty()) continue;
+    const Work& head = stream->work.front();
+    text += fmt::format("; stream {} of device {} is stuck in {}", stream->number, stream->device,
+                        head.what);
+    if (head.missing) text += ": " + head.missing();
+  }
   return text;
 }
 
@@ -170,15 +174,22 @@ void enqueue(cudaStream_t stream, Work work) {
 }
 
 void run_until(const std::function<bool()>& done, cudaStream_t first, const std::string& who) {
-  const auto end = Clock::now() + deadline();
+  constexpr std::chrono::microseconds kShortest{20}, kLongest{1000};
+  auto end = Clock::now() + deadline();
+  auto pause = kShortest;
   while (!done()) {
-    if (step(queues().order == Order::lazy ? first : nullptr)) continue;
+    if (step(queues().order == Order::lazy ? first : nullptr)) {
+      end = Clock::now() + deadline();
+      pause = kShortest;
+      continue;
+    }
     if (Clock::now() >= end)
-      refuse(cudaErrorLaunchTimeout, "{} has waited for {:.0f} s and nothing can run{}", who,
+      refuse(cudaErrorLaunchTimeout, "{} has waited for {:g} s and nothing can run{}", who,
              deadline().count(), stuck_streams());
     // Another thread may be what an operation waits for.
     device_lock().unlock();
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, kLongest);
     device_lock().lock();
     if (failure() != cudaSuccess) throw Violation(failure(), failure_text());
   }
@@ -208,9 +219,25 @@ void poll(cudaStream_t stream) {
   if (queues().order == Order::random || queues().random() % 8 == 0) step(stream);
 }
 
+int delay() {
+  switch (queues().order) {
+    case Order::eager:
+      return 0;
+    case Order::lazy:
+      return 1;
+    default:
+      return static_cast<int>(queues().random() % 3);
+  }
+}
+
 void forget_streams() {
   queues().streams.clear();
   queues().events.clear();
+  for (void (*forget)() : queues().at_reset) forget();
+}
+
+void at_reset(void (*forget)()) {
+  queues().at_reset.push_back(forget);
 }
 
 }  // namespace ballot::stand_in

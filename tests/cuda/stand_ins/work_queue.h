@@ -26,6 +26,7 @@ struct Work {
   std::string what;
   std::function<bool()> run;  // false: not yet, ask again
   bool touches_memory = true;
+  std::function<std::string()> missing{};  // what it waits for, where it may say "not yet"
 };
 
 struct EventState {
@@ -74,7 +75,12 @@ void finish_device(int device, const char* who);
 // One attempt where the order is random: a program that polls an event must see it come.
 void poll(cudaStream_t stream);
 
-// What is queued is dropped and every handle ends.
+// How many more times a program has to ask for what a library may do at once or later: never where
+// the order is eager, once where it is lazy.
+int delay();
+
+// What is queued is dropped and every handle ends; then what others have asked for is done.
 void forget_streams();
+void at_reset(void (*forget)());
 
 }  // namespace ballot::stand_in

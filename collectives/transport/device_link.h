@@ -1,0 +1,40 @@
+// Moves bytes between the memories of GPUs, one for each rank, in the order of a stream: what NCCL
+// does, beside a Transport.
+//
+// Every rank gives the same operations in one and the same order, whatever its timing: nothing
+// names an operation but its place. A call returns when the operation is in the stream, which the
+// first between two ranks may take a while for; what happens on the wire is seen by an event behind
+// it, and a loss by check(). One caller thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "collectives/transport/transport.h"  // Purpose
+#include "core/device.h"                      // Device, Stream
+
+namespace ballot {
+
+// Device memory that goes to a rank or comes from one; nothing of it is touched where bytes is 0.
+struct DeviceMessage {
+  int rank = 0;
+  std::byte* memory = nullptr;
+  std::size_t bytes = 0;
+};
+
+class DeviceLink {
+ public:
+  virtual ~DeviceLink() = default;
+  virtual Device device() const = 0;
+  // All of these at once, as one operation of the stream. Messages between two ranks match in the
+  // order given, and have equal sizes on both sides.
+  virtual void exchange(Purpose purpose, std::span<const DeviceMessage> to,
+                        std::span<const DeviceMessage> from, Stream& stream) = 0;
+  // Throws PeerLost or TransportError once something is known to be broken. Never blocks.
+  virtual void check() = 0;
+  // What is under way ends unfinished, so that its streams come to an end; of no more use.
+  virtual void abort() noexcept = 0;
+};
+
+}  // namespace ballot

@@ -1,0 +1,140 @@
+// The vote between GPUs over NCCL: what it elects, what it sends, and what becomes of it when a
+// rank is lost. Ranks are threads, each with a GPU; where there are fewer, tests are skipped.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "collectives/transport/loopback_transport.h"
+#include "collectives/transport/nccl_transport.h"
+#include "collectives/vote.h"
+#include "core/cuda/cuda_core.h"
+#include "core/error.h"
+#include "schedule_suite.h"
+
+namespace ballot {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+
+Device gpu(int rank) {
+  return {Device::Kind::cuda, rank};
+}
+
+bool has_gpus(int ranks) {
+  return cuda_core().device_count() >= ranks;
+}
+#define NEEDS_GPUS(ranks) \
+  if (!has_gpus(ranks)) GTEST_SKIP() << "needs " << (ranks) << " GPUs"
+
+void run_nccl(int ranks, const std::function<void(Transport&, Transport& control)>& body) {
+  run_loopback(ranks, [&](Transport& control) {
+    const auto transport = make_nccl_transport(control, gpu(control.rank()), test::soon());
+    body(*transport, control);
+  });
+}
+
+// Ballots of random layouts and moods, released by each rank at its own pace and in its own order.
+void expect_one_verdict(int ranks, std::uint64_t seed, const BallotLayout* layout = nullptr) {
+  const test::VoteCase c = test::make_case(ranks, {}, seed, layout);
+  run_nccl(ranks, [&](Transport& transport, Transport&) {
+    EXPECT_EQ(transport.name(), "nccl");
+    EXPECT_EQ(test::run_case(transport, c), "");
+  });
+}
+
+TEST(NcclVote, ElectsWhatTheReferenceElects) {
+  std::uint64_t seed = 0;
+  for (const int ranks : {1, 2, 3, 5})
+    for (int trial = 0; trial < 6 && has_gpus(ranks); ++trial) expect_one_verdict(ranks, ++seed);
+}
+
+TEST(NcclVote, ElectsAlikeWhereSomeOwnNothing) {
+  NEEDS_GPUS(3);
+  const BallotLayout layout = test::make_layout({{1, 65}, {1, 512}});
+  for (std::uint64_t seed = 50; seed < 53; ++seed) expect_one_verdict(3, seed, &layout);
+}
+
+TEST(NcclTransport, CarriesEverythingElseOverTheTransportItStandsOn) {
+  NEEDS_GPUS(2);
+  run_nccl(2, [](Transport& transport, Transport& control) {
+    const int mine = transport.rank() + 7;
+    int other = 0;
+    const std::vector<Bytes> from(2, std::as_writable_bytes(std::span(&other, 1)));
+    transport.start_gather(Purpose::control, std::as_bytes(std::span(&mine, 1)), from)
+        ->wait(test::soon());
+    EXPECT_EQ(other, 8 - transport.rank());
+    EXPECT_EQ(transport.traffic().sent(Purpose::control), control.traffic().sent(Purpose::control));
+    EXPECT_EQ(transport.traffic().sent(Purpose::vote), 0u);
+  });
+}
+
+TEST(NcclTransport, RefusesWhatItDoesNotCarry) {
+  NEEDS_GPUS(2);
+  run_nccl(2, [](Transport& transport, Transport&) {
+    const BallotLayout layout = test::make_layout({{2, 512}});
+    const Ballot ballot(layout);
+    for (const VoteOptions& options :
+         {VoteOptions{.schedule = Schedule::gathered}, VoteOptions{.members = 2}})
+      EXPECT_THAT([&] { make_vote(ballot, transport, options, test::soon()); },
+                  testing::ThrowsMessage<ConfigError>(HasSubstr("transport nccl")));
+  });
+  run_loopback(1, [](Transport& control) {
+    EXPECT_THAT([&] { make_nccl_transport(control, Device{}, test::soon()); },
+                testing::ThrowsMessage<ConfigError>(HasSubstr("expected a GPU")));
+  });
+}
+
+// One rank leaves in the middle: the others learn of it, or pass their deadline; none hangs, and
+// their streams come to an end.
+TEST(NcclVote, ALostRankEndsTheVoteOfTheOthers) {
+  NEEDS_GPUS(3);
+  const BallotLayout layout = test::make_layout({{4, 600}, {3, 512}});
+  const Ballot ballot(layout);
+  run_nccl(3, [&](Transport& transport, Transport&) {
+    const auto vote = make_vote(ballot, transport, {.piece_elements = 512}, test::soon());
+    vote->elect(0, test::soon());
+    vote->begin(1);
+    vote->release(0);  // the first pieces are under way
+    if (transport.rank() == 1) {
+      vote->advance();
+      return;  // and gone
+    }
+    vote->release(1);
+    try {
+      vote->finish(Deadline::in(3s));
+      ADD_FAILURE() << "elected without rank 1";
+    } catch (const WorldError& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::retry) << error.what();
+    }
+  });
+}
+
+TEST(NcclVote, ARankThatNeverVotesIsWaitedForUntilTheDeadline) {
+  NEEDS_GPUS(2);
+  const BallotLayout layout = test::make_layout({{4, 600}});
+  const Ballot ballot(layout);
+  run_nccl(2, [&](Transport& transport, Transport&) {
+    const auto vote = make_vote(ballot, transport, {}, test::soon());
+    if (transport.rank() == 0) {
+      EXPECT_THAT([&] { vote->elect(0, Deadline::in(500ms)); },
+                  testing::ThrowsMessage<Timeout>(HasSubstr("has not come back over nccl")));
+    }
+    transport.barrier(test::soon());
+  });
+}
+
+TEST(NcclTransport, ARankThatDoesNotComeIsATimeout) {
+  NEEDS_GPUS(2);
+  run_loopback(2, [](Transport& control) {
+    if (control.rank() == 0) {
+      EXPECT_THROW(make_nccl_transport(control, gpu(0), Deadline::in(500ms)), Timeout);
+    } else {
+      std::this_thread::sleep_for(700ms);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace ballot

@@ -1,0 +1,108 @@
+// Jobs whose votes go over NCCL, as a user starts them: real processes under mpirun, the plugin
+// that runs the kernels' source on the CPU, and the stand-in of NCCL between them.
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <filesystem>
+
+#include "tests/process/small_run.h"
+#include "tests/support/free_port.h"
+
+namespace ballot {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+
+class Nccl : public SmallRun {
+ protected:
+  static Environment gpus(int count) {
+    return {{"BALLOT_CUDA_PLUGIN", BALLOT_SIMT_PLUGIN},
+            {"BALLOT_STAND_IN_DEVICES", std::to_string(count)},
+            {"BALLOT_STAND_IN_STREAMS", "eager"},
+            {"OMP_WAIT_POLICY", "passive"}};
+  }
+  // `more` is added to the command's words.
+  std::vector<std::string> job(const std::string& output, const std::string& transport,
+                               std::int64_t steps,
+                               const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> words =
+        launch(2, output,
+               {"train.device=cuda", "train.compute=f32", "vote.schedule=sharded",
+                fmt::format("train.steps={}", steps), "train.validation_windows=2"});
+    words.insert(words.end(), {"--transport", transport});
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+};
+
+TEST_F(Nccl, AJobHasTheBitsOfOneWhoseVotesGoOverMpi) {
+  for (const std::string transport : {"mpi", "nccl"}) {
+    const Ended ended = ballot(job(transport, transport, 4), gpus(2));
+    ASSERT_EQ(ended.exit_code, 0) << ended.output;
+    EXPECT_EQ(metrics(transport, "end").back()["replicas_identical"], true);
+  }
+  expect_same_bits("nccl/checkpoints/latest", "mpi/checkpoints/latest");
+  const auto there = metrics("nccl", "step"), here = metrics("mpi", "step");
+  ASSERT_EQ(there.size(), 4u);
+  for (std::size_t i = 0; i < there.size(); ++i)
+    EXPECT_EQ(there[i]["loss_metrics/global_avg_loss"], here[i]["loss_metrics/global_avg_loss"]);
+}
+
+// The machine that it was on may be gone.
+TEST_F(Nccl, AJobThatHasLostAWorkerGoesOnWithThoseThatAreLeft) {
+  Command running(job("out", "nccl", 12, {"--restarts", "1", "--min-workers", "1"}), file("."),
+                  gpus(2));
+  pid_t victim = 0;
+  ASSERT_TRUE(within(60s, [&] {
+    const pid_t found = running.worker(1);
+    if (found > 0) victim = found;
+    return victim > 0 && std::filesystem::exists(file("out/checkpoints/latest"));
+  })) << running.output();
+  ASSERT_EQ(::kill(victim, SIGKILL), 0);
+  const Ended ended = running.wait(120s);
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("starting it again from its newest state with 1 of 2"));
+  EXPECT_EQ(metrics("out", "step").back()["step"], 12);
+}
+
+// Without mpirun, which would end the other by itself.
+TEST_F(Nccl, BesideGrpcTheDeathOfOneEndsTheOtherWithTheCodeToTryAgain) {
+  const std::string port = std::to_string(test::free_port());
+  std::vector<std::unique_ptr<Command>> workers;
+  for (const std::string rank : {"0", "1"}) {
+    Environment environment = gpus(2);
+    environment.insert(environment.end(), {{"RANK", rank},
+                                           {"LOCAL_RANK", rank},
+                                           {"WORLD_SIZE", "2"},
+                                           {"LOCAL_WORLD_SIZE", "2"},
+                                           {"MASTER_ADDR", "127.0.0.1"},
+                                           {"MASTER_PORT", port},
+                                           {"BALLOT_TOKEN", "a token for two workers"}});
+    std::vector<std::string> words = job("out", "nccl", 100000);
+    words.erase(words.begin() + 2, words.begin() + 4);  // --workers 2
+    words.front() = "train";
+    workers.push_back(std::make_unique<Command>(words, file("."), environment));
+  }
+  ASSERT_TRUE(within(60s, [&] { return std::filesystem::exists(file("out/checkpoints/latest")); }))
+      << workers[0]->output() << workers[1]->output();
+  ASSERT_EQ(::kill(workers[1]->id(), SIGKILL), 0);
+  const Ended ended = workers[0]->wait(60s);
+  EXPECT_EQ(ended.exit_code, 4) << ended.output;
+}
+
+TEST_F(Nccl, WhatItDoesNotCarryIsRefusedBeforeAnythingStarts) {
+  const Ended gathered =
+      ballot(job("out", "nccl", 4, {"--set", "vote.schedule=gathered"}), gpus(2));
+  EXPECT_EQ(gathered.exit_code, 2) << gathered.output;
+  EXPECT_THAT(gathered.output, HasSubstr("vote.schedule"));
+  const Ended crowded = ballot(job("out", "nccl", 4), gpus(1));
+  EXPECT_EQ(crowded.exit_code, 2) << crowded.output;
+  EXPECT_THAT(crowded.output, HasSubstr("2 workers on a machine with 1 GPU"));
+  const Ended on_cpu = ballot(job("out", "nccl", 4, {"--set", "train.device=cpu"}), gpus(2));
+  EXPECT_EQ(on_cpu.exit_code, 2) << on_cpu.output;
+  EXPECT_THAT(on_cpu.output, HasSubstr("transport nccl"));
+}
+
+}  // namespace
+}  // namespace ballot
