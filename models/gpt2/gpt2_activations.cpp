@@ -27,14 +27,14 @@ Gpt2Activations::Gpt2Activations(const Gpt2Config& c, DType compute_type)
       attention_scratch(DType::f32, 1) {
   for (std::int64_t l = 0; l < c.layers; ++l) {
     Layer layer;
-    layer.x = GrowingRows(DType::f32, c.hidden_size);
-    layer.x_mid = GrowingRows(DType::f32, c.hidden_size);
-    layer.vkq = GrowingRows(compute, 3 * c.hidden_size);
-    layer.attended = GrowingRows(compute, c.hidden_size);
-    layer.z = GrowingRows(compute, c.intermediate_size);
-    layer.moments = GrowingRows(DType::f32, 2);
-    layer.moments_mid = GrowingRows(DType::f32, 2);
-    layer.log_sum_exp = GrowingRows(DType::f32, c.heads);
+    layer.x = GrowingMatrix(DType::f32, c.hidden_size);
+    layer.x_mid = GrowingMatrix(DType::f32, c.hidden_size);
+    layer.vkq = GrowingMatrix(compute, 3 * c.hidden_size);
+    layer.attended = GrowingMatrix(compute, c.hidden_size);
+    layer.z = GrowingMatrix(compute, c.intermediate_size);
+    layer.moments = GrowingMatrix(DType::f32, 2);
+    layer.moments_mid = GrowingMatrix(DType::f32, 2);
+    layer.log_sum_exp = GrowingMatrix(DType::f32, c.heads);
     layers_.push_back(std::move(layer));
   }
 }
@@ -67,12 +67,12 @@ void Gpt2Activations::each(Self& self, const AttentionShape& shape, Keep keep, c
 
 void Gpt2Activations::reserve(const AttentionShape& shape, Keep keep) {
   each(*this, shape, keep,
-       [](GrowingRows& memory, std::int64_t rows, Owner) { memory.reserve(rows); });
+       [](GrowingMatrix& memory, std::int64_t rows, Owner) { memory.reserve(rows); });
 }
 
 ActivationMemory Gpt2Activations::memory(const AttentionShape& shape, Keep keep) const {
   ActivationMemory memory;
-  each(*this, shape, keep, [&memory](const GrowingRows& one, std::int64_t rows, Owner owner) {
+  each(*this, shape, keep, [&memory](const GrowingMatrix& one, std::int64_t rows, Owner owner) {
     (owner == Owner::layer    ? memory.layers_bytes
      : owner == Owner::shared ? memory.shared_bytes
                               : memory.scratch_bytes) += one.size_bytes(rows);

@@ -14,36 +14,12 @@
 #include "core/buffer.h"              // Buffer
 #include "core/tensor.h"              // Tensor
 #include "models/gpt2/gpt2_config.h"  // Gpt2Config
+#include "models/growing_matrix.h"    // GrowingMatrix
 #include "models/keep.h"              // Keep
 #include "models/model.h"             // ActivationMemory
 #include "models/ops/attention.h"     // AttentionShape
 
 namespace ballot {
-
-// Rows of a fixed width; grows, never shrinks.
-class GrowingRows {
- public:
-  GrowingRows() = default;
-  GrowingRows(DType type, std::int64_t cols) : type_(type), cols_(cols) {}
-  std::int64_t size_bytes(std::int64_t rows) const {
-    return rows * cols_ * static_cast<std::int64_t>(ballot::size_bytes(type_));
-  }
-  void reserve(std::int64_t rows) {
-    const auto bytes = static_cast<std::size_t>(size_bytes(rows));
-    if (buffer_.size_bytes() >= bytes) return;
-    buffer_ = Buffer();  // give back first: both at once may not fit
-    buffer_ = Buffer(bytes);
-  }
-  Tensor rows(std::int64_t count) const {
-    return make_tensor(buffer_.data(), type_, {count, cols_});
-  }
-  std::int64_t cols() const { return cols_; }
-
- private:
-  DType type_ = DType::f32;
-  std::int64_t cols_ = 0;
-  Buffer buffer_;
-};
 
 // What the backward reads of one layer's forward, N rows of it.
 struct Gpt2LayerActivations {
@@ -67,21 +43,21 @@ struct Gpt2Activations {
   Gpt2LayerActivations layer(std::int64_t l, std::int64_t rows, Keep keep) const;
 
   DType compute;
-  GrowingRows x;           // (N, C) f32, the residual stream after the last layer
-  GrowingRows moments;     // (N, 2) f32
-  GrowingRows positions;   // (N, C) f32, rows of the table of positions
-  GrowingRows h;           // (N, C) a norm's output
-  GrowingRows act;         // (N, I); its gradient on the way
-  GrowingRows dx;          // (N, C) f32, gradient of the residual stream
-  GrowingRows dx_rounded;  // (N, C) bf16; empty in f32
-  GrowingRows dh;          // (N, C) f32
-  GrowingRows dattended;   // (N, C)
-  GrowingRows logits;      // (chunk, V) f32
-  GrowingRows dlogits;     // (chunk, V) bf16; empty in f32
-  GrowingRows all_logits;  // (N, V) f32, where a caller asked for them
-  GrowingRows partials;    // f32, of the norms
-  GrowingRows losses;      // (N + 1) double, as pairs of f32; the last for their sum
-  GrowingRows attention_scratch;
+  GrowingMatrix x;           // (N, C) f32, the residual stream after the last layer
+  GrowingMatrix moments;     // (N, 2) f32
+  GrowingMatrix positions;   // (N, C) f32, rows of the table of positions
+  GrowingMatrix h;           // (N, C) a norm's output
+  GrowingMatrix act;         // (N, I); its gradient on the way
+  GrowingMatrix dx;          // (N, C) f32, gradient of the residual stream
+  GrowingMatrix dx_rounded;  // (N, C) bf16; empty in f32
+  GrowingMatrix dh;          // (N, C) f32
+  GrowingMatrix dattended;   // (N, C)
+  GrowingMatrix logits;      // (chunk, V) f32
+  GrowingMatrix dlogits;     // (chunk, V) bf16; empty in f32
+  GrowingMatrix all_logits;  // (N, V) f32, where a caller asked for them
+  GrowingMatrix partials;    // f32, of the norms
+  GrowingMatrix losses;      // (N + 1) double, as pairs of f32; the last for their sum
+  GrowingMatrix attention_scratch;
 
  private:
   enum class Owner { layer, shared, scratch };
@@ -90,7 +66,7 @@ struct Gpt2Activations {
   static void each(Self& self, const AttentionShape& shape, Keep keep, const Visit& visit);
 
   struct Layer {
-    GrowingRows x, x_mid, vkq, attended, z, moments, moments_mid, log_sum_exp;
+    GrowingMatrix x, x_mid, vkq, attended, z, moments, moments_mid, log_sum_exp;
   };
   std::vector<Layer> layers_;
 };

@@ -8,15 +8,6 @@
 #include "models/ops/rms_norm.h"
 
 namespace ballot {
-namespace {
-
-void reserve_bytes(Buffer& buffer, std::int64_t bytes, Device device) {
-  if (static_cast<std::int64_t>(buffer.size_bytes()) >= bytes) return;
-  buffer = Buffer();  // give back first: both at once may not fit
-  buffer = Buffer(static_cast<std::size_t>(bytes), device);
-}
-
-}  // namespace
 
 LlamaActivations::LlamaActivations(const LlamaConfig& c, DType compute_type, Device where)
     : compute(compute_type),
@@ -88,14 +79,14 @@ void LlamaActivations::each_buffer(Self& self, const AttentionShape& shape, Keep
 void LlamaActivations::reserve(const AttentionShape& shape, Keep keep) {
   each_buffer(*this, shape, keep, [this]<class B>(B& buffer, std::int64_t bytes, Owner) {
     if constexpr (std::is_same_v<B, Buffer>)
-      reserve_bytes(buffer, bytes, device);
+      grow(buffer, bytes, device);
     else
-      reserve_bytes(buffer.buffer(), bytes, device);
+      grow(buffer.buffer(), bytes, device);
   });
 }
 
 void LlamaActivations::reserve_all_logits(std::int64_t rows) {
-  reserve_bytes(all_logits.buffer(), all_logits.size_bytes(rows), device);
+  all_logits.reserve(rows, device);
 }
 
 ActivationMemory LlamaActivations::memory(const AttentionShape& shape, Keep keep) const {

@@ -12,32 +12,13 @@
 
 #include "core/buffer.h"                // Buffer
 #include "core/tensor.h"                // Tensor
+#include "models/growing_matrix.h"      // GrowingMatrix
 #include "models/keep.h"                // Keep
 #include "models/llama/llama_config.h"  // LlamaConfig
 #include "models/model.h"               // ActivationMemory
 #include "models/ops/attention.h"       // AttentionShape
 
 namespace ballot {
-
-// Grows, never shrinks; views its first rows.
-class GrowingMatrix {
- public:
-  GrowingMatrix() = default;
-  GrowingMatrix(DType type, std::int64_t cols) : type_(type), cols_(cols) {}
-  std::int64_t size_bytes(std::int64_t rows) const {
-    return rows * cols_ * static_cast<std::int64_t>(ballot::size_bytes(type_));
-  }
-  Tensor rows(std::int64_t count) const {
-    return make_tensor(buffer_.data(), type_, {count, cols_}, buffer_.device());
-  }
-  std::int64_t cols() const { return cols_; }
-  Buffer& buffer() { return buffer_; }
-
- private:
-  DType type_ = DType::f32;
-  std::int64_t cols_ = 0;
-  Buffer buffer_;
-};
 
 // What the backward reads of one layer's forward, N rows of it.
 struct LayerActivations {
