@@ -38,7 +38,7 @@ struct DeviceSegment {
 // A sampled word of a chunk (tally.h), for the comparison of its voters.
 struct DeviceSample {
   std::uint64_t agree_negative, agree_positive, compare_negative, compare_positive;
-  std::int64_t word, block, segment;  // of the chunk
+  std::int64_t word, block;  // of the chunk
 };
 
 // What a tally adds up; of each of the chunk's segments, agreed and then compared of each voter

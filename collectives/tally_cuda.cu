@@ -89,8 +89,7 @@ __device__ __forceinline__ std::int32_t segment_of(const TallyChunk& chunk, std:
 // Leave-one-out, as tally.cpp says.
 template <int kDigits>
 __device__ __forceinline__ DeviceSample sample_of(const Word* digits, unsigned voters, Word real,
-                                                  std::int64_t word, std::int64_t block,
-                                                  std::int32_t segment) {
+                                                  std::int64_t word, std::int64_t block) {
   DeviceSample sample;
   const Comparison half = compare<kDigits>(digits, voters / 2);
   sample.agree_positive = real & ~(half.more | half.equal);
@@ -105,7 +104,6 @@ __device__ __forceinline__ DeviceSample sample_of(const Word* digits, unsigned v
   }
   sample.word = word;
   sample.block = block;
-  sample.segment = segment;
   return sample;
 }
 
@@ -116,8 +114,7 @@ __global__ void __launch_bounds__(kThreads) tally_words(TallyChunk chunk) {
   unsigned ties_found = 0, unanimous_found = 0, blocks_held = 0, elements_held = 0;
   if (word < chunk.words) {
     const std::int64_t place = chunk.first_word + word;
-    const std::int32_t number = segment_of(chunk, place);
-    const DeviceSegment segment = chunk.layout[number];
+    const DeviceSegment segment = chunk.layout[segment_of(chunk, place)];
     const std::int64_t inside = place - segment.word;
     if (inside >= segment.words) {  // padding between segments
       chunk.verdict.bits[word] = 0;
@@ -177,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) tally_words(TallyChunk chunk) {
       unanimous_found = static_cast<unsigned>(__popcll((all | ~any) & real));
       if (is_sampled(place)) {
         const std::int64_t run = place / kSampleRun - chunk.first_word / kSampleRun;
-        chunk.sample[run] = sample_of<kDigits>(digits, voting, real, word, block, number);
+        chunk.sample[run] = sample_of<kDigits>(digits, voting, real, word, block);
       }
     }
   }
@@ -207,8 +204,9 @@ __global__ void __launch_bounds__(kThreads) compare_voters(TallyChunk chunk) {
     const int agreed = __popcll((x & sample.agree_negative) | (~x & sample.agree_positive));
     const int compared = __popcll((x & sample.compare_negative) | (~x & sample.compare_positive));
     if (compared == 0) continue;
+    const std::int64_t segment = segment_of(chunk, chunk.first_word + sample.word);
     auto* target = reinterpret_cast<unsigned long long*>(chunk.sums + 1) +
-                   2 * sample.segment * chunk.voters + blockIdx.y;
+                   2 * segment * chunk.voters + blockIdx.y;
     atomicAdd(target, static_cast<unsigned long long>(agreed));
     atomicAdd(target + chunk.voters, static_cast<unsigned long long>(compared));
   }
