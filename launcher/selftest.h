@@ -35,6 +35,8 @@ struct Selftest {
 };
 
 std::vector<SelftestCheck> selftest_checks(Device device);
+// Between all GPUs of this machine, a thread for each.
+SelftestCheck selftest_nccl();
 // Takes a few GB of the device's memory. `elements` of a matrix that the passes stream through.
 std::vector<SelftestRate> selftest_rates(Device device, std::int64_t elements);
 

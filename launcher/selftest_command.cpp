@@ -55,6 +55,7 @@ int run_selftest(const SelftestFlags& flags) {
   if (!flags.json)
     fmt::print("ballot {} on {}: {}\n", version(), to_string(device), processor_features(device));
   result.checks = selftest_checks(device);
+  if (device.kind == Device::Kind::cuda) result.checks.push_back(selftest_nccl());
   if (!flags.json)
     for (const SelftestCheck& check : result.checks) print(check);
   if (flags.rates && result.passed()) {

@@ -91,6 +91,12 @@ TEST_F(Nccl, BesideGrpcTheDeathOfOneEndsTheOtherWithTheCodeToTryAgain) {
   EXPECT_EQ(ended.exit_code, 4) << ended.output;
 }
 
+TEST_F(Nccl, TheSelfTestVotesBetweenAllGpus) {
+  const Ended ended = ballot({"selftest", "--device", "cuda", "--no-rates"}, gpus(3));
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("between 3 GPUs: 0 of 9 verdicts differ from the CPU's"));
+}
+
 TEST_F(Nccl, WhatItDoesNotCarryIsRefusedBeforeAnythingStarts) {
   const Ended gathered =
       ballot(job("out", "nccl", 4, {"--set", "vote.schedule=gathered"}), gpus(2));

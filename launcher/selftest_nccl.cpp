@@ -1,0 +1,96 @@
+// The self-test's vote between the GPUs of this machine.
+#include <algorithm>
+#include <atomic>
+
+#include "collectives/cuda_nccl.h"
+#include "collectives/transport/loopback_transport.h"
+#include "collectives/transport/nccl_transport.h"
+#include "collectives/vote.h"
+#include "core/cuda/cuda_core.h"
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/parallel.h"
+#include "launcher/selftest.h"
+
+namespace ballot {
+namespace {
+
+constexpr int kMostGpus = 16;
+
+BallotLayout ragged_layout() {
+  std::vector<BallotSegment> segments(3);
+  segments[0] = {.name = "wide", .rows = 300, .cols = 1000, .row_stride = 1024};
+  segments[1] = {.name = "tall", .rows = 5000, .cols = 65, .row_stride = 128};
+  segments[2] = {.name = "one", .rows = 1, .cols = 1, .row_stride = 64};
+  std::int64_t place = 0;
+  for (BallotSegment& s : segments) {
+    s.arena_offset = place;
+    place += (s.extent() + 511) / 512 * 512;
+  }
+  return BallotLayout(segments);
+}
+
+// Signs of pseudo-random numbers; a row in ten says nothing.
+void cast(const BallotLayout& layout, int rank, std::int64_t step, Ballot& ballot) {
+  Stream stream;
+  for (const BallotSegment& s : layout.segments()) {
+    std::vector<float> direction(static_cast<std::size_t>(s.extent()));
+    for (std::int64_t i = 0; i < s.extent(); ++i)
+      direction[static_cast<std::size_t>(i)] =
+          hash64(static_cast<std::uint64_t>(rank), static_cast<std::uint64_t>(step),
+                 static_cast<std::uint64_t>(s.offset + i)) %
+                      2 ==
+                  0
+              ? 1.0f
+              : -1.0f;
+    std::vector<std::uint8_t> silent(static_cast<std::size_t>(s.rows));
+    for (std::size_t r = 0; r < silent.size(); ++r)
+      silent[r] = hash64(static_cast<std::uint64_t>(rank), r, 7) % 10 == 0;
+    cast_ballot(make_matrix(direction.data(), DType::f32, s.rows, s.cols, s.row_stride), s, {},
+                silent, ballot, stream);
+  }
+}
+
+bool are_equal(const Verdict& a, const Verdict& b) {
+  return std::ranges::equal(a.bits.span(), b.bits.span()) &&
+         std::ranges::equal(a.held_blocks.span(), b.held_blocks.span()) &&
+         std::ranges::equal(a.held_elements.span(), b.held_elements.span()) &&
+         a.statistics == b.statistics;
+}
+
+}  // namespace
+
+SelftestCheck selftest_nccl() {
+  SelftestCheck check{"votes over NCCL", false, ""};
+  try {
+    const std::string version = cuda_nccl().version();
+    const int gpus = std::min(cuda_core().device_count(), kMostGpus);
+    const BallotLayout layout = ragged_layout();
+    std::atomic<int> wrong = 0;
+    constexpr std::int64_t kSteps = 3;
+    run_loopback(gpus, [&](Transport& control) {
+      const Deadline deadline = Deadline::in(std::chrono::minutes(1));
+      const Device device{Device::Kind::cuda, control.rank()};
+      const auto nccl = make_nccl_transport(control, device, deadline);
+      Ballot ballot(layout);
+      const VoteOptions options{.ties = Ties::hold, .piece_elements = 1 << 16};
+      const auto there = make_vote(ballot, *nccl, options, deadline);
+      const auto here = make_vote(ballot, control, options, deadline);
+      for (std::int64_t step = 0; step < kSteps; ++step) {
+        cast(layout, control.rank(), step, ballot);
+        wrong += !are_equal(there->elect(step, deadline), here->elect(step, deadline));
+      }
+    });
+    check.passed = wrong == 0;
+    check.detail = fmt::format("{} between {} GPU{}: {} of {} verdicts differ from the CPU's",
+                               version, gpus, gpus == 1 ? "" : "s", wrong.load(), gpus * kSteps);
+  } catch (const Unavailable& missing) {
+    check.passed = true;  // a run that asks for it will be refused, and others need it not
+    check.detail = fmt::format("not tried: {}", missing.what());
+  } catch (const std::exception& failure) {
+    check.detail = failure.what();
+  }
+  return check;
+}
+
+}  // namespace ballot
