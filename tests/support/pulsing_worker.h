@@ -109,6 +109,7 @@ class PulsingWorker {
     join.address = fmt::format("127.0.0.1:{}", 20000 + number_);
     join.config = run_config_digest();
     join.version = version();
+    join.again = joins_ > 0;  // a process that was sent away is not let in again
     const Identity identity = client_.join(join, Deadline::in(std::chrono::seconds(20)));
     ++joins_;
     change([&] {
