@@ -1,10 +1,13 @@
 # Tests of CUDA code: one test source, run by several builds of the plugin.
 #
-# ballot_cuda_test(NAME file.cpp... LINK libs... [ORDERS order...] [TIMEOUT s] [ENVIRONMENT X=y...]) makes one GoogleTest
+# ballot_cuda_test(NAME file.cpp... LINK libs... [ORDERS order...] [TIMEOUT s] [ENVIRONMENT X=y...] [LONG]) makes one GoogleTest
 # binary and a CTest entry of it for each plugin: NAME_simt (label simt: the kernels' source, run by g++'s code on the
 # CPU), others that BALLOT_CUDA_TEST_PLUGINS names, and with BALLOT_CUDA NAME_gpu (label gpu: the real plugin; skipped,
 # saying so, where there is no GPU). ORDERS are those between streams that tests/cuda/stand_ins/work_queue.h knows;
 # random:1 without it, and all but the first only on simt: NAME_simt_lazy, NAME_simt_random:7.
+#
+# With BALLOT_SANITIZE there is simt only, of label simt-asan; what CI builds and runs of it is the target
+# ballot_simt_asan, all but what is LONG (label simt-asan-long).
 #
 # ballot_cuda_test_plugin(TARGET [DEFINITIONS ...] [LINK libs...]) makes a variant of the plugin from the same sources
 # by the C++ compiler: each .cu through a wrapper that includes it, with BALLOT_SIMT, and what is in LINK in place of
@@ -17,8 +20,20 @@ if(NOT BALLOT_CUDA_HEADERS)
   message(STATUS "No CUDA headers (cuda_runtime.h): the tests of CUDA code are not built")
 endif()
 
-set(BALLOT_CUDA_TEST_PLUGINS simt=ballot_cuda_simt)  # label=target
+set(BALLOT_SIMT_LABEL simt)
+if(BALLOT_SANITIZE)
+  set(BALLOT_SIMT_LABEL simt-asan)
+  add_custom_target(ballot_simt_asan)
+endif()
+set(BALLOT_CUDA_TEST_PLUGINS simt=ballot_cuda_simt)  # name=target
 include(cmake/cuda_ptx.cmake)  # and ptx
+
+# These tests, of whatever label, are among those that CI runs with the sanitizers.
+function(ballot_simt_asan)
+  if(BALLOT_SANITIZE)
+    add_dependencies(ballot_simt_asan ${ARGN})
+  endif()
+endfunction()
 
 function(ballot_cuda_test_plugin name)
   cmake_parse_arguments(T "" "" "DEFINITIONS;LINK" ${ARGN})
@@ -55,9 +70,16 @@ function(ballot_cuda_test name)
   if(NOT BALLOT_CUDA_HEADERS)
     return()
   endif()
-  cmake_parse_arguments(T "" "TIMEOUT" "LINK;ENVIRONMENT;ORDERS" ${ARGN})
+  cmake_parse_arguments(T "LONG" "TIMEOUT" "LINK;ENVIRONMENT;ORDERS" ${ARGN})
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
+  endif()
+  if(BALLOT_SANITIZE)
+    math(EXPR T_TIMEOUT "5 * ${T_TIMEOUT}")
+  endif()
+  set(simt_label ${BALLOT_SIMT_LABEL})
+  if(BALLOT_SANITIZE AND T_LONG)
+    set(simt_label simt-asan-long)
   endif()
   if(NOT T_ORDERS)
     set(T_ORDERS random:1)
@@ -69,18 +91,25 @@ function(ballot_cuda_test name)
   target_compile_definitions(${name} PRIVATE BALLOT_SHARED_DATA="${PROJECT_SOURCE_DIR}/../shared/data")
   foreach(pair ${BALLOT_CUDA_TEST_PLUGINS})
     string(REGEX MATCH "^([^=]+)=(.+)$" found ${pair})
-    set(label ${CMAKE_MATCH_1})
+    set(kind ${CMAKE_MATCH_1})
+    set(label ${kind})
     set(plugin ${CMAKE_MATCH_2})
+    if(kind STREQUAL simt)
+      set(label ${simt_label})
+    endif()
     add_dependencies(${name} ${plugin})
-    add_test(NAME ${name}_${label} COMMAND ${name})
-    set_tests_properties(${name}_${label} PROPERTIES LABELS ${label} TIMEOUT ${T_TIMEOUT}
+    add_test(NAME ${name}_${kind} COMMAND ${name})
+    set_tests_properties(${name}_${kind} PROPERTIES LABELS ${label} TIMEOUT ${T_TIMEOUT}
       ENVIRONMENT "${environment};BALLOT_CUDA_PLUGIN=$<TARGET_FILE:${plugin}>;BALLOT_STAND_IN_STREAMS=${first_order}")
   endforeach()
   foreach(order ${T_ORDERS})
     add_test(NAME ${name}_simt_${order} COMMAND ${name})
-    set_tests_properties(${name}_simt_${order} PROPERTIES LABELS simt TIMEOUT ${T_TIMEOUT} ENVIRONMENT
+    set_tests_properties(${name}_simt_${order} PROPERTIES LABELS ${simt_label} TIMEOUT ${T_TIMEOUT} ENVIRONMENT
       "${environment};BALLOT_CUDA_PLUGIN=$<TARGET_FILE:ballot_cuda_simt>;BALLOT_STAND_IN_STREAMS=${order}")
   endforeach()
+  if(NOT T_LONG)
+    ballot_simt_asan(${name})
+  endif()
   if(BALLOT_CUDA)
     add_dependencies(${name} ballot_cuda)
     add_test(NAME ${name}_gpu COMMAND ${name})

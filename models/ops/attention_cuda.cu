@@ -400,7 +400,8 @@ struct Scratch {
   Scratch(std::byte* base, const AttentionShape& shape) {
     std::int64_t used = 0;
     const auto take = [&]<class U>(U*& target, std::int64_t count) {
-      target = reinterpret_cast<U*>(reinterpret_cast<std::uintptr_t>(base) + used);
+      target = reinterpret_cast<U*>(reinterpret_cast<std::uintptr_t>(base) +
+                                    static_cast<std::uintptr_t>(used));
       used += rounded_up(count * static_cast<std::int64_t>(sizeof(U)), 256);
     };
     const std::int64_t keys = item_count(shape) * shape.length;

@@ -75,9 +75,9 @@ __global__ void __launch_bounds__(kSortThreads)
     int total = 0;  // of this thread's kDigits neighbouring counters
     for (int i = 0; i < kDigits; ++i) total += counters[thread * kDigits + i];
     int before = total;  // inclusive in the warp, then exclusive in the block
-    for (int lanes = 1; lanes < kWarpSize; lanes *= 2) {
+    for (unsigned lanes = 1; lanes < kWarpSize; lanes *= 2) {
       const int other = __shfl_up_sync(kFullWarp, before, lanes);
-      if (lane_index() >= lanes) before += other;
+      if (lane_index() >= static_cast<int>(lanes)) before += other;
     }
     if (lane_index() == kWarpSize - 1) warp_totals[warp_index()] = before;
     __syncthreads();
@@ -160,7 +160,8 @@ void PluginModelOps::embedding_backward(std::span<const std::int32_t> tokens, co
   const auto count = static_cast<std::int64_t>(tokens.size());
   const std::int64_t cols = dx.extent[1];
   auto* pairs = reinterpret_cast<std::uint64_t*>(scratch);
-  const int bits = std::bit_width(static_cast<std::uint64_t>(dtable.extent[0] - 1));
+  const auto last_row = static_cast<std::uint64_t>(dtable.extent[0] - 1);
+  const auto bits = static_cast<int>(std::bit_width(last_row));
   const int passes = (bits + kernels::kDigitBits - 1) / kernels::kDigitBits;
   launch(kernels::sort_tokens, 1, kernels::kSortThreads, 0, stream_of(stream), tokens.data(), count,
          passes, pairs, pairs + count);

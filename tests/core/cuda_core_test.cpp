@@ -12,6 +12,7 @@
 
 #include "core/copy.h"
 #include "core/cuda/cuda_core.h"
+#include "core/event.h"
 #include "core/hash.h"
 #include "core/matmul.h"
 #include "core/parameter_arena.h"
@@ -77,6 +78,8 @@ TEST(CudaBuffer, IsZeroedAlignedAndGivenBack) {
 
 TEST(CudaBuffer, MoreThanThereIsIsUnavailableAndNamesTheSize) {
   const std::size_t size = std::size_t{1} << 44;
+  const DeviceTensor from(DType::f32, {1, 64}), to(DType::bf16, {1, 64});
+  Stream stream(cuda_device());
   try {
     const Buffer buffer(size, cuda_device());
     FAIL() << "16 TiB were given out";
@@ -84,8 +87,8 @@ TEST(CudaBuffer, MoreThanThereIsIsUnavailableAndNamesTheSize) {
     EXPECT_NE(std::string(failure.what()).find(std::to_string(size)), std::string::npos)
         << failure.what();
   }
-  const DeviceArray<float> after({1, 2, 3});  // and nothing is broken by it
-  Stream stream(cuda_device());
+  cuda_core().round_to_bf16(from, to, stream);  // and nothing is broken by it
+  const DeviceArray<float> after({1, 2, 3});
   EXPECT_EQ(after.read(stream), (std::vector<float>{1, 2, 3}));
 }
 
@@ -112,6 +115,16 @@ TEST(CudaCopy, OfPageableMemoryHasEndedOnReturn) {
   std::fill(bytes.begin(), bytes.end(), std::uint8_t{0});
   copy_bytes(bytes.data(), {}, array.data(), cuda_device(), bytes.size(), stream);
   EXPECT_EQ(bytes, kept);
+}
+
+TEST(CudaCopy, OfPageableMemoryIsThereForOtherStreams) {
+  Stream one(cuda_device()), other(cuda_device());
+  const DeviceArray<std::uint8_t> array(5000);
+  const std::vector<std::uint8_t> bytes = bytes_of(5000, 11);
+  std::vector<std::uint8_t> back(5000);
+  copy_bytes(array.data(), cuda_device(), bytes.data(), {}, bytes.size(), one);
+  copy_bytes(back.data(), {}, array.data(), cuda_device(), back.size(), other);
+  EXPECT_EQ(back, bytes);
 }
 
 TEST(CudaCopy, OfPinnedMemoryIsThereAfterSynchronize) {
@@ -183,6 +196,32 @@ TEST(CudaStream, RunsItsWorkInTheOrderGiven) {
   }
 }
 
+TEST(CudaStream, OneThreadMayHaveStreamsOfTwoDevices) {
+  if (cuda_core().device_count() < 2) GTEST_SKIP() << "needs 2 GPUs";
+  const std::vector<float> values = random_values(1000, 13);
+  struct Rounding {
+    explicit Rounding(int index)
+        : device{Device::Kind::cuda, index},
+          stream(device),
+          from(DType::f32, {1, 1000}, device),
+          to(DType::bf16, {1, 1000}, device) {}
+    Device device;
+    Stream stream;
+    OwnedTensor from, to;
+  };
+  Rounding first(0), second(1);
+  for (Rounding* r : {&first, &second, &first}) {  // the thread's device is the last one's
+    copy_bytes(r->from.view().data, r->device, values.data(), {}, 4000, r->stream);
+    cuda_core().round_to_bf16(r->from, r->to, r->stream);
+  }
+  for (Rounding* r : {&first, &second}) {
+    const OwnedTensor back(DType::bf16, {1, 1000});
+    copy(r->to.view(), back.view(), r->stream);
+    for (std::int64_t i = 0; i < 1000; ++i)
+      ASSERT_EQ(to_float(back.view().bf16()[i]), rounded_to(DType::bf16, values[i])) << i;
+  }
+}
+
 TEST(CudaStream, ItsEndWaitsForItsWork) {
   const DeviceArray<std::uint8_t> array(bytes_of(1 << 20, 9));
   PinnedBuffer back(1 << 20, cuda_device());
@@ -192,6 +231,59 @@ TEST(CudaStream, ItsEndWaitsForItsWork) {
   }
   const std::vector<std::uint8_t> want = bytes_of(1 << 20, 9);
   EXPECT_EQ(std::memcmp(back.data(), want.data(), want.size()), 0);
+}
+
+TEST(CudaEvent, HoldsAnotherStreamUntilItHasCome) {
+  Stream one(cuda_device()), other(cuda_device());
+  const DeviceArray<std::uint8_t> first(4096), second(4096);
+  PinnedBuffer out(4096, cuda_device()), back(4096, cuda_device());
+  Event made(cuda_device()), taken(cuda_device());
+  EXPECT_TRUE(made.done());
+  for (int i = 1; i <= 10; ++i) {  // `first` is filled by one stream and read by the other
+    std::memset(out.data(), i, out.size_bytes());
+    taken.hold(one);
+    copy_bytes(first.data(), cuda_device(), out.data(), {}, out.size_bytes(), one);
+    made.record(one);
+    made.hold(other);
+    copy_bytes(second.data(), cuda_device(), first.data(), cuda_device(), 4096, other);
+    taken.record(other);
+    copy_bytes(back.data(), {}, second.data(), cuda_device(), back.size_bytes(), other);
+    other.synchronize();
+    EXPECT_EQ(std::to_integer<int>(back.data()[4095]), i);
+  }
+}
+
+// What is asked for in vain must not be blamed on the next launch.
+TEST(CudaEvent, IsDoneOnceItsWorkIsAndAskingLeavesNoError) {
+  Stream stream(cuda_device());
+  const DeviceTensor from(DType::f32, {1, 64}, random_values(64, 12)), to(DType::bf16, {1, 64});
+  PinnedBuffer back(128, cuda_device());
+  Event done(cuda_device());
+  for (int i = 0; i < 20; ++i) {
+    std::memset(back.data(), 0xff, back.size_bytes());
+    cuda_core().round_to_bf16(from, to, stream);
+    copy_bytes(back.data(), {}, to.view().data, cuda_device(), back.size_bytes(), stream);
+    done.record(stream);
+    (void)done.done();
+    cuda_core().round_to_bf16(from, to, stream);
+    while (!done.done()) std::this_thread::yield();
+    EXPECT_EQ(to_float(back.as<bfloat16>()[63]),
+              rounded_to(DType::bf16, random_values(64, 12)[63]));
+  }
+}
+
+TEST(CudaStream, OutgrownScratchIsThereUntilItsWorkIsDone) {
+  Stream stream(cuda_device());
+  PinnedBuffer back(256, cuda_device());
+  std::byte* const pinned = stream.pinned_scratch(256);
+  std::byte* const small = stream.scratch(256);
+  std::memset(pinned, 9, 256);
+  copy_bytes(small, cuda_device(), pinned, {}, 256, stream);
+  EXPECT_NE(stream.scratch(1 << 20), small);
+  EXPECT_NE(stream.pinned_scratch(1 << 20), pinned);
+  copy_bytes(back.data(), {}, small, cuda_device(), 256, stream);
+  stream.synchronize();
+  EXPECT_EQ(std::memcmp(back.data(), pinned, 256), 0);
 }
 
 TEST(CudaStream, ScratchIsKeptAndGrows) {
@@ -393,6 +485,18 @@ TEST(CudaMatmulBatched, OneOperandForAllAndAResultByColumns) {
           want += static_cast<double>(a[i * k + l]) * b[(e * k + l) * n + j];
         ASSERT_NEAR(got[(e * n + j) * m + i], want, 1e-5);
       }
+}
+
+TEST(CudaMatmul, OfTwoStreamsAtOnce) {
+  const DeviceTensor a(DType::f32, {40, 30}, random_values(1200, 1)),
+      b(DType::f32, {30, 20}, random_values(600, 2)), c(DType::f32, {40, 20}),
+      d(DType::f32, {40, 20});
+  Stream one(cuda_device()), other(cuda_device());
+  for (int i = 0; i < 3; ++i) {
+    matmul(a, b, c, Accumulate::no, one);
+    matmul(a, b, d, Accumulate::no, other);
+  }
+  EXPECT_EQ(c.read(one), d.read(other));
 }
 
 TEST(CudaMatmul, IsSafeFromSeveralThreadsOnStreamsOfTheirOwn) {

@@ -27,8 +27,8 @@ constexpr unsigned kFullMask = 0xffffffffu;
 constexpr std::size_t kMostResidentThreads = 2048;
 constexpr std::size_t kSharedArena = 512 << 10;  // of a block: more than any GPU has, and guards
 constexpr std::size_t kGuard = 64;
-constexpr unsigned char kPoison = 0xff;  // a NaN, or -1
-constexpr unsigned char kGuardByte = 0xa5;
+constexpr unsigned char kPoison = 0xff;     // a NaN, or -1
+constexpr unsigned char kGuardByte = 0xfd;  // so that what is read there is huge
 // 1 of so many atomics lets others run.
 constexpr std::uint64_t kYieldOneIn = 8;
 

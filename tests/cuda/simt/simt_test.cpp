@@ -190,6 +190,31 @@ TEST(SimtDeathTest, ASharedArrayThatIsTooSmallIsReportedByAddressSanitizer) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(launch(kernels::shared_too_small, 1, 32, 0, nullptr), "use-after-poison");
 }
+
+// What the guards around shared memory cannot see.
+TEST(SimtDeathTest, AReadBehindASharedArrayIsReportedByAddressSanitizer) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  std::vector<int> out(32);
+  EXPECT_DEATH(launch(kernels::shared_read_too_far, 1, 32, 0, nullptr, out.data()),
+               "use-after-poison");
+}
+
+TEST(SimtDeathTest, AnArrayOfAThreadIsGuardedOnItsFiber) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  std::vector<int> out(32);
+  launch(kernels::local_array, 1, 32, 0, nullptr, out.data(), 3);
+  EXPECT_EQ(out, std::vector<int>(32, 9));
+  EXPECT_DEATH(launch(kernels::local_array, 1, 32, 0, nullptr, out.data(), 4),
+               "stack-buffer-overflow|insufficient space");
+}
+
+TEST(SimtDeathTest, AnOverflowIsReportedByUbsan) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  std::vector<int> x(32, 0x7fffffff - 31);
+  launch(kernels::add_lane, 1, 32, 0, nullptr, x.data());
+  EXPECT_EQ(x.back(), 0x7fffffff);
+  EXPECT_DEATH(launch(kernels::add_lane, 1, 32, 0, nullptr, x.data()), "signed integer overflow");
+}
 #else
 TEST(Simt, ASharedArrayThatIsTooSmallIsNamed) {
   EXPECT_THAT(fault_of([] { launch(kernels::shared_too_small, 1, 32, 0, nullptr); }),

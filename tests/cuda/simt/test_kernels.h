@@ -154,6 +154,27 @@ __global__ void __launch_bounds__(32) throws() {
 }
 #endif
 
+// Wrong in ways that the sanitizers see; the last two for some of what they are given.
+
+__global__ void __launch_bounds__(32) shared_read_too_far(int* out) {
+  BALLOT_SHARED(int, values, 32);
+  int* all = values;
+  all[threadIdx.x] = 1;
+  __syncwarp();
+  out[threadIdx.x] = all[threadIdx.x + 1];
+}
+
+__global__ void __launch_bounds__(32) local_array(int* out, int index) {
+  int squares[4] = {0, 1, 4, 9};
+  __syncwarp();  // on another fiber's stack in between
+  int* all = squares;
+  out[threadIdx.x] = all[index];
+}
+
+__global__ void __launch_bounds__(32) add_lane(int* x) {
+  x[threadIdx.x] += lane_index();
+}
+
 // Wrong in ways that only the PTX interpreter sees.
 
 __global__ void __launch_bounds__(64) add_without_atomic(int* sum) {

@@ -19,6 +19,7 @@ int device_of_thread();
 template <class Body>
 cudaError_t call(const char* name, const Body& body) {
   const std::lock_guard lock(device_lock());
+  fail_if_asked(name);
   if (failure() != cudaSuccess) return remember(failure());
   try {
     return remember(body());

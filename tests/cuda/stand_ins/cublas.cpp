@@ -6,7 +6,8 @@
 // read C. alpha and beta are read when the call is made (host pointer mode, the only one here).
 // Only the combinations of types that the documentation lists and the backend uses are known. No
 // product without a workspace of ours: with cuBLAS's own, results may differ from run to run where
-// several streams are busy.
+// several streams are busy. For the same reason a workspace has one stream, and products of bf16
+// need the math mode that keeps all sums f32.
 #include <cublas_v2.h>
 #include <fmt/format.h>
 
@@ -26,13 +27,19 @@ struct cublasContext {
   cudaStream_t stream = nullptr;
   void* workspace = nullptr;
   std::size_t workspace_bytes = 0;
+  bool sums_in_f32 = false;  // also of parts of K where the result is bf16
 };
 
 namespace ballot::stand_in {
 namespace {
 
 std::vector<std::unique_ptr<cublasContext>>& handles() {
-  static auto* instance = new std::vector<std::unique_ptr<cublasContext>>;
+  static auto* instance = [] {
+    at_reset([] {
+      for (const auto& handle : handles()) handle->workspace = nullptr;
+    });
+    return new std::vector<std::unique_ptr<cublasContext>>;
+  }();
   return *instance;
 }
 
@@ -187,6 +194,16 @@ void check_memory(const Product& p, int device) {
     refuse(cudaErrorInvalidValue, "a product's C overlaps what it is made of");
 }
 
+void check_workspace_is_alone(const cublasContext& mine) {
+  const auto* begin = static_cast<const std::byte*>(mine.workspace);
+  for (const auto& other : handles()) {
+    const auto* theirs = static_cast<const std::byte*>(other->workspace);
+    if (other->stream != mine.stream && theirs != nullptr &&
+        theirs < begin + mine.workspace_bytes && begin < theirs + other->workspace_bytes)
+      refuse(cudaErrorInvalidValue, "a product whose workspace another stream's products use too");
+  }
+}
+
 void enqueue_product(cublasHandle_t handle, const Product& p, cublasComputeType_t compute) {
   check_types(p, compute);
   check_leading(p.a, "A");
@@ -203,6 +220,10 @@ void enqueue_product(cublasHandle_t handle, const Product& p, cublasComputeType_
   if (handle->workspace == nullptr)
     refuse(cudaErrorInvalidValue,
            "a product without a workspace: set it, and after the stream, which takes it away");
+  check_workspace_is_alone(*handle);
+  if (p.a.type == CUDA_R_16BF && !handle->sums_in_f32)
+    refuse(cudaErrorInvalidValue,
+           "a product of bf16 whose sums may be bf16 too: set the math mode");
   check_results_apart(p);
   const int device = handle->device;
   const auto check = [p, device, workspace = handle->workspace,
@@ -279,6 +300,8 @@ cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
     if ((static_cast<int>(mode) & ~known) != 0)
       refuse(cudaErrorInvalidValue, "math mode {}, which would change every product's rounding",
              static_cast<int>(mode));
+    handle->sums_in_f32 =
+        (static_cast<int>(mode) & CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION) != 0;
     return CUBLAS_STATUS_SUCCESS;
   });
 }

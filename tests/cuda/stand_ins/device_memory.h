@@ -4,9 +4,9 @@
 // of the one behind it. All pages are closed but those that the operation of a living Access has
 // touched: host code that follows a device pointer dies with a message that names the allocation.
 // Memory is 0xff (NaN in f32 and bf16) when it is given out and again when it is given back; freed
-// addresses are used again at random. What lies between an allocation and its closed pages is
-// checked for writes. AddressSanitizer, where it is built in, sees the exact ends. Callers hold the
-// device's lock.
+// addresses are used again at random. What lies between an allocation and its closed pages is NaN
+// too, of other bits, and is checked for writes. AddressSanitizer, where it is built in, sees the
+// exact ends. Callers hold the device's lock.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,8 @@
 #include "stand_ins/failure.h"
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 namespace ballot::stand_in {
 namespace {
@@ -33,6 +35,18 @@ const std::string& failure_text() {
 
 void forget_failure() {
   kept() = {};
+}
+
+void fail_if_asked(const char* name) {
+  static const char* const asked = std::getenv("BALLOT_STAND_IN_FAIL");
+  if (asked == nullptr) return;
+  static long calls = 0;
+  const std::size_t length = std::strlen(name);
+  if (std::strncmp(asked, name, length) != 0 || asked[length] != ':') return;
+  char* rest = nullptr;
+  const long wanted = std::strtol(asked + length + 1, &rest, 10);
+  if (++calls == wanted && *rest == ':')
+    keep_failure(static_cast<cudaError_t>(std::atoi(rest + 1)), std::string(name) + ": as asked");
 }
 
 }  // namespace ballot::stand_in

@@ -34,5 +34,8 @@ void keep_failure(cudaError_t code, const std::string& message);
 cudaError_t failure();  // cudaSuccess when there is none
 const std::string& failure_text();
 void forget_failure();
+// BALLOT_STAND_IN_FAIL=NAME:N:CODE makes the N-th call of NAME in this process fail with that code,
+// and all after it, as a GPU does that has an uncorrectable error.
+void fail_if_asked(const char* name);
 
 }  // namespace ballot::stand_in

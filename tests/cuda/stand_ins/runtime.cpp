@@ -145,6 +145,10 @@ void enqueue_kernel(cudaStream_t stream, std::function<void()> kernel, const std
   const std::lock_guard lock(device_lock());
   if (failure() != cudaSuccess) return;  // found by the next call that returns a code
   try {
+    // kernel.h's launch asks for it, and takes it for the launch's own.
+    if (last_error != cudaSuccess)
+      refuse(cudaErrorLaunchFailure, "a launch after {}, which nobody has looked at",
+             cudaGetErrorName(last_error));
     require_stream(stream, "a launch");
     if (stream->device != current_device)
       refuse(cudaErrorInvalidResourceHandle,

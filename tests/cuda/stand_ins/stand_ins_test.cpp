@@ -23,6 +23,10 @@ __global__ void __launch_bounds__(32) fill(float* to, float value, std::int64_t 
   for (std::int64_t i = global_thread(); i < count; i += grid_threads()) to[i] = value;
 }
 
+__global__ void __launch_bounds__(32) carry(const float* from, float* to, std::int64_t i) {
+  if (threadIdx.x == 0) to[i] = from[i];
+}
+
 }  // namespace kernels
 
 namespace stand_in {
@@ -93,6 +97,15 @@ TEST_F(StandIn, MemoryIsNanWhenItIsGivenOutAndGivenBack) {
   EXPECT_GT(places.size(), 1u) << "but not at once always";
 }
 
+TEST_F(StandIn, BlamesALaunchForAnErrorThatNobodyLookedAt) {
+  float* x = memory(10);
+  const cudaStream_t s = stream();
+  void* too_much = nullptr;
+  EXPECT_EQ(cudaMalloc(&too_much, std::size_t{1} << 44), cudaErrorMemoryAllocation);
+  fill(x, 1, 10, s);
+  expect_failure(cudaErrorLaunchFailure, "a launch after cudaErrorMemoryAllocation");
+}
+
 TEST_F(StandIn, TakesNoMoreThanTheDeviceHas) {
   std::size_t free = 0, total = 0;
   EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
@@ -125,6 +138,14 @@ TEST_F(StandIn, FindsAWriteJustBehindAnAllocation) {
   expect_failure(cudaErrorIllegalAddress, "1 bytes behind allocation");
 }
 
+TEST_F(StandIn, FindsWhatIsReadBehindOneAllocationAndWrittenBehindAnother) {
+  const float* x = memory(10);
+  float* y = memory(10);
+  const cudaStream_t s = stream();
+  launch(kernels::carry, 1, 32, 0, s, x, y, std::int64_t{10});
+  EXPECT_EQ(cudaStreamSynchronize(s), cudaErrorIllegalAddress);
+}
+
 TEST_F(StandIn, FindsAWriteJustBeforeAnAllocation) {
   float* x = memory(10);
   const cudaStream_t s = stream();
@@ -132,6 +153,13 @@ TEST_F(StandIn, FindsAWriteJustBeforeAnAllocation) {
   EXPECT_EQ(cudaStreamSynchronize(s), cudaSuccess);
   launch(kernels::fill, 1, 32, 0, s, x + 9, 1.0f, std::int64_t{2});
   EXPECT_EQ(cudaFree(x), cudaErrorIllegalAddress);
+}
+#else
+TEST_F(StandInDeath, AddressSanitizerSeesTheExactEndOfAnAllocation) {
+  float* x = memory(10);
+  set_order(Order::eager);
+  const cudaStream_t s = stream();
+  EXPECT_DEATH(fill(x, 1, 11, s), "use-after-poison");
 }
 #endif
 
@@ -357,7 +385,8 @@ class StandInCublas : public StandIn {
     on = stream();
     ASSERT_EQ(cublasCreate(&handle), CUBLAS_STATUS_SUCCESS);
     ASSERT_EQ(cublasSetStream(handle, on), CUBLAS_STATUS_SUCCESS);
-    ASSERT_EQ(cublasSetWorkspace(handle, memory(1024), 4096), CUBLAS_STATUS_SUCCESS);
+    workspace = memory(1024);
+    ASSERT_EQ(cublasSetWorkspace(handle, workspace, 4096), CUBLAS_STATUS_SUCCESS);
     for (float** x : {&a, &b, &c}) {
       *x = memory(64);
       fill(*x, 1, 64, on);
@@ -372,7 +401,7 @@ class StandInCublas : public StandIn {
   }
   cublasHandle_t handle = nullptr;
   cudaStream_t on = nullptr;
-  float *a = nullptr, *b = nullptr, *c = nullptr;
+  float *a = nullptr, *b = nullptr, *c = nullptr, *workspace = nullptr;
 };
 
 TEST_F(StandInCublas, MultipliesByColumnsInTheStreamsOrder) {
@@ -414,6 +443,16 @@ TEST_F(StandInCublas, RefusesWhatCublasWould) {
         return product(2, 2, 2, 2, 2, 2);
       },
       "without a workspace");
+  refused([&] { return product(2, 2, 2, 2, 2, 2, CUDA_R_16BF); }, "sums may be bf16 too");
+  refused(
+      [&] {
+        cublasHandle_t other = nullptr;
+        EXPECT_EQ(cublasCreate(&other), CUBLAS_STATUS_SUCCESS);
+        EXPECT_EQ(cublasSetStream(other, stream()), CUBLAS_STATUS_SUCCESS);
+        EXPECT_EQ(cublasSetWorkspace(other, workspace, 4096), CUBLAS_STATUS_SUCCESS);
+        return product(2, 2, 2, 2, 2, 2);
+      },
+      "another stream's products use too");
   refused(
       [&] {
         cublasDestroy(handle);
