@@ -228,66 +228,73 @@ std::int64_t put_abstentions(const std::uint64_t* source, std::int64_t block, st
   return ones;
 }
 
-// Scratch of the device: the segment's bits, its abstentions from bit 0, sums of its rows, the
-// threshold, flags of its rows.
-std::int64_t cast_on_gpu(const Tensor& direction, const BallotSegment& segment,
-                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
-                         Ballot& ballot, Stream& stream) {
-  const auto words = static_cast<std::size_t>(segment.extent() / 64);
-  const auto block_words = static_cast<std::size_t>((segment.blocks() + 63) / 64);
-  const auto rows = options.abstain_below > 0 ? static_cast<std::size_t>(segment.rows) : 0;
-  auto* const bits = reinterpret_cast<std::uint64_t*>(
-      stream.scratch((words + block_words + rows + 1) * 8 + silent_rows.size()));
-  std::uint64_t* const abstentions = bits + words;
-  auto* const row_sums = reinterpret_cast<double*>(abstentions + block_words);
-  auto* const threshold = reinterpret_cast<float*>(row_sums + rows);
-  auto* const silent = reinterpret_cast<std::uint8_t*>(threshold + 2);
-  const Device device = direction.device;
-  fill_zero(abstentions, block_words * 8, stream);
-  copy_bytes(silent, device, silent_rows.data(), Device{}, silent_rows.size(), stream);
-  CudaVote& gpu = cuda_vote();
-  if (options.abstain_below > 0)
-    gpu.find_threshold(direction, options.abstain_below, row_sums, threshold, stream);
-  gpu.pack_signs({.direction = direction.f32(),
-                  .rows = segment.rows,
-                  .cols = segment.cols,
-                  .row_stride = segment.row_stride,
-                  .block = segment.block,
-                  .arena_word = segment.arena_offset / 64,
-                  .coin_stream = zero_coin_stream(options.seed, options.step, options.voter),
-                  .threshold = options.abstain_below > 0 ? threshold : nullptr,
-                  .silent_rows = silent_rows.empty() ? nullptr : silent,
-                  .bits = bits,
-                  .abstentions = abstentions},
-                 stream);
-  auto* const host = reinterpret_cast<std::uint64_t*>(stream.pinned_scratch(block_words * 8));
-  copy_bytes(host, Device{}, abstentions, device, block_words * 8, stream);
-  copy_bytes(ballot.bits().words() + segment.offset / 64, Device{}, bits, device, words * 8,
-             stream);
-  stream.synchronize();
-  return put_abstentions(host, segment.first_block, segment.blocks(), ballot.abstentions().words());
-}
-
-}  // namespace
-
-std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
-                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
-                         Ballot& ballot, Stream& stream) {
+void require_castable(const Tensor& direction, const BallotSegment& segment,
+                      const CastOptions& options, const Ballot& ballot) {
   require(direction.rank == 2 && direction.extent[0] == segment.rows &&
               direction.extent[1] == segment.cols &&
               (segment.rows == 1 || direction.stride[0] == segment.row_stride) &&
               (segment.cols == 1 || direction.stride[1] == 1),
           "segment {} ({}, {}) with rows {} apart: direction {}", segment.name, segment.rows,
           segment.cols, segment.row_stride, direction.describe());
-  require(silent_rows.empty() || static_cast<std::int64_t>(silent_rows.size()) == segment.rows,
-          "segment {}: {} flags of silent rows for {} rows", segment.name, silent_rows.size(),
-          segment.rows);
   require(options.abstain_below >= 0, "abstain_below = {}, expected 0 or more",
           options.abstain_below);
   require(segment.block > 0 && segment.offset + segment.extent() <= ballot.layout().extent(),
           "segment {} is not one of the ballot's layout", segment.name);
-  if (direction.device.kind == Device::Kind::cuda && options.root_mean_square >= 0)
-    throw Unavailable("segment {}: a part of a tensor is cast on the CPU only", segment.name);
+  require(direction.device == ballot.device(), "segment {}: a direction on {}, a ballot of {}",
+          segment.name, to_string(direction.device), to_string(ballot.device()));
+}
+
+// Scratch of the device: flags of the segment's rows.
+std::int64_t cast_on_gpu(const Tensor& direction, const BallotSegment& segment,
+                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                         Ballot& ballot, Stream& stream) {
+  Buffer flags(silent_rows.size(), direction.device);
+  copy_bytes(flags.data(), direction.device, silent_rows.data(), Device{}, silent_rows.size(),
+             stream);
+  start_cast(direction, segment, options,
+             silent_rows.empty() ? nullptr : flags.as<const std::uint8_t>(), nullptr, ballot,
+             stream);
+  stream.synchronize();
+  return end_cast(segment, ballot);
+}
+
+// A segment's place among abstentions on their way: segments begin at multiples of
+// kBallotAlignment, of which each has fewer blocks than a word has bits.
+std::int64_t abstention_word(const BallotSegment& segment) {
+  return segment.offset / kBallotAlignment;
+}
+std::size_t abstention_words(const BallotLayout& layout) {
+  return static_cast<std::size_t>((layout.extent() + kBallotAlignment - 1) / kBallotAlignment);
+}
+
+}  // namespace
+
+Ballot::Ballot(const BallotLayout& layout, Device device, bool host_bits)
+    : layout_(&layout),
+      device_(device),
+      bits_(host_bits ? layout.extent() : 0, device),
+      abstentions_(layout.blocks()) {
+  require(host_bits || device.kind == Device::Kind::cuda, "a ballot that lies nowhere");
+  if (device.kind != Device::Kind::cuda) return;
+  device_bits_ = Buffer(static_cast<std::size_t>(layout.extent() / 8), device);
+  cast_ = Buffer(abstention_words(layout) * 8, device);
+  arrived_ = PinnedBuffer(abstention_words(layout) * 8, device);
+}
+
+std::uint64_t* Ballot::cast_abstentions(const BallotSegment& segment) const {
+  return cast_.as<std::uint64_t>() + abstention_word(segment);
+}
+std::uint64_t* Ballot::arrived_abstentions(const BallotSegment& segment) const {
+  return arrived_.as<std::uint64_t>() + abstention_word(segment);
+}
+
+std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
+                         const CastOptions& options, std::span<const std::uint8_t> silent_rows,
+                         Ballot& ballot, Stream& stream) {
+  require_castable(direction, segment, options, ballot);
+  require(silent_rows.empty() || static_cast<std::int64_t>(silent_rows.size()) == segment.rows,
+          "segment {}: {} flags of silent rows for {} rows", segment.name, silent_rows.size(),
+          segment.rows);
   if (direction.device.kind == Device::Kind::cuda)
     return cast_on_gpu(direction, segment, options, silent_rows, ballot, stream);
   const float* const x = direction.f32();
@@ -303,9 +310,61 @@ std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
   return abstained;
 }
 
+// Scratch of the device: sums of the segment's rows, the threshold.
+void start_cast(const Tensor& direction, const BallotSegment& segment, const CastOptions& options,
+                const std::uint8_t* silent_rows, const double* gate, Ballot& ballot,
+                Stream& stream) {
+  require_castable(direction, segment, options, ballot);
+  const Device device = direction.device;
+  require(device.kind == Device::Kind::cuda, "a ballot started on {}", to_string(device));
+  if (options.root_mean_square >= 0)
+    throw Unavailable("segment {}: a part of a tensor is cast on the CPU only", segment.name);
+  float* threshold = nullptr;
+  CudaVote& gpu = cuda_vote();
+  if (options.abstain_below > 0) {
+    const auto rows = static_cast<std::size_t>(segment.rows);
+    auto* const row_sums = reinterpret_cast<double*>(stream.scratch((rows + 1) * sizeof(double)));
+    threshold = reinterpret_cast<float*>(row_sums + rows);
+    gpu.find_threshold(direction, options.abstain_below, row_sums, threshold, stream);
+  }
+  std::uint64_t* const bits = ballot.device_bits() + segment.offset / 64;
+  std::uint64_t* const abstentions = ballot.cast_abstentions(segment);
+  const auto abstention_bytes = static_cast<std::size_t>((segment.blocks() + 63) / 64 * 8);
+  fill_zero(abstentions, abstention_bytes, stream);
+  gpu.pack_signs({.direction = direction.f32(),
+                  .rows = segment.rows,
+                  .cols = segment.cols,
+                  .row_stride = segment.row_stride,
+                  .block = segment.block,
+                  .arena_word = segment.arena_offset / 64,
+                  .coin_stream = zero_coin_stream(options.seed, options.step, options.voter),
+                  .threshold = threshold,
+                  .silent_rows = silent_rows,
+                  .gate = gate,
+                  .bits = bits,
+                  .abstentions = abstentions},
+                 stream);
+  copy_bytes(ballot.arrived_abstentions(segment), Device{}, abstentions, device, abstention_bytes,
+             stream);
+  if (ballot.bits().bit_count() > 0)
+    copy_bytes(ballot.bits().words() + segment.offset / 64, Device{}, bits, device,
+               static_cast<std::size_t>(segment.extent() / 8), stream);
+}
+
+std::int64_t end_cast(const BallotSegment& segment, Ballot& ballot) {
+  return put_abstentions(ballot.arrived_abstentions(segment), segment.first_block, segment.blocks(),
+                         ballot.abstentions().words());
+}
+
+void start_abstain(const BallotSegment& segment, Ballot& ballot, Stream& stream) {
+  fill_zero(ballot.device_bits() + segment.offset / 64,
+            static_cast<std::size_t>(segment.extent() / 8), stream);
+}
+
 void abstain(const BallotSegment& segment, Ballot& ballot) {
-  std::memset(ballot.bits().words() + segment.offset / 64, 0,
-              static_cast<std::size_t>(segment.extent() / 8));
+  if (ballot.bits().bit_count() > 0)
+    std::memset(ballot.bits().words() + segment.offset / 64, 0,
+                static_cast<std::size_t>(segment.extent() / 8));
   AbstentionWriter writer(ballot.abstentions().words(), segment.first_block);
   for (std::int64_t block = 0; block < segment.blocks(); ++block) writer.put(true);
 }

@@ -14,22 +14,35 @@
 
 #include "collectives/ballot_layout.h"
 #include "collectives/bit_vector.h"
+#include "core/buffer.h"
+#include "core/copy.h"    // PinnedBuffer
 #include "core/tensor.h"  // Tensor
 
 namespace ballot {
 
 class Ballot {
  public:
-  explicit Ballot(const BallotLayout& layout)
-      : layout_(&layout), bits_(layout.extent()), abstentions_(layout.blocks()) {}
+  // `device`: where directions are cast from. Of a GPU the bits lie there too, and with `host_bits`
+  // false only there: for votes that count them there. Abstentions are always the host's.
+  explicit Ballot(const BallotLayout& layout, Device device = {}, bool host_bits = true);
   const BallotLayout& layout() const { return *layout_; }
-  const BitVector& bits() const { return bits_; }
+  Device device() const { return device_; }
+  const BitVector& bits() const { return bits_; }                // empty without host_bits
   const BitVector& abstentions() const { return abstentions_; }  // 1 = this block says nothing
+  std::uint64_t* device_bits() const { return device_bits_.as<std::uint64_t>(); }
+
+  // Abstentions on their way: of each segment from a word of its own on, where the GPU writes them
+  // and where the host takes them up.
+  std::uint64_t* cast_abstentions(const BallotSegment& segment) const;
+  std::uint64_t* arrived_abstentions(const BallotSegment& segment) const;
 
  private:
   const BallotLayout* layout_;
+  Device device_;
   BitVector bits_;
   BitVector abstentions_;
+  Buffer device_bits_, cast_;
+  PinnedBuffer arrived_;
 };
 
 struct CastOptions {
@@ -41,8 +54,7 @@ struct CastOptions {
 };
 
 // Packs the signs of `direction` (f32, the segment's rows and cols, rows row_stride apart, on the
-// stream's device, in memory of whole rows) into the ballot, which is the host's: the bits have
-// come when this returns.
+// ballot's device, in memory of whole rows) into the ballot; waits for the stream.
 // `silent_rows` may be empty; else one byte a row, non-zero = every block of that row
 // abstains. Returns the number of blocks that abstained. Different segments may be cast from
 // different threads.
@@ -50,8 +62,17 @@ std::int64_t cast_ballot(const Tensor& direction, const BallotSegment& segment,
                          const CastOptions& options, std::span<const std::uint8_t> silent_rows,
                          Ballot& ballot, Stream& stream);
 
-// The whole segment says nothing this step.
+// The same on a GPU in two steps: given to the stream, and taken over by the host when the stream
+// has come past it. All memory handed in is the device's: flags of rows, or null; `gate` null, or
+// where the sum of the gradient's squares will be: if it is not finite the segment abstains.
+void start_cast(const Tensor& direction, const BallotSegment& segment, const CastOptions& options,
+                const std::uint8_t* silent_rows, const double* gate, Ballot& ballot,
+                Stream& stream);
+std::int64_t end_cast(const BallotSegment& segment, Ballot& ballot);
+
+// The whole segment says nothing this step. On a GPU the second is given to the stream first.
 void abstain(const BallotSegment& segment, Ballot& ballot);
+void start_abstain(const BallotSegment& segment, Ballot& ballot, Stream& stream);
 
 // The coins, 64 at a time: for word `arena_word` = arena element / 64. Zero coins differ between
 // voters, tie coins are the same everywhere.

@@ -10,6 +10,7 @@
 #include "collectives/row_squares_cuda.h"
 #include "collectives/vote_cuda.h"
 #include "core/cuda/cuda_stream.h"
+#include "core/cuda/is_finite.h"
 #include "core/hash.h"
 
 namespace ballot {
@@ -89,6 +90,7 @@ __global__ void __launch_bounds__(kThreads) pack_signs(PackSigns pack) {
   bool silent = (loud & (((1u << block_words) - 1) << first_of_block)) == 0;
   if (pack.silent_rows != nullptr && word * 64 < extent)
     silent |= pack.silent_rows[word * 64 / pack.row_stride] != 0;
+  if (pack.gate != nullptr) silent |= !is_finite(*pack.gate);
 
   if (__any_sync(kFullWarp, zero)) {
     unsigned zeros =

@@ -26,9 +26,9 @@ std::uint64_t read_bits(const std::uint64_t* source, std::int64_t first, std::in
 
 }  // namespace
 
-BitVector::BitVector(std::int64_t bit_count, Device device)
+BitVector::BitVector(std::int64_t bit_count, Device reader)
     : bit_count_(bit_count),
-      words_(static_cast<std::size_t>((bit_count + 63) / 64) * sizeof(std::uint64_t), device) {
+      words_(static_cast<std::size_t>((bit_count + 63) / 64) * sizeof(std::uint64_t), reader) {
   require(bit_count >= 0, "bit vector of {} bits", bit_count);
 }
 

@@ -1,21 +1,22 @@
 // Bits in 64-bit words: element i is bit i % 64 of word i / 64, little-endian in memory and on the
 // wire.
 //
-// 1 = negative (the IEEE sign bit), 0 = positive. Padding bits are 0. Owns its words; many readers
-// or one writer.
+// 1 = negative (the IEEE sign bit), 0 = positive. Padding bits are 0. Owns its words, in host
+// memory; many readers or one writer.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
-#include "core/buffer.h"  // Buffer
+#include "core/copy.h"  // PinnedBuffer
 
 namespace ballot {
 
 class BitVector {
  public:
   BitVector() = default;
-  explicit BitVector(std::int64_t bit_count, Device device = {});
+  // `reader`: a GPU that copies from these words and to them while other work goes on.
+  explicit BitVector(std::int64_t bit_count, Device reader = {});
 
   std::int64_t bit_count() const { return bit_count_; }
   std::int64_t word_count() const { return (bit_count_ + 63) / 64; }
@@ -29,7 +30,7 @@ class BitVector {
 
  private:
   std::int64_t bit_count_ = 0;
-  Buffer words_;
+  PinnedBuffer words_;
 };
 
 // A word whose lowest `count` bits are 1; count in [0, 64].

@@ -22,6 +22,7 @@ struct PackSigns {
   std::uint64_t coin_stream;        // zero_coin_stream()
   const float* threshold;           // a block abstains up to this magnitude; null: 0
   const std::uint8_t* silent_rows;  // null: none
+  const double* gate;               // null, or: nothing is said unless it is finite
   std::uint64_t* bits;              // from the segment's first element
   std::uint64_t* abstentions;       // from its first block on, zeroed before
 };

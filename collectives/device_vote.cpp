@@ -3,15 +3,19 @@
 //
 // A piece is handed over as a whole when it starts, and nobody on the host waits in between:
 //
-//   up:    ballot -> device
+//   up:    abstentions -> device (and of a ballot that was cast on the CPU its bits)
 //   wire:  chunk w -> rank w; tally of the own chunk; its verdict -> all
 //   down:  verdict -> host
 //
+// Bits cast on the GPU stay there, and the verdict's stay there as well: their copy on the host is
+// for the journal and the digest.
+//
 // Ranks give the link their pieces in one order, because pieces start in order; so nothing else may
-// use the link meanwhile. At a step's end ranks report to each other, over the transport, what they
-// counted and the digest of the verdict that they hold; the reports are expected from the step's
-// beginning, so that a rank that the transport knows to be lost is named. Messages on the link have
-// no checksums of ours: a verdict damaged on its way is found by those digests, a ballot is not.
+// use the link before the last piece has started. At a step's end ranks report to each other, over
+// the transport, what they counted and the digest of the verdict that they hold; the reports are
+// expected from the step's beginning, so that a rank that the transport knows to be lost is named.
+// Messages on the link have no checksums of ours: a verdict damaged on its way is found by those
+// digests, a ballot is not.
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -41,6 +45,7 @@ class DeviceVote final : public PieceVote {
         link_(link),
         device_(link.device()),
         rank_(transport.rank()),
+        from_host_(ballot.device().kind == Device::Kind::cpu),
         reports_(transport, Purpose::vote, end_bytes()),
         up_(device_),
         wire_(device_),
@@ -50,6 +55,14 @@ class DeviceVote final : public PieceVote {
     for (std::size_t p = 0; p < states_.size(); ++p) place(p, up, down, apart);
     up_host_ = PinnedBuffer(up.size_bytes(), device_);
     up_device_ = Buffer(up.size_bytes(), device_);
+    if (!from_host_)
+      require(ballot.device() == device_, "a ballot on {}, a link between {}s",
+              to_string(ballot.device()), to_string(device_));
+    verdict_.bits = BitVector(layout_.extent(), device_);
+    verdict_.device_bits = Buffer(words_bytes(verdict_.bits.word_count()), device_);
+    verdict_.held_elements = BitVector(holds_elements() ? layout_.extent() : 0, device_);
+    verdict_.device_held_elements =
+        Buffer(words_bytes(verdict_.held_elements.word_count()), device_);
     down_host_ = PinnedBuffer(down.size_bytes(), device_);
     down_device_ = Buffer(down.size_bytes(), device_);
     received_ = Buffer(apart.size_bytes(), device_);
@@ -71,11 +84,10 @@ class DeviceVote final : public PieceVote {
     std::vector<BallotChunk> chunks;       // by voter
     std::size_t up_begin = 0, up_end = 0;  // all of the piece's
     std::size_t down_begin = 0, down_end = 0;
-    std::size_t ballot_up = 0;                             // the piece's words
-    std::vector<std::size_t> abstentions_up;               // by voter
-    std::size_t verdict_down = 0, held_elements_down = 0;  // the piece's words
-    std::vector<std::size_t> held_blocks_down;             // by voter
-    std::vector<std::size_t> bits_in, abstentions_in;      // by voter; none of the own
+    std::size_t ballot_up = 0;                  // the piece's words, if they come from the host
+    std::vector<std::size_t> abstentions_up;    // by voter
+    std::vector<std::size_t> held_blocks_down;  // by voter
+    std::vector<std::size_t> bits_in, abstentions_in;  // by voter; none of the own
     std::vector<DeviceMessage> ballots_to, ballots_from, verdicts_to, verdicts_from;
     std::vector<BallotPart> parts;
     VerdictPart verdict{};
@@ -96,10 +108,8 @@ class DeviceVote final : public PieceVote {
       s.chunks.push_back(layout_.chunk(piece.begin, piece.end, v, voters_));
     const BallotChunk& mine = s.chunks[at(rank_)];
     s.up_begin = up.size_bytes();
-    s.ballot_up = up.add(words_bytes(s.range.word_count()));
+    if (from_host_) s.ballot_up = up.add(words_bytes(s.range.word_count()));
     s.down_begin = down.size_bytes();
-    s.verdict_down = down.add(words_bytes(s.range.word_count()));
-    if (holds_elements()) s.held_elements_down = down.add(words_bytes(s.range.word_count()));
     for (int v = 0; v < voters_; ++v) {
       s.abstentions_up.push_back(up.add(words_bytes(block_words(s.chunks[at(v)]))));
       s.held_blocks_down.push_back(down.add(words_bytes(block_words(s.chunks[at(v)]))));
@@ -111,9 +121,14 @@ class DeviceVote final : public PieceVote {
     s.down_end = down.size_bytes();
   }
 
-  // Offset of a chunk's first word in what begins with its piece's.
-  static std::size_t inside(const State& s, const BallotChunk& chunk) {
-    return words_bytes((chunk.begin - s.range.begin) / 64);
+  // A chunk's words on the device: of the ballot, of the verdict's bits or held elements.
+  std::byte* ballot_of(const State& s, const BallotChunk& chunk) const {
+    return from_host_
+               ? up_device_.data() + s.ballot_up + words_bytes((chunk.begin - s.range.begin) / 64)
+               : reinterpret_cast<std::byte*>(ballot_.device_bits() + chunk.begin / 64);
+  }
+  static std::byte* words_of(const Buffer& all, const BallotChunk& chunk) {
+    return all.data() + words_bytes(chunk.begin / 64);
   }
 
   void open(State& s) {
@@ -125,22 +140,20 @@ class DeviceVote final : public PieceVote {
     const auto add_verdict = [&](std::vector<DeviceMessage>& messages, int rank, int voter) {
       const BallotChunk& chunk = s.chunks[at(voter)];
       const std::size_t bytes = words_bytes(chunk.word_count());
-      messages.push_back({rank, down + s.verdict_down + inside(s, chunk), bytes});
+      messages.push_back({rank, words_of(verdict_.device_bits, chunk), bytes});
       if (holds_elements())
-        messages.push_back({rank, down + s.held_elements_down + inside(s, chunk), bytes});
+        messages.push_back({rank, words_of(verdict_.device_held_elements, chunk), bytes});
       messages.push_back(
           {rank, down + s.held_blocks_down[at(voter)], words_bytes(block_words(chunk))});
     };
     for (int v = 0; v < voters_; ++v) {
       const BallotChunk& theirs = s.chunks[at(v)];
       if (v == rank_) {
-        s.parts.push_back(
-            {words_at(up, s.ballot_up + inside(s, mine)), words_at(up, s.abstentions_up[at(v)])});
+        s.parts.push_back({words_at(ballot_of(s, mine), 0), words_at(up, s.abstentions_up[at(v)])});
         continue;
       }
       s.parts.push_back({words_at(in, s.bits_in[at(v)]), words_at(in, s.abstentions_in[at(v)])});
-      s.ballots_to.push_back(
-          {v, up + s.ballot_up + inside(s, theirs), words_bytes(theirs.word_count())});
+      s.ballots_to.push_back({v, ballot_of(s, theirs), words_bytes(theirs.word_count())});
       s.ballots_to.push_back({v, up + s.abstentions_up[at(v)], words_bytes(block_words(theirs))});
       s.ballots_from.push_back({v, in + s.bits_in[at(v)], words_bytes(mine.word_count())});
       s.ballots_from.push_back({v, in + s.abstentions_in[at(v)], words_bytes(block_words(mine))});
@@ -150,9 +163,9 @@ class DeviceVote final : public PieceVote {
       count_cost(mine, bit_planes());
     }
     s.verdict = {
-        words_at(down, s.verdict_down + inside(s, mine)),
+        words_at(words_of(verdict_.device_bits, mine), 0),
         words_at(down, s.held_blocks_down[at(rank_)]),
-        holds_elements() ? words_at(down, s.held_elements_down + inside(s, mine)) : nullptr};
+        holds_elements() ? words_at(words_of(verdict_.device_held_elements, mine), 0) : nullptr};
     s.tally = std::make_unique<DeviceTally>(layout_, mine, voters_, device_);
     s.tally->take(s.parts, up_);  // now: a count must not wait
     s.uploaded = Event(device_);
@@ -199,8 +212,9 @@ class DeviceVote final : public PieceVote {
     State& s = states_[p];
     Stopwatch watch;
     std::byte* const host = up_host_.data();
-    std::memcpy(host + s.ballot_up, ballot_.bits().words() + s.range.begin / 64,
-                words_bytes(s.range.word_count()));
+    if (from_host_)
+      std::memcpy(host + s.ballot_up, ballot_.bits().words() + s.range.begin / 64,
+                  words_bytes(s.range.word_count()));
     for (int v = 0; v < voters_; ++v) {
       const BallotChunk& chunk = s.chunks[at(v)];
       copy_bits(ballot_.abstentions().words(), chunk.first_block,
@@ -218,8 +232,15 @@ class DeviceVote final : public PieceVote {
     s.counted.hold(down_);
     copy_bytes(down_host_.data() + s.down_begin, Device{}, down_device_.data() + s.down_begin,
                device_, s.down_end - s.down_begin, down_);
+    fetch(verdict_.bits, verdict_.device_bits, s.range);
+    if (holds_elements()) fetch(verdict_.held_elements, verdict_.device_held_elements, s.range);
     s.tally->fetch_statistics(down_);
     s.home.record(down_);
+  }
+
+  void fetch(const BitVector& to, const Buffer& from, const BallotChunk& range) {
+    copy_bytes(to.words() + range.begin / 64, Device{}, words_of(from, range), device_,
+               words_bytes(range.word_count()), down_);
   }
 
   Progress go_on(std::size_t p) {
@@ -230,12 +251,6 @@ class DeviceVote final : public PieceVote {
       return Progress::none;
     }
     Stopwatch watch;
-    const std::byte* const host = down_host_.data();
-    std::memcpy(verdict_bits(s.range).data(), host + s.verdict_down,
-                words_bytes(s.range.word_count()));
-    if (holds_elements())
-      std::memcpy(verdict_held_elements(s.range).data(), host + s.held_elements_down,
-                  words_bytes(s.range.word_count()));
     for (int v = 0; v < voters_; ++v)
       copy_bits(words_at(down_host_.data(), s.held_blocks_down[at(v)]), 0,
                 verdict_.held_blocks.words(), s.chunks[at(v)].first_block,
@@ -307,6 +322,7 @@ class DeviceVote final : public PieceVote {
   DeviceLink& link_;
   const Device device_;
   const int rank_;
+  const bool from_host_;  // the ballot is cast there
   PinnedBuffer up_host_, down_host_;
   Buffer up_device_, down_device_, received_;
   PeerReports reports_;

@@ -98,7 +98,8 @@ struct Mean::State {
   PieceQueue queue;
   std::uint64_t digest = 0;
   std::int64_t step = 0;
-  Buffer values, wire_values, memory;
+  PinnedBuffer values;
+  Buffer wire_values, memory;
   std::vector<std::uint8_t> contributes;
   std::vector<std::int32_t> contributors;
   std::vector<Piece> all;
@@ -107,7 +108,7 @@ struct Mean::State {
   Cost cost;
 
   State(std::vector<std::int64_t> segments, DType the_wire, Transport& the_transport,
-        std::int64_t piece_elements)
+        std::int64_t piece_elements, Device reader)
       : transport(the_transport),
         wire(the_wire),
         rank(transport.rank()),
@@ -123,7 +124,7 @@ struct Mean::State {
       digest = mix64(digest ^ static_cast<std::uint64_t>(length));
     contributes.assign(segments.size(), 1);
     contributors.assign(segments.size(), 0);
-    values = Buffer(static_cast<std::size_t>(count) * sizeof(float));
+    values = PinnedBuffer(static_cast<std::size_t>(count) * sizeof(float), reader);
     if (wire == DType::bf16) wire_values = Buffer(static_cast<std::size_t>(count) * 2);
     all.resize(queue.count());
     Places places;
@@ -166,9 +167,8 @@ struct Mean::State {
   }
   // A slice's elements as they are on the wire, of this worker.
   Bytes own_elements(const Slice& s) const {
-    const Buffer& buffer = wire == DType::f32 ? values : wire_values;
-    return buffer.bytes().subspan(static_cast<std::size_t>(s.begin) * size_bytes(wire),
-                                  wire_bytes(s));
+    const Bytes elements = wire == DType::f32 ? values.bytes() : wire_values.bytes();
+    return elements.subspan(static_cast<std::size_t>(s.begin) * size_bytes(wire), wire_bytes(s));
   }
   Bytes elements_from(const Piece& piece, int r) const {
     const Slice& mine = piece.slices[at(rank)];
@@ -351,8 +351,9 @@ struct Mean::State {
 };
 
 Mean::Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport,
-           std::int64_t piece_elements)
-    : state_(std::make_unique<State>(std::move(segments), wire, transport, piece_elements)) {}
+           std::int64_t piece_elements, Device reader)
+    : state_(
+          std::make_unique<State>(std::move(segments), wire, transport, piece_elements, reader)) {}
 
 Mean::~Mean() = default;
 

@@ -16,26 +16,26 @@
 #include <span>
 #include <vector>
 
-#include "collectives/collective.h"
+#include "collectives/averaging.h"
 #include "collectives/transport/transport.h"
 #include "core/tensor.h"  // DType
 
 namespace ballot {
 
-class Mean final : public Collective {
+class Mean final : public Averaging {
  public:
   // `segments`: lengths in elements of the tensors in the buffer, one after the other. `wire`: f32
-  // or bf16. `piece_elements` 0: chosen by size. Equal on all ranks.
+  // or bf16. `piece_elements` 0: chosen by size. Equal on all ranks. `reader`: a GPU that copies to
+  // and from values() while other work goes on.
   Mean(std::vector<std::int64_t> segments, DType wire, Transport& transport,
-       std::int64_t piece_elements = 0);
+       std::int64_t piece_elements = 0, Device reader = {});
   ~Mean() override;
 
   // The caller writes its contribution here before it releases the segment; when advance() returns
   // true, the mean has come here.
   std::span<float> values();
-  // One per segment: 1 = count mine, 0 = leave mine out. begin() sets all to 1.
-  std::span<std::uint8_t> contributes();
-  std::span<const std::int32_t> contributors() const;  // one per segment, after the last advance()
+  std::span<std::uint8_t> contributes() override;
+  std::span<const std::int32_t> contributors() const override;
 
   std::size_t segments() const override;
   void begin(std::int64_t step) override;

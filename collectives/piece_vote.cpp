@@ -29,9 +29,10 @@ PieceVote::PieceVote(const Ballot& ballot, Transport& transport, const VoteOptio
       voters_(voters),
       queue_(make_pieces(layout_, options, voters, owners)),
       counted_(layout_.segments().size(), static_cast<std::size_t>(voters)) {
-  verdict_.bits = BitVector(layout_.extent());
-  verdict_.held_blocks = BitVector(layout_.blocks());
-  if (holds_elements()) verdict_.held_elements = BitVector(layout_.extent());
+  // Pinned where a GPU reads them.
+  verdict_.bits = BitVector(layout_.extent(), ballot.device());
+  verdict_.held_blocks = BitVector(layout_.blocks(), ballot.device());
+  if (holds_elements()) verdict_.held_elements = BitVector(layout_.extent(), ballot.device());
   digest_ = hash64(layout_.digest(), options.seed, static_cast<std::uint64_t>(options.ties),
                    static_cast<std::uint64_t>(voters));
   digest_ = hash64(digest_, static_cast<std::uint64_t>(options.schedule),

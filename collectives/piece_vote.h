@@ -43,6 +43,7 @@ class PieceVote : public Vote {
   int voters() const final { return voters_; }
   const SegmentAgreement& counted() const final { return counted_; }
   void forget_counted() final { counted_.clear(); }
+  bool all_started() const final { return queue_.all_left(); }
   std::int64_t pieces() const final { return static_cast<std::int64_t>(queue_.count()); }
 
  protected:

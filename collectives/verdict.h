@@ -11,6 +11,7 @@
 
 #include "collectives/ballot_layout.h"
 #include "collectives/bit_vector.h"
+#include "core/buffer.h"
 
 namespace ballot {
 
@@ -37,6 +38,9 @@ struct Verdict {
   BitVector held_blocks;
   BitVector held_elements;
   VoteStatistics statistics;
+  // Words of bits and of held_elements in a GPU's memory too, where they were counted there; else
+  // empty.
+  Buffer device_bits, device_held_elements;
 };
 
 }  // namespace ballot

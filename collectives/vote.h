@@ -62,6 +62,7 @@ class Vote : public Collective {
   virtual const SegmentAgreement& counted() const = 0;
   virtual void forget_counted() = 0;
   virtual std::int64_t pieces() const = 0;
+  virtual bool all_started() const = 0;  // of this step; for the thread that advances it
   // What this worker sent over transports that the vote made for itself; not in transport()'s own.
   virtual Traffic split_traffic() const { return {}; }
   // What this worker sent for votes so far, over all transports that the schedule uses.

@@ -16,16 +16,18 @@ struct CudaCore;      // core/cuda/cuda_core.h
 struct CudaModelOps;  // models/ops/cuda_model_ops.h
 struct CudaOptim;     // optim/cuda_optim.h
 struct CudaVote;      // collectives/cuda_vote.h
+struct CudaMean;      // collectives/cuda_mean.h
 struct CudaNccl;      // collectives/cuda_nccl.h
 
 // Raised with every change of any of the interfaces: a plugin of another build is refused.
-inline constexpr std::uint32_t kCudaBackendAbi = 3;
+inline constexpr std::uint32_t kCudaBackendAbi = 4;
 
 struct CudaBackend {
   CudaCore* core;
   CudaModelOps* model_ops;
   CudaOptim* optim;
   CudaVote* vote;
+  CudaMean* mean;
   CudaNccl* nccl;
 };
 

@@ -34,6 +34,10 @@ bool Event::done() const {
   return handle_ == nullptr || cuda_core().is_done(handle_);
 }
 
+void Event::wait() const {
+  if (handle_ != nullptr) cuda_core().wait(handle_);
+}
+
 void Event::hold(Stream& stream) const {
   if (handle_ != nullptr) cuda_core().hold(stream, handle_);
 }

@@ -20,6 +20,8 @@ class Event {
   void record(Stream& stream);
   // That work is over; also before the first record(). Never blocks.
   bool done() const;
+  // Until that work is over: as long as the device takes, for which there is no deadline.
+  void wait() const;
   // What is given to the stream from now on runs after that work. Never blocks the host.
   void hold(Stream& stream) const;
 

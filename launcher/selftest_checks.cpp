@@ -273,7 +273,7 @@ class Checks {
       silent[0] = rows > 2;
       const BallotLayout layout = layout_of(rows, cols);
       const CastOptions options{11, 3, 2, threshold};
-      Ballot a(layout), b(layout);
+      Ballot a(layout), b(layout, device_);
       Stream cpu;
       const BallotSegment& segment = layout.segments().front();
       cast_ballot(direction.cpu(), segment, options, silent, a, cpu);
@@ -369,7 +369,7 @@ class Checks {
   }
 
   struct NoSink final : GradientSink {
-    void ready(const Parameter&) override {}
+    void ready(const Parameter&, Stream&) override {}
   };
 
   Outcome llama(DType compute, double loss_bound, double gradient_bound) {

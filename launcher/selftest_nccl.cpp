@@ -1,11 +1,14 @@
-// The self-test's vote between the GPUs of this machine.
+// The self-test's votes and means between the GPUs of this machine.
 #include <algorithm>
 #include <atomic>
 
 #include "collectives/cuda_nccl.h"
+#include "collectives/device_mean.h"
+#include "collectives/mean.h"
 #include "collectives/transport/loopback_transport.h"
 #include "collectives/transport/nccl_transport.h"
 #include "collectives/vote.h"
+#include "core/copy.h"
 #include "core/cuda/cuda_core.h"
 #include "core/error.h"
 #include "core/hash.h"
@@ -58,15 +61,41 @@ bool are_equal(const Verdict& a, const Verdict& b) {
          a.statistics == b.statistics;
 }
 
+// Of pseudo-random numbers; each rank leaves one tensor out.
+bool means_are_equal(DType wire, Transport& nccl, Transport& control, Deadline deadline) {
+  const std::vector<std::int64_t> lengths = {300'000, 1, 5000, 777};
+  const Device device = nccl.device_link()->device();
+  DeviceMean there(lengths, wire, nccl, *nccl.device_link(), {}, 1 << 16);
+  Mean here(lengths, wire, control, 1 << 16);
+  there.begin(0);
+  here.begin(0);
+  const auto rank = static_cast<std::size_t>(control.rank());
+  there.contributes()[rank % lengths.size()] = here.contributes()[rank % lengths.size()] = 0;
+  for (std::size_t i = 0; i < here.values().size(); ++i)
+    here.values()[i] = static_cast<float>(hash64(rank, i, 3) >> 40) * 0x1p-20f - 7;
+  Stream stream(device);
+  copy_bytes(there.values(), device, here.values().data(), Device{}, here.values().size_bytes(),
+             stream);
+  stream.synchronize();
+  there.release_all();
+  there.finish(deadline);
+  here.reduce(deadline);
+  std::vector<float> came(here.values().size());
+  copy_bytes(came.data(), Device{}, there.values(), device, here.values().size_bytes(), stream);
+  stream.synchronize();
+  return std::ranges::equal(came, here.values()) &&
+         std::ranges::equal(there.contributors(), here.contributors());
+}
+
 }  // namespace
 
 SelftestCheck selftest_nccl() {
-  SelftestCheck check{"votes over NCCL", false, ""};
+  SelftestCheck check{"votes and means over NCCL", false, ""};
   try {
     const std::string version = cuda_nccl().version();
     const int gpus = std::min(cuda_core().device_count(), kMostGpus);
     const BallotLayout layout = ragged_layout();
-    std::atomic<int> wrong = 0;
+    std::atomic<int> wrong = 0, other_means = 0;
     constexpr std::int64_t kSteps = 3;
     run_loopback(gpus, [&](Transport& control) {
       const Deadline deadline = Deadline::in(std::chrono::minutes(1));
@@ -80,10 +109,15 @@ SelftestCheck selftest_nccl() {
         cast(layout, control.rank(), step, ballot);
         wrong += !are_equal(there->elect(step, deadline), here->elect(step, deadline));
       }
+      for (const DType wire : {DType::f32, DType::bf16}) {
+        other_means += !means_are_equal(wire, *nccl, control, deadline);
+        control.barrier(deadline);  // pinned memory is given back when all GPUs are idle
+      }
     });
-    check.passed = wrong == 0;
-    check.detail = fmt::format("{} between {} GPU{}: {} of {} verdicts differ from the CPU's",
-                               version, gpus, gpus == 1 ? "" : "s", wrong.load(), gpus * kSteps);
+    check.passed = wrong == 0 && other_means == 0;
+    check.detail = fmt::format(
+        "{} between {} GPU{}: {} of {} verdicts and {} of {} means differ from the CPU's", version,
+        gpus, gpus == 1 ? "" : "s", wrong.load(), gpus * kSteps, other_means.load(), 2 * gpus);
   } catch (const Unavailable& missing) {
     check.passed = true;  // a run that asks for it will be refused, and others need it not
     check.detail = fmt::format("not tried: {}", missing.what());

@@ -118,7 +118,7 @@ class Rates {
     segment.rows = rows_;
     segment.cols = segment.row_stride = kCols;
     const BallotLayout layout({segment});
-    Ballot ballot(layout);
+    Ballot ballot(layout, device_);
     const BallotSegment& placed = layout.segments().front();
     bytes_per_second("ballot packed and copied to the host (4 1/8 B)", 4.125 * count, [&] {
       cast_ballot(direction, placed, CastOptions{1, 2, 3, 0.0}, {}, ballot, stream_);

@@ -70,8 +70,8 @@ class Model {
   virtual ~Model() = default;
 
   // Sets every gradient to that of the mean loss over all counted positions of all micro-batches
-  // (fp32, accumulated in order), and reports each to `sink` when it is final. Tokens outside the
-  // vocabulary throw DataError.
+  // (fp32, accumulated in order), and reports each to `sink` when it is final in stream()'s order.
+  // Tokens outside the vocabulary throw DataError.
   virtual Loss differentiate(std::span<const TokenBatch> micro_batches, GradientSink& sink) = 0;
 
   // The loss alone; changes nothing that is trained.
@@ -104,7 +104,7 @@ class Model {
   virtual Times times() const = 0;
 
   // Its work runs on this stream of its device. A gradient given to the sink is final in this
-  // stream's order: on a GPU the sink gives its own work to it, or waits for it.
+  // stream's order, which ready() hands on.
   virtual Stream& stream() = 0;
 
   virtual std::string name() const { return "this model"; }  // for messages: "a Llama"

@@ -44,9 +44,17 @@ struct CudaOptim {
   // (or null) a byte.
   virtual void square_sum(const Tensor& x, double* sum, double* row_sums, std::uint8_t* zero_rows,
                           Stream& stream) = 0;
-  // The first `count` elements of flat arrays; momentum f32 or bf16.
+  // The first `count` elements of flat arrays; momentum f32 or bf16. Nothing is read or written
+  // where `gate` is not null and *gate not finite.
   virtual void absorb(const MomentumWeights& weights, std::int64_t count, const float* gradient,
-                      const Tensor& momentum, float* direction, Stream& stream) = 0;
+                      const Tensor& momentum, float* direction, const double* gate,
+                      Stream& stream) = 0;
+
+  // The same of matrices that lie alike, with *square_sum <- what square_sum() says of the
+  // direction: one pass where two would read it again. `row_sums` as there; padding is not touched.
+  virtual void absorb_and_sum(const MomentumWeights& weights, const Tensor& gradient,
+                              const Tensor& momentum, const Tensor& direction, const double* gate,
+                              double* square_sum, double* row_sums, Stream& stream) = 0;
 
   // y <- x / (by.factor sqrt(*square_sum) + by.epsilon), in y's type, as optim/newton_schulz.cpp
   // rounds it. x f32 with any row stride, y contiguous.

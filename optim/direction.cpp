@@ -77,9 +77,12 @@ GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silen
 
 namespace {
 
-// Momentum and interpolation. Returns whether Newton-Schulz follows.
-bool absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
-            const Tensor& direction, const NewtonSchulz* newton_schulz, Stream& stream) {
+bool orthogonalizes(const ParameterGroup& group) {
+  return group.rule == Rule::muon || (group.rule == Rule::olion && group.newton_schulz);
+}
+
+void require_alike(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
+                   const Tensor& direction, const NewtonSchulz* newton_schulz) {
   require(same_layout(gradient, momentum) && same_layout(gradient, direction) &&
               (gradient.stride[1] == 1 || gradient.extent[1] == 1),
           "group {}: gradient {}, momentum {} and direction {} must lie alike", group.name,
@@ -87,10 +90,13 @@ bool absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& m
   require(momentum.device == gradient.device && direction.device == gradient.device,
           "group {}: gradient on {}, momentum on {}, direction on {}", group.name,
           to_string(gradient.device), to_string(momentum.device), to_string(direction.device));
-  const bool orthogonalize =
-      group.rule == Rule::muon || (group.rule == Rule::olion && group.newton_schulz);
-  require(!orthogonalize || newton_schulz != nullptr, "group {}: {} without a NewtonSchulz",
+  require(!orthogonalizes(group) || newton_schulz != nullptr, "group {}: {} without a NewtonSchulz",
           group.name, to_string(group.rule));
+}
+
+// Momentum and interpolation.
+void absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
+            const Tensor& direction, Stream& stream, const double* gate) {
   const MomentumWeights weights = weights_of(group);
   // Padding is 0 in both inputs, so one flat pass leaves it 0 and needs no rows.
   const std::int64_t extent =
@@ -99,7 +105,7 @@ bool absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& m
   const float* g = gradient.f32();
   float* u = direction.f32();
   if (gradient.device.kind == Device::Kind::cuda) {
-    cuda_optim().absorb(weights, extent, g, momentum, u, stream);
+    cuda_optim().absorb(weights, extent, g, momentum, u, gate, stream);
   } else if (momentum.type == DType::f32) {
     float* m = momentum.f32();
     parallel_for(extent, 4096, [&](std::int64_t begin, std::int64_t end) {
@@ -111,22 +117,36 @@ bool absorb(const ParameterGroup& group, const Tensor& gradient, const Tensor& m
       absorb_bf16(g + begin, m + begin, u + begin, end - begin, weights);
     });
   }
-  return orthogonalize;
 }
 
 }  // namespace
 
+// Scratch of the device: the sum of the direction's squares, the sums of its rows.
 void find_direction(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
-                    const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream) {
-  if (absorb(group, gradient, momentum, direction, newton_schulz, stream))
-    newton_schulz->orthogonalize(direction, group.newton_schulz_steps, stream,
-                                 group.newton_schulz_coefficients);
+                    const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream,
+                    const double* gate) {
+  require_alike(group, gradient, momentum, direction, newton_schulz);
+  if (!orthogonalizes(group)) return absorb(group, gradient, momentum, direction, stream, gate);
+  const double* square_sum = nullptr;
+  if (gradient.device.kind == Device::Kind::cuda && gradient.count() > 0) {
+    const auto rows = static_cast<std::size_t>(gradient.extent[0]);
+    auto* const sums = reinterpret_cast<double*>(stream.scratch((1 + rows) * sizeof(double)));
+    cuda_optim().absorb_and_sum(weights_of(group), gradient, momentum, direction, gate, sums,
+                                sums + 1, stream);
+    square_sum = sums;
+  } else {
+    absorb(group, gradient, momentum, direction, stream, gate);
+  }
+  newton_schulz->orthogonalize(direction, group.newton_schulz_steps, stream,
+                               group.newton_schulz_coefficients, square_sum);
 }
 
 void find_direction_of_part(const ParameterGroup& group, const Tensor& gradient,
                             const Tensor& momentum, const Tensor& direction, bool wide,
                             NewtonSchulz* newton_schulz, GramSum& parts, Stream& stream) {
-  if (absorb(group, gradient, momentum, direction, newton_schulz, stream))
+  require_alike(group, gradient, momentum, direction, newton_schulz);
+  absorb(group, gradient, momentum, direction, stream, nullptr);
+  if (orthogonalizes(group))
     newton_schulz->orthogonalize_part(direction, wide, group.newton_schulz_steps, parts, stream,
                                       group.newton_schulz_coefficients);
 }

@@ -27,9 +27,12 @@ GradientScan scan_gradient(const Tensor& gradient, std::span<std::uint8_t> silen
                            Stream& stream);
 
 // `gradient`, `momentum` (f32 or bf16) and `direction` (f32) have the parameter's rows, cols and
-// row stride; padding stays 0. `newton_schulz` may be null for rules that do not use it.
+// row stride; padding stays 0. `newton_schulz` may be null for rules that do not use it. `gate`, of
+// a GPU: null, or where the sum of the gradient's squares will be; if it is not finite the momentum
+// stands still and the direction means nothing.
 void find_direction(const ParameterGroup& group, const Tensor& gradient, const Tensor& momentum,
-                    const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream);
+                    const Tensor& direction, NewtonSchulz* newton_schulz, Stream& stream,
+                    const double* gate = nullptr);
 
 // The same for one part of a cut matrix, all of whose parts do this at once: of its columns
 // (`wide`) or of its rows. To rounding what find_direction() of the whole matrix gives.

@@ -8,7 +8,6 @@
 #include "core/copy.h"
 #include "core/error.h"
 #include "core/parallel.h"
-#include "optim/contribution.h"
 
 namespace ballot {
 namespace {
@@ -66,7 +65,9 @@ void MemberGramSum::sum(const Tensor& gram, Stream& stream) {
     });
   };
   mean.begin(++state_->sums);
-  copy_scaled(gram, 1.0f, mean.values(), stream);
+  copy_bytes(mean.values().data(), Device{}, gram.data, gram.device, mean.values().size_bytes(),
+             stream);
+  stream.synchronize();
   mean.reduce(Deadline::in(state_->patience));
   const auto members = static_cast<float>(state_->members.size());
   if (gram.device.kind == Device::Kind::cuda) {

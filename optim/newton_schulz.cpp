@@ -133,12 +133,17 @@ NewtonSchulz::NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t large
 
 NewtonSchulz::~NewtonSchulz() = default;
 
-void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream, Coefficients set) {
+void NewtonSchulz::orthogonalize(const Tensor& x, int steps, Stream& stream, Coefficients set,
+                                 const double* square_sum_there) {
   require(x.rank == 2, "Newton-Schulz of {}", x.describe());
   if (std::min(x.extent[0], x.extent[1]) == 0) return;
   const bool wide = x.extent[0] <= x.extent[1];
   const Tensor first = prepare(x, wide, steps);
-  if (x.device.kind == Device::Kind::cuda) {
+  require(square_sum_there == nullptr || x.device.kind == Device::Kind::cuda,
+          "Newton-Schulz on the CPU finds its norm itself");
+  if (square_sum_there != nullptr) {
+    cuda_optim().normalize(x, first, square_sum_there, normalization_of(set), stream);
+  } else if (x.device.kind == Device::Kind::cuda) {
     // The norm stays on the device: nothing waits for it.
     const auto rows = static_cast<std::size_t>(x.extent[0]);
     auto* const sum = reinterpret_cast<double*>(stream.scratch((1 + rows) * sizeof(double)));

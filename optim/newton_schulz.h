@@ -37,9 +37,10 @@ class NewtonSchulz {
   NewtonSchulz(std::int64_t largest_smaller_side, std::int64_t largest_count, DType type,
                Device device = {});
   ~NewtonSchulz();
-  // x (rows, cols) f32 with any row stride, in place. A zero matrix stays zero.
+  // x (rows, cols) f32 with any row stride, in place. A zero matrix stays zero. `square_sum`, of a
+  // GPU: where what optim/square_sum.h says of x is, or null.
   void orthogonalize(const Tensor& x, int steps, Stream& stream,
-                     Coefficients set = Coefficients::keller);
+                     Coefficients set = Coefficients::keller, const double* square_sum = nullptr);
   // x is one part of a matrix: all of its rows and some columns (`wide`), or all of its columns and
   // some rows; A has the side that is whole. Equal on all parts but for x itself; to rounding what
   // orthogonalize() of the whole matrix gives.

@@ -13,7 +13,11 @@ class PluginOptim final : public CudaOptim {
                   Stream& stream) override;
   // direction_cuda.cu
   void absorb(const MomentumWeights& weights, std::int64_t count, const float* gradient,
-              const Tensor& momentum, float* direction, Stream& stream) override;
+              const Tensor& momentum, float* direction, const double* gate,
+              Stream& stream) override;
+  void absorb_and_sum(const MomentumWeights& weights, const Tensor& gradient,
+                      const Tensor& momentum, const Tensor& direction, const double* gate,
+                      double* square_sum, double* row_sums, Stream& stream) override;
   // newton_schulz_cuda.cu
   void normalize(const Tensor& x, const Tensor& y, const double* square_sum,
                  const Normalization& by, Stream& stream) override;
@@ -29,6 +33,10 @@ class PluginOptim final : public CudaOptim {
                    const Parameter& parameter, std::uint64_t* digest, Stream& stream) override;
   void apply_decay(float decay, const Parameter& parameter, std::uint64_t* digest,
                    Stream& stream) override;
+
+ private:
+  // square_sum_cuda.cu
+  void sum_rows(const double* row_sums, std::int64_t rows, double* sum, Stream& stream);
 };
 
 }  // namespace ballot

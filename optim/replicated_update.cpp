@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "core/copy.h"
 #include "core/error.h"
@@ -239,53 +240,62 @@ bool on_gpu(const Parameter& parameter) {
   return parameter.value.device.kind == Device::Kind::cuda;
 }
 
-// body(digest) on the parameter's device, where the digest starts at 0; returns it.
+// body(digest) on the parameter's device. Scratch of the device: the digest, before `rest` bytes.
 template <class Body>
-std::uint64_t digest_on_gpu(std::uint64_t* digest, Stream& stream, const Body& body) {
-  fill_zero(digest, sizeof *digest, stream);
-  body(digest);
-  auto* host = reinterpret_cast<std::uint64_t*>(stream.pinned_scratch(sizeof *digest));
-  copy_bytes(host, Device{}, digest, stream.device(), sizeof *digest, stream);
+std::uint64_t digest_on_gpu(std::uint64_t* later, std::size_t rest, Stream& stream,
+                            const Body& body) {
+  auto* const scratch = reinterpret_cast<std::uint64_t*>(stream.scratch(sizeof *later + rest));
+  if (later != nullptr) {
+    body(later, scratch + 1);
+    return 0;
+  }
+  fill_zero(scratch, sizeof *scratch, stream);
+  body(scratch, scratch + 1);
+  auto* const host = reinterpret_cast<std::uint64_t*>(stream.pinned_scratch(sizeof *scratch));
+  copy_bytes(host, Device{}, scratch, stream.device(), sizeof *scratch, stream);
   stream.synchronize();
   return *host;
 }
 template <class Body>
-std::uint64_t digest_on_gpu(Stream& stream, const Body& body) {
-  return digest_on_gpu(reinterpret_cast<std::uint64_t*>(stream.scratch(sizeof(std::uint64_t))),
-                       stream, body);
+std::uint64_t digest_on_gpu(std::uint64_t* later, Stream& stream, const Body& body) {
+  return digest_on_gpu(later, 0, stream,
+                       [&](std::uint64_t* digest, std::uint64_t*) { body(digest); });
 }
 
-// Scratch of the device: the digest, then the segment's words as the verdict has them.
+// Scratch: the segment's words of what of the verdict the device has not.
 std::uint64_t apply_verdict_on_gpu(const Verdict& verdict, const BallotSegment& segment,
-                                   RateFactors factors, const Parameter& parameter,
-                                   Stream& stream) {
+                                   RateFactors factors, const Parameter& parameter, Stream& stream,
+                                   std::uint64_t* later) {
   const bool holds_elements = verdict.held_elements.bit_count() > 0;
+  const bool is_there = verdict.device_bits.size_bytes() > 0;
+  const std::int64_t word = segment.offset / 64, block_word = segment.first_block / 64;
   const auto words = static_cast<std::size_t>(segment.extent() / 64);
-  const std::int64_t block_word = segment.first_block / 64;
   const auto block_words =
       static_cast<std::size_t>((segment.first_block + segment.blocks() + 63) / 64 - block_word);
-  auto* const digest = reinterpret_cast<std::uint64_t*>(
-      stream.scratch((1 + block_words + (holds_elements ? 2 : 1) * words) * 8));
-  std::uint64_t* const held_blocks = digest + 1;
-  std::uint64_t* const negative = held_blocks + block_words;
-  std::uint64_t* const held_elements = holds_elements ? negative + words : nullptr;
-  const auto upload = [&](std::uint64_t* to, const BitVector& from, std::int64_t word,
-                          std::size_t count) {
-    copy_bytes(to, stream.device(), from.words() + word, Device{}, count * 8, stream);
-  };
-  upload(negative, verdict.bits, segment.offset / 64, words);
-  upload(held_blocks, verdict.held_blocks, block_word, block_words);
-  if (holds_elements) upload(held_elements, verdict.held_elements, segment.offset / 64, words);
-  const DeviceVerdict on_device{.negative = negative,
-                                .held_elements = held_elements,
-                                .held_blocks = held_blocks,
-                                .first_block = segment.first_block % 64,
-                                .block = segment.block,
-                                .decay = factors.decay,
-                                .step = factors.step};
-  return digest_on_gpu(digest, stream, [&](std::uint64_t* sum) {
-    cuda_optim().apply_verdict(on_device, parameter, sum, stream);
-  });
+  const std::size_t planes = is_there ? 0 : holds_elements ? 2 : 1;
+  return digest_on_gpu(
+      later, (block_words + planes * words) * 8, stream,
+      [&](std::uint64_t* digest, std::uint64_t* scratch) {
+        const auto upload = [&](const BitVector& from, std::int64_t first, std::size_t count) {
+          std::uint64_t* const to = std::exchange(scratch, scratch + count);
+          copy_bytes(to, stream.device(), from.words() + first, Device{}, count * 8, stream);
+          return to;
+        };
+        const auto on_device = [&](const BitVector& bits, const Buffer& there) {
+          return is_there ? there.as<const std::uint64_t>() + word : upload(bits, word, words);
+        };
+        const DeviceVerdict of_segment{
+            .negative = on_device(verdict.bits, verdict.device_bits),
+            .held_elements = holds_elements
+                                 ? on_device(verdict.held_elements, verdict.device_held_elements)
+                                 : nullptr,
+            .held_blocks = upload(verdict.held_blocks, block_word, block_words),
+            .first_block = segment.first_block % 64,
+            .block = segment.block,
+            .decay = factors.decay,
+            .step = factors.step};
+        cuda_optim().apply_verdict(of_segment, parameter, digest, stream);
+      });
 }
 
 void require_parameter(const Parameter& parameter) {
@@ -340,8 +350,11 @@ std::uint64_t element_digest(std::uint32_t bits, std::uint64_t arena_index) {
 }
 
 std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment,
-                            RateFactors factors, const Parameter& parameter, Stream& stream) {
+                            RateFactors factors, const Parameter& parameter, Stream& stream,
+                            std::uint64_t* later) {
   require_parameter(parameter);
+  require(later == nullptr || on_gpu(parameter), "{}: the CPU's digest is not fetched later",
+          parameter.shape.name);
   require(segment.rows == parameter.shape.rows && segment.cols == parameter.shape.cols &&
               segment.row_stride == parameter.row_stride &&
               segment.arena_offset == parameter.offset,
@@ -359,7 +372,8 @@ std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment
                verdict.held_elements.bit_count() >= segment.offset + segment.extent()),
           "a verdict of {} elements and {} blocks ends before segment {}", verdict.bits.bit_count(),
           verdict.held_blocks.bit_count(), segment.name);
-  if (on_gpu(parameter)) return apply_verdict_on_gpu(verdict, segment, factors, parameter, stream);
+  if (on_gpu(parameter))
+    return apply_verdict_on_gpu(verdict, segment, factors, parameter, stream, later);
   const int block_shift = std::countr_zero(static_cast<std::uint64_t>(segment.block / 64));
   const std::int64_t row_blocks = segment.row_stride / segment.block;
   return for_each_row(parameter, [&](std::int64_t row) {
@@ -375,12 +389,12 @@ std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment
 }
 
 std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
-                              const Parameter& parameter, Stream& stream) {
+                              const Parameter& parameter, Stream& stream, std::uint64_t* later) {
   require_parameter(parameter);
   require_shape(parameter, direction, "direction");
   const float* d = direction.f32();
   if (on_gpu(parameter))
-    return digest_on_gpu(stream, [&](std::uint64_t* digest) {
+    return digest_on_gpu(later, stream, [&](std::uint64_t* digest) {
       cuda_optim().apply_direction(d, factors.decay, factors.step, parameter, digest, stream);
     });
   return for_each_row(parameter, [&](std::int64_t row) {
@@ -399,7 +413,8 @@ AdamCorrections adam_corrections(const ParameterGroup& group, std::int64_t count
 
 std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
                           AdamCorrections corrections, float decay, const Tensor& first,
-                          const Tensor& second, const Parameter& parameter, Stream& stream) {
+                          const Tensor& second, const Parameter& parameter, Stream& stream,
+                          std::uint64_t* later) {
   require_parameter(parameter);
   require_shape(parameter, gradient, "gradient");
   require_shape(parameter, first, "first moment");
@@ -416,7 +431,7 @@ std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
   float* m = first.f32();
   float* v = second.f32();
   if (on_gpu(parameter))
-    return digest_on_gpu(stream, [&](std::uint64_t* digest) {
+    return digest_on_gpu(later, stream, [&](std::uint64_t* digest) {
       cuda_optim().apply_adamw(adam, g, m, v, parameter, digest, stream);
     });
   return for_each_row(parameter, [&](std::int64_t row) {
@@ -426,10 +441,11 @@ std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
   });
 }
 
-std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter, Stream& stream) {
+std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter, Stream& stream,
+                          std::uint64_t* later) {
   require_parameter(parameter);
   if (on_gpu(parameter))
-    return digest_on_gpu(stream, [&](std::uint64_t* digest) {
+    return digest_on_gpu(later, stream, [&](std::uint64_t* digest) {
       cuda_optim().apply_decay(factors.decay, parameter, digest, stream);
     });
   return for_each_row(parameter, [&](std::int64_t row) {

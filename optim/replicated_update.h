@@ -7,8 +7,10 @@
 // digest: the sum over its real elements of a hash of (bits, arena index), mod 2^64, so order does
 // not matter. Any team size.
 //
-// All of them wait for the stream: the digest is a host value. Tensors lie on the parameter's
-// device; a verdict is the host's.
+// Tensors lie on the parameter's device; a verdict is the host's, with its bits on the device where
+// the vote has left them there. The digest is a host value, so all of them wait for the stream,
+// unless a GPU's caller wants it `later`: not null, it is device memory, zeroed, to which the
+// digest is added in the stream's order; 0 is returned, and the verdict stays as it is until then.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +24,13 @@ namespace ballot {
 // W <- (W - decay W) - step * (+1 or -1), or without the step where the verdict holds. Returns the
 // digest.
 std::uint64_t apply_verdict(const Verdict& verdict, const BallotSegment& segment,
-                            RateFactors factors, const Parameter& parameter, Stream& stream);
+                            RateFactors factors, const Parameter& parameter, Stream& stream,
+                            std::uint64_t* later = nullptr);
 
 // W <- (W - decay W) - step * direction.  (muon, sgd)
 std::uint64_t apply_direction(const Tensor& direction, RateFactors factors,
-                              const Parameter& parameter, Stream& stream);
+                              const Parameter& parameter, Stream& stream,
+                              std::uint64_t* later = nullptr);
 
 // What AdamW's update multiplies and divides by at its t-th update, with the bias corrections in
 // it: computed once per step by one worker (journal, elastic runs), the same on every replica.
@@ -42,7 +46,8 @@ AdamCorrections adam_corrections(const ParameterGroup& group, std::int64_t count
 // Hutter 2019) `gradient`, `first` and `second` f32 shaped as the parameter.
 std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
                           AdamCorrections corrections, float decay, const Tensor& first,
-                          const Tensor& second, const Parameter& parameter, Stream& stream);
+                          const Tensor& second, const Parameter& parameter, Stream& stream,
+                          std::uint64_t* later = nullptr);
 // The same at its `count`-th update.
 inline std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& gradient,
                                  std::int64_t count, RateFactors factors, const Tensor& first,
@@ -52,7 +57,8 @@ inline std::uint64_t apply_adamw(const ParameterGroup& group, const Tensor& grad
 }
 
 // Only decay and digest (no contribution this step), or only the digest with decay = 0.
-std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter, Stream& stream);
+std::uint64_t apply_decay(RateFactors factors, const Parameter& parameter, Stream& stream,
+                          std::uint64_t* later = nullptr);
 
 // For one index no two values have the same digest.
 std::uint64_t element_digest(std::uint32_t bits, std::uint64_t arena_index);

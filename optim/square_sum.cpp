@@ -58,6 +58,16 @@ double square_sum_on_gpu(const Tensor& x, std::span<std::uint8_t> zero_rows, Str
 
 }  // namespace
 
+// Scratch of the device: the sums of rows.
+void start_square_sum(const Tensor& x, double* sum, std::uint8_t* zero_rows, Stream& stream) {
+  require(x.rank == 2 && (x.stride[1] == 1 || x.extent[1] == 1) && x.extent[0] > 0 &&
+              x.device.kind == Device::Kind::cuda,
+          "square sum, on {}, of {}", to_string(x.device), x.describe());
+  auto* const row_sums = reinterpret_cast<double*>(
+      stream.scratch(static_cast<std::size_t>(x.extent[0]) * sizeof(double)));
+  cuda_optim().square_sum(x, sum, row_sums, zero_rows, stream);
+}
+
 double square_sum(const Tensor& x, std::span<std::uint8_t> zero_rows, Stream& stream) {
   require(x.rank == 2 && (x.stride[1] == 1 || x.extent[1] == 1), "square sum of {}", x.describe());
   const std::int64_t rows = x.extent[0], cols = x.extent[1], stride = x.stride[0];

@@ -61,6 +61,10 @@ void PluginOptim::square_sum(const Tensor& x, double* sum, double* row_sums,
       static_cast<unsigned>((rows + kernels::kRowsOfBlock - 1) / kernels::kRowsOfBlock);
   launch(kernels::sum_squares_of_rows, blocks, kernels::kThreads, 0, stream_of(stream), x.f32(),
          x.stride[0], rows, x.extent[1], row_sums, zero_rows);
+  sum_rows(row_sums, rows, sum, stream);
+}
+
+void PluginOptim::sum_rows(const double* row_sums, std::int64_t rows, double* sum, Stream& stream) {
   launch(kernels::sum_rows, 1, kernels::kPieces, 0, stream_of(stream), row_sums, rows,
          (rows + kernels::kPieces - 1) / kernels::kPieces, sum);
 }

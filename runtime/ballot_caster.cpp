@@ -4,10 +4,13 @@
 #include <cmath>
 #include <limits>
 
+#include "collectives/cuda_mean.h"
 #include "core/clock.h"
+#include "core/error.h"
 #include "core/parallel.h"
 #include "optim/contribution.h"
 #include "optim/direction.h"
+#include "optim/square_sum.h"
 
 namespace ballot {
 namespace {
@@ -15,6 +18,10 @@ namespace {
 // All parameters lie on one.
 Device device_of(const OptimizerState& state) {
   return state.states().empty() ? Device{} : state.states().front().parameter->value.device;
+}
+
+std::size_t index_of(const ParameterState& state) {
+  return static_cast<std::size_t>(state.parameter->index);
 }
 
 }  // namespace
@@ -38,14 +45,22 @@ BallotCaster::BallotCaster(const OptimizerState& state, const StepLayout& layout
     if (largest_count[i] > 0)
       newton_schulz_[i] = std::make_unique<NewtonSchulz>(
           smaller_side[i], largest_count[i], i == 0 ? DType::f32 : DType::bf16, stream_.device());
-  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float), stream_.device());
+  const Device device = stream_.device();
+  direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float), device);
   silent_rows_.assign(static_cast<std::size_t>(most_rows), 0);
+  if (!on_gpu()) return;
+  device_silent_rows_ = Buffer(static_cast<std::size_t>(most_rows), device);
+  square_sums_ = Buffer(state.parameter_count() * sizeof(double), device);
+  arrived_square_sums_ = PinnedBuffer(square_sums_.size_bytes(), device);
+  for (std::size_t i = 0; i < state.parameter_count(); ++i) arrived_.emplace_back(device);
+  gradient_ = Event(device);
 }
 
 void BallotCaster::begin(std::int64_t step, int voter) {
   step_ = step;
   voter_ = voter;
   times_ = {};
+  require(under_way_.empty(), "step {} begins while {} tensors are cast", step, under_way_.size());
 }
 
 // In an untied embedding a row without a gradient is a row without a token in this voter's batch.
@@ -58,7 +73,123 @@ std::span<std::uint8_t> BallotCaster::silent_rows(const ParameterState& state) {
   return std::span(silent_rows_).first(static_cast<std::size_t>(state.part.rows));
 }
 
-bool BallotCaster::cast(ParameterState& state, bool usable, Ballot& ballot) {
+void BallotCaster::cast(ParameterState& state, Stream& gradients, bool usable, Ballot& ballot) {
+  Cast cast{.made = {.state = &state},
+            .usable = usable,
+            .silent = !usable || abstains_,
+            .ballot = &ballot};
+  if (on_gpu())
+    start_on_gpu(cast, gradients);
+  else
+    cast.made.finite = cast_now(state, usable, ballot);
+  under_way_.push_back(cast);
+}
+
+void BallotCaster::contribute(ParameterState& state, Stream& gradients, bool usable,
+                              std::span<float> values) {
+  Cast cast{.made = {.state = &state},
+            .usable = usable,
+            .silent = !usable || abstains_,
+            .values = values.subspan(static_cast<std::size_t>(layout_.place(state).mean_offset),
+                                     static_cast<std::size_t>(state.parameter->extent()))};
+  if (on_gpu())
+    start_on_gpu(cast, gradients);
+  else
+    cast.made = contribute_now(state, usable, cast.values);
+  under_way_.push_back(cast);
+}
+
+void BallotCaster::contribute(ParameterState& state, Stream& gradients, bool usable,
+                              float* device_values) {
+  require(on_gpu(), "a contribution of {} to a mean on a GPU", to_string(stream_.device()));
+  const Cast cast{.made = {.state = &state},
+                  .usable = usable,
+                  .silent = !usable || abstains_,
+                  .device_values = device_values + layout_.place(state).mean_offset};
+  start_on_gpu(cast, gradients);
+  under_way_.push_back(cast);
+}
+
+std::optional<BallotCaster::Made> BallotCaster::next(bool wait) {
+  if (under_way_.empty()) return {};
+  Cast& cast = under_way_.front();
+  if (on_gpu()) {
+    const Event& arrived = arrived_[index_of(*cast.made.state)];
+    Stopwatch watch;
+    if (wait)
+      arrived.wait();
+    else if (!arrived.done())
+      return {};
+    end_on_gpu(cast);
+    times_.pack += watch.lap();
+  }
+  const Made made = cast.made;
+  under_way_.pop_front();
+  return made;
+}
+
+void BallotCaster::start_on_gpu(const Cast& cast, Stream& gradients) {
+  const ParameterState& state = *cast.made.state;
+  const Parameter& p = *state.parameter;
+  Stopwatch watch;
+  const std::size_t index = index_of(state);
+  double* const square_sum = square_sums_.as<double>() + index;
+  const bool rows_matter = cast.ballot != nullptr && !silent_rows(state).empty();
+  gradient_.record(gradients);
+  gradient_.hold(stream_);
+  start_square_sum(p.gradient, square_sum,
+                   rows_matter ? device_silent_rows_.as<std::uint8_t>() : nullptr, stream_);
+  copy_bytes(arrived_square_sums_.as<double>() + index, Device{}, square_sum, stream_.device(),
+             sizeof(double), stream_);
+  times_.direction += watch.lap();
+  if (cast.ballot != nullptr) {
+    start_ballot(cast, square_sum);
+  } else if (!cast.silent && cast.device_values != nullptr) {
+    cuda_mean().clip(p.gradient.f32(), p.extent(), square_sum, state.group->clip_norm,
+                     cast.device_values, stream_);
+    times_.pack += watch.lap();
+  } else if (!cast.silent) {
+    copy_bytes(cast.values.data(), Device{}, p.gradient.f32(), stream_.device(),
+               cast.values.size_bytes(), stream_);
+    times_.pack += watch.lap();
+  }
+  arrived_[index].record(stream_);
+}
+
+void BallotCaster::start_ballot(const Cast& cast, const double* square_sum) {
+  ParameterState& state = *cast.made.state;
+  const Parameter& p = *state.parameter;
+  const ParameterGroup& group = *state.group;
+  const BallotSegment& segment = layout_.segment(state);
+  if (cast.silent) return start_abstain(segment, *cast.ballot, stream_);
+  Stopwatch watch;
+  if (before_change_) before_change_(p, Changing::state);
+  const Tensor direction = shaped_as(p, direction_.as<float>(), direction_.device());
+  find_direction(group, p.gradient, momentum_of(state), direction,
+                 newton_schulz_[wire_index(group.newton_schulz_type)].get(), stream_, square_sum);
+  times_.direction += watch.lap();
+  start_cast(direction, segment, CastOptions{seed_, step_, voter_, group.abstain_below},
+             silent_rows(state).empty() ? nullptr : device_silent_rows_.as<std::uint8_t>(),
+             square_sum, *cast.ballot, stream_);
+  times_.pack += watch.lap();
+}
+
+void BallotCaster::end_on_gpu(Cast& cast) {
+  const ParameterState& state = *cast.made.state;
+  const double square_sum = arrived_square_sums_.as<double>()[index_of(state)];
+  cast.made.finite = cast.usable && std::isfinite(square_sum);
+  if (cast.ballot != nullptr && cast.silent) {
+    abstain(layout_.segment(state), *cast.ballot);
+  } else if (cast.ballot != nullptr) {
+    end_cast(layout_.segment(state), *cast.ballot);
+  } else if (!cast.silent && cast.made.finite) {
+    cast.made.counts = true;
+    if (cast.device_values == nullptr) scale(cast.values, clip_factor(state, square_sum));
+  }
+}
+
+bool BallotCaster::cast_now(ParameterState& state, bool usable, Ballot& ballot) {
+  require(!on_gpu(), "a ballot of {} is not cast at once", to_string(stream_.device()));
   const Parameter& p = *state.parameter;
   const ParameterGroup& group = *state.group;
   const BallotSegment& segment = layout_.segment(state);
@@ -124,25 +255,22 @@ bool BallotCaster::cast_part(ParameterState& state, const Tensor& gradient, bool
   return true;
 }
 
-BallotCaster::Contribution BallotCaster::contribute(const ParameterState& state, bool usable,
-                                                    std::span<float> values) {
+BallotCaster::Made BallotCaster::contribute_now(ParameterState& state, bool usable,
+                                                std::span<float> values) {
   const Parameter& p = *state.parameter;
-  const ParameterGroup& group = *state.group;
   Stopwatch watch;
   const GradientScan scan = scan_gradient(p.gradient, {}, stream_);
   const bool finite = usable && scan.finite;
-  if (!finite || abstains_) return {finite, false};
-  // One voter's influence on a mean is bounded by its norm: the vote bounds it by its one bit.
-  const double norm = std::sqrt(scan.square_sum);
-  const float scale = group.clip_norm > 0 && norm > group.clip_norm
-                          ? static_cast<float>(group.clip_norm / norm)
-                          : 1.0f;
-  copy_scaled(p.gradient, scale,
-              values.subspan(static_cast<std::size_t>(layout_.place(state).mean_offset),
-                             static_cast<std::size_t>(p.extent())),
-              stream_);
+  if (!finite || abstains_) return {.state = &state, .finite = finite};
+  copy_scaled(p.gradient, clip_factor(state, scan.square_sum), values);
   times_.pack += watch.lap();
-  return {true, true};
+  return {.state = &state, .finite = true, .counts = true};
+}
+
+// One voter's influence on a mean is bounded by its norm: the vote bounds it by its one bit.
+float BallotCaster::clip_factor(const ParameterState& state, double square_sum) const {
+  const double norm = std::sqrt(square_sum), most = state.group->clip_norm;
+  return most > 0 && norm > most ? static_cast<float>(most / norm) : 1.0f;
 }
 
 }  // namespace ballot

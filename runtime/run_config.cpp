@@ -218,11 +218,15 @@ void add_run(ConfigTable& table, RunConfig& config) {
   table.add("train.micro_batches", config.micro_batches, "per step", 1, 1 << 20);
   table.add("train.seed", config.seed, "of samples and coins", 0);
   table.add_choice(
-      "train.compute", {"auto", "f32", "bf16"}, "type of products; auto: bf16 where it is native",
+      "train.compute", {"auto", "f32", "tf32", "bf16"},
+      "type of the model's products; auto: bf16 where it is native; tf32: of f32 rounded to 10 "
+      "bits "
+      "of fraction, on a GPU only",
       [&config](const std::string& name) {
-        config.compute = name == "auto"  ? Compute::automatic
-                         : name == "f32" ? Compute::f32
-                                         : Compute::bf16;
+        config.compute = name == "auto"   ? Compute::automatic
+                         : name == "f32"  ? Compute::f32
+                         : name == "tf32" ? Compute::tf32
+                                          : Compute::bf16;
       },
       [&config] { return to_string(config.compute); });
   table.add_choice(
@@ -434,6 +438,8 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   if (found && config.compute == Compute::bf16 && !has_bf16(device))
     wrong("train.compute = \"bf16\": this processor ({}) has no bf16 products; they need AVX-512",
           processor_features(device));
+  if (found && config.compute == Compute::tf32 && device == Device{})
+    wrong("train.compute = \"tf32\": only a GPU has such products, and train.device is the CPU");
   if (device != Device{} && config.members > 1)
     wrong("vote.members = {} with train.device = \"{}\": members of a voter work on CPUs only",
           config.members, config.device);
@@ -486,7 +492,10 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
 }  // namespace
 
 const char* to_string(Compute compute) {
-  return compute == Compute::automatic ? "auto" : compute == Compute::f32 ? "f32" : "bf16";
+  return compute == Compute::automatic ? "auto"
+         : compute == Compute::f32     ? "f32"
+         : compute == Compute::tf32    ? "tf32"
+                                       : "bf16";
 }
 const char* to_string(RunConfig::Recompute recompute) {
   return recompute == RunConfig::Recompute::layer ? "layer" : "none";
@@ -516,7 +525,17 @@ DType resolve_compute(Compute compute, Device device) {
   if (compute == Compute::bf16 && !has_bf16(device))
     throw Unavailable("compute = \"bf16\": this processor ({}) has no bf16 products",
                       processor_features(device));
+  if (compute == Compute::tf32 && device.kind == Device::Kind::cpu)
+    throw Unavailable("compute = \"tf32\": only a GPU has such products, this is the CPU");
   return compute == Compute::bf16 ? DType::bf16 : DType::f32;
+}
+
+Float32Products float32_products(Compute compute) {
+  return compute == Compute::tf32 ? Float32Products::tf32 : Float32Products::full;
+}
+
+const char* name_of_products(Compute compute, DType type) {
+  return compute == Compute::tf32 ? to_string(compute) : to_string(type);
 }
 
 namespace {

@@ -20,7 +20,7 @@
 
 namespace ballot {
 
-enum class Compute { automatic, f32, bf16 };
+enum class Compute { automatic, f32, tf32, bf16 };
 
 // The record of verdicts from which the parameters of any step can be rebuilt.
 struct JournalConfig {
@@ -124,6 +124,9 @@ std::string run_config_reference();
 Device find_device(const RunConfig& config, int local_rank = 0, std::string* reason = nullptr);
 // auto -> bf16 where the device has instructions for it, else f32.
 DType resolve_compute(Compute compute, Device device = {});
+Float32Products float32_products(Compute compute);
+// What a record says of the two: "f32", "tf32" or "bf16".
+const char* name_of_products(Compute compute, DType type);
 const char* to_string(Compute compute);
 const char* to_string(RunConfig::Recompute recompute);
 const char* to_string(Ties ties);

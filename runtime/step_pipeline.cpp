@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "optim/direction.h"
 #include "runtime/schedule_choice.h"
@@ -19,7 +20,9 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
       stream_(arena.device()) {
   std::size_t in_flight = kPiecesInFlight;
   if (!layout_.voted().segments().empty()) {
-    ballot_ = std::make_unique<Ballot>(layout_.voted());
+    // Where GPUs exchange ballots nobody reads them on the host.
+    ballot_ = std::make_unique<Ballot>(layout_.voted(), arena.device(),
+                                       transport.device_link() == nullptr);
     if (options.choose_schedule) {
       MeasuredChoice measured = choose_by_measurement(layout_.voted(), options.vote, transport,
                                                       Deadline::in(options.deadline));
@@ -30,22 +33,19 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
     }
     vote_ = make_vote(*ballot_, transport, options_.vote, Deadline::in(options.deadline));
   }
-  for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
-    if (!layout_.mean_lengths(i).empty())
-      means_[i] = std::make_unique<Mean>(layout_.mean_lengths(i), i == 0 ? DType::f32 : DType::bf16,
-                                         transport);
-  }
+  for (std::size_t wire = 0; wire < means_.size(); ++wire)
+    if (!layout_.mean_lengths(wire).empty()) means_[wire] = make_mean(wire);
   std::vector<Collective*> collectives;
   if (vote_) collectives.push_back(vote_.get());
-  for (const auto& mean : means_)
-    if (mean) collectives.push_back(mean.get());
+  for (const Averaged& mean : means_)
+    if (mean.get() != nullptr) collectives.push_back(mean.get());
   for (Collective* collective : collectives) collective->limit_in_flight(in_flight);
   communication_ = std::make_unique<Communication>(
       std::move(collectives), options.overlap && transport.size() > 1 && options.plan == nullptr);
   if (options.plan != nullptr && vote_)
     members_ = std::make_unique<VoterMembers>(
         *options.plan, state, layout_, *ballot_, transport,
-        [this](ParameterState& s, bool usable) { outcome_.gradient_faults += !cast(s, usable); },
+        [this](ParameterState& s, bool usable) { caster_.cast_now(s, usable, *ballot_); },
         [this](std::size_t segment) { vote_->release(segment); }, Deadline::in(options.deadline),
         [this](ParameterState& s, const Tensor& gradient, bool usable, GramSum& parts) {
           caster_.cast_part(s, gradient, usable, parts, *ballot_);
@@ -55,9 +55,36 @@ StepPipeline::StepPipeline(const ParameterArena& arena, OptimizerState& state, T
 
 StepPipeline::~StepPipeline() = default;
 
+// Between GPUs votes and means share a link, on which all ranks must do the same in the same order:
+// first the vote's pieces, then those of each mean.
+StepPipeline::Averaged StepPipeline::make_mean(std::size_t wire) {
+  const DType type = wire == 0 ? DType::f32 : DType::bf16;
+  Averaged mean;
+  DeviceLink* const link = transport_.device_link();
+  if (link == nullptr) {
+    mean.host =
+        std::make_unique<Mean>(layout_.mean_lengths(wire), type, transport_, 0, stream_.device());
+    return mean;
+  }
+  const auto before = [this, wire] {
+    return (!vote_ || vote_->all_started()) &&
+           (wire == 0 || !means_[0].device || means_[0].device->all_started());
+  };
+  mean.device =
+      std::make_unique<DeviceMean>(layout_.mean_lengths(wire), type, transport_, *link, before);
+  return mean;
+}
+
 void StepPipeline::leave() {
   communication_.reset();
+  // Each would wait for the whole device, so for what another still has on the wire.
+  if (DeviceLink* link = transport_.device_link())
+    for (Collective* one :
+         {static_cast<Collective*>(vote_.get()), static_cast<Collective*>(means_[0].get()),
+          static_cast<Collective*>(means_[1].get())})
+      if (one != nullptr && one->under_way()) link->abort();
   vote_.reset();
+  for (Averaged& mean : means_) mean.device.reset();
 }
 
 Vote::Cost StepPipeline::vote_cost() const {
@@ -86,18 +113,21 @@ void StepPipeline::loss_known(double mean_loss) {
   outcome_.loss_fault = !std::isfinite(mean_loss);
 }
 
-void StepPipeline::ready(const Parameter& parameter) {
+void StepPipeline::ready(const Parameter& parameter, Stream& stream) {
   ++ready_count_;
   ParameterState& state = state_.of(parameter);
   if (state.group->reduce == Reduce::vote && members_) {
     offer(state);
   } else if (state.group->reduce == Reduce::vote) {
-    outcome_.gradient_faults += !cast(state, !outcome_.loss_fault);
-    vote_->release(static_cast<std::size_t>(layout_.place(state).segment));
+    caster_.cast(state, stream, !outcome_.loss_fault, *ballot_);
   } else {
-    contribute(state);
-    mean_of(state).release(static_cast<std::size_t>(layout_.place(state).mean_segment));
+    const Averaged& mean = mean_of(state);
+    if (mean.device)
+      caster_.contribute(state, stream, !outcome_.loss_fault, mean.device->values());
+    else
+      caster_.contribute(state, stream, !outcome_.loss_fault, mean.host->values());
   }
+  release_made(false);
   if (members_ && options_.overlap)
     communication_->poll();
   else
@@ -112,23 +142,29 @@ void StepPipeline::offer(ParameterState& state) {
   members_->advance();
 }
 
-bool StepPipeline::cast(ParameterState& state, bool usable) {
-  // Members count their own.
-  return caster_.cast(state, usable, *ballot_) || members_ != nullptr;
-}
-
-void StepPipeline::contribute(ParameterState& state) {
-  Mean& mean = mean_of(state);
-  const BallotCaster::Contribution made =
-      caster_.contribute(state, !outcome_.loss_fault, mean.values());
-  mean.contributes()[static_cast<std::size_t>(layout_.place(state).mean_segment)] = made.counts;
-  outcome_.gradient_faults += !made.finite;
+void StepPipeline::release_made(bool wait) {
+  while (const auto made = caster_.next(wait)) {
+    outcome_.gradient_faults += !made->finite;
+    const StepLayout::Place& place = layout_.place(*made->state);
+    if (made->state->group->reduce == Reduce::vote) {
+      vote_->release(static_cast<std::size_t>(place.segment));
+    } else {
+      const auto segment = static_cast<std::size_t>(place.mean_segment);
+      Averaging& mean = *mean_of(*made->state).get();
+      mean.contributes()[segment] = made->counts;
+      mean.release(segment);
+    }
+    if (wait) communication_->wake();
+  }
 }
 
 StepOutcome StepPipeline::finish() {
   // A tensor that was never reported would vote with the bits of the step before.
   require(ready_count_ == state_.states().size(), "step {}: {} of {} gradients were reported",
           step_, ready_count_, state_.states().size());
+  Stopwatch device_watch;
+  release_made(true);
+  outcome_.awaited_seconds = device_watch.elapsed();
   const Deadline deadline = Deadline::in(options_.deadline);
   Stopwatch members_watch;
   const auto made = [this] { return caster_.times().direction + caster_.times().pack; };
@@ -147,10 +183,9 @@ StepOutcome StepPipeline::finish() {
     outcome_.tally_seconds += vote_->work_seconds();
   }
   for (std::size_t i = 0; i < std::size(means_); ++i) {
-    if (!means_[i]) continue;
-    decision.means[i] = means_[i]->values();
-    decision.contributors[i] = means_[i]->contributors();
-    outcome_.tally_seconds += means_[i]->work_seconds();
+    if (means_[i].get() == nullptr) continue;
+    take_mean(i, decision);
+    outcome_.tally_seconds += means_[i].get()->work_seconds();
   }
   const std::vector<TensorFactors>& factors = update_.find_factors(rate_factor_, decision);
   if (on_held_) on_held_(decision, factors);
@@ -162,8 +197,25 @@ StepOutcome StepPipeline::finish() {
   return outcome_;
 }
 
-Mean& StepPipeline::mean_of(const ParameterState& state) const {
-  return *means_[layout_.place(state).wire];
+const StepPipeline::Averaged& StepPipeline::mean_of(const ParameterState& state) const {
+  return means_[layout_.place(state).wire];
+}
+
+void StepPipeline::take_mean(std::size_t wire, StepDecision& decision) {
+  Averaged& mean = means_[wire];
+  decision.contributors[wire] = mean.get()->contributors();
+  if (mean.host) {
+    decision.means[wire] = mean.host->values();
+    return;
+  }
+  decision.device_means[wire] = mean.device->values();
+  if (!on_held_) return;
+  const std::size_t bytes = static_cast<std::size_t>(mean.device->count()) * sizeof(float);
+  if (mean.fetched.size_bytes() == 0) mean.fetched = PinnedBuffer(bytes, stream_.device());
+  copy_bytes(mean.fetched.data(), Device{}, mean.device->values(), stream_.device(), bytes,
+             stream_);
+  stream_.synchronize();
+  decision.means[wire] = mean.fetched.span<float>();
 }
 
 }  // namespace ballot

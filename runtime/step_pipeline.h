@@ -6,13 +6,14 @@
 //   finish():  ballot -> verdict -> parameters;  contributions -> mean -> (momentum, direction) ->
 //   parameters
 //
-// A tensor's ballot or contribution is released for sending as soon as it is made. With overlap a
-// thread of its own sends and counts meanwhile; without, finish() does: the same calls, the same
-// bits.
-// Only bits are kept for the whole model, never a whole direction. A tensor whose gradient is not
-// finite is left out and counted. If the loss is not finite, every tensor is.
+// A tensor's ballot or contribution is released for sending as soon as it is made: where a GPU
+// makes it, in the next ready() that finds it has come, or in finish(). With overlap a thread of
+// its own sends and counts meanwhile; without, finish() does: the same calls, the same bits. Only
+// bits are kept for the whole model, never a whole direction. A tensor whose gradient is not finite
+// is left out and counted. If the loss is not finite, every tensor is.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -20,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/device_mean.h"
 #include "collectives/mean.h"
 #include "collectives/transport/transport.h"
 #include "collectives/vote.h"
@@ -48,6 +50,7 @@ struct StepOutcome {
   std::int64_t gradient_faults = 0;  // tensors left out
   bool loss_fault = false;
   double direction_seconds = 0, pack_seconds = 0, apply_seconds = 0;
+  double awaited_seconds = 0;             // for a GPU to make this worker's ballot, in finish()
   double exposed_seconds = 0;             // waited for the network and the counting
   double hidden_seconds = 0;              // of the network and the counting, behind other work
   double tally_seconds = 0;               // counting ballots and adding means, exposed or hidden
@@ -73,7 +76,7 @@ class StepPipeline : public GradientSink {
   }
   void begin(std::int64_t step, double rate_factor);
   void loss_known(double mean_loss) override;
-  void ready(const Parameter& parameter) override;
+  void ready(const Parameter& parameter, Stream& stream) override;
   // After differentiate(). Parameters change only here, when all verdicts and means are in hand.
   StepOutcome finish();
 
@@ -96,11 +99,21 @@ class StepPipeline : public GradientSink {
   std::uint64_t member_bytes_sent() const;
 
  private:
-  // Before the network: one tensor of this worker.
-  bool cast(ParameterState& state, bool usable);  // false: not finite
   void offer(ParameterState& state);
-  void contribute(ParameterState& state);
-  Mean& mean_of(const ParameterState& state) const;
+  // Sends what has come of the tensors cast so far, or with `wait` what is to come.
+  void release_made(bool wait);
+  // The mean of that wire type: of the host, or between GPUs.
+  struct Averaged {
+    std::unique_ptr<Mean> host;
+    std::unique_ptr<DeviceMean> device;
+    PinnedBuffer fetched;  // of the device's, for a journal
+    Averaging* get() const {
+      return host ? static_cast<Averaging*>(host.get()) : static_cast<Averaging*>(device.get());
+    }
+  };
+  Averaged make_mean(std::size_t wire);
+  const Averaged& mean_of(const ParameterState& state) const;
+  void take_mean(std::size_t wire, StepDecision& decision);
 
   OptimizerState& state_;
   Transport& transport_;
@@ -114,7 +127,7 @@ class StepPipeline : public GradientSink {
   OnHeld on_held_;
   std::unique_ptr<Ballot> ballot_;
   std::unique_ptr<Vote> vote_;
-  std::unique_ptr<Mean> means_[2];                // f32, bf16
+  std::array<Averaged, 2> means_;                 // f32, bf16
   std::unique_ptr<Communication> communication_;  // of vote_ and means_: dies before them
   std::unique_ptr<VoterMembers> members_;         // null: this worker is a voter
 

@@ -51,8 +51,11 @@ StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const
   }
   const Device device = arena.device();
   direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float), device);
-  if (device.kind == Device::Kind::cuda)
-    gradient_ = Buffer(static_cast<std::size_t>(largest_mean) * sizeof(float), device);
+  if (device.kind == Device::Kind::cuda) {
+    largest_mean_bytes_ = static_cast<std::size_t>(largest_mean) * sizeof(float);
+    device_digests_ = Buffer(digests_.size() * sizeof(std::uint64_t), device);
+    arrived_digests_ = PinnedBuffer(device_digests_.size_bytes(), device);
+  }
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}})
     if (largest_count[i] > 0)
       newton_schulz_[i] = std::make_unique<NewtonSchulz>(smaller_side[i], largest_count[i],
@@ -60,7 +63,7 @@ StepUpdate::StepUpdate(const ParameterArena& arena, OptimizerState& state, const
   if (layout.alone().segments().empty()) return;
   // The same zeros, tally and update as any vote, with the mean as the only voter.
   alone_ = std::move(make_loopback(1).front());
-  mean_ballot_ = std::make_unique<Ballot>(layout.alone());
+  mean_ballot_ = std::make_unique<Ballot>(layout.alone(), device);
   VoteOptions options;
   options.seed = seed;
   options.ties = ties;
@@ -104,12 +107,16 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
   require(layout_.voted().segments().empty() || decision.verdict != nullptr,
           "step {} without its verdict", step);
   times_ = {};
+  fill_zero(device_digests_.data(), device_digests_.size_bytes(), stream_);
   digest_frozen(step);
   const Verdict* mean_verdict = nullptr;
   if (mean_vote_) {
     for (ParameterState& s : state_.states())
       if (s.group->reduce != Reduce::vote && is_sign_rule(s.group->rule))
         cast_mean(s, step, decision);
+    if (!awaited_ballots_.empty()) stream_.synchronize();
+    for (const BallotSegment* segment : awaited_ballots_) end_cast(*segment, *mean_ballot_);
+    awaited_ballots_.clear();
     mean_verdict = &mean_vote_->elect(step, Deadline::in(kAlone));
   }
   for (ParameterState& s : state_.states()) {
@@ -122,11 +129,36 @@ const std::vector<std::uint64_t>& StepUpdate::apply(std::int64_t step, const Ste
     }
     const Stopwatch watch;
     const Verdict& verdict = s.group->reduce == Reduce::vote ? *decision.verdict : *mean_verdict;
-    digests_[static_cast<std::size_t>(p.index)] =
-        apply_verdict(verdict, layout_.segment(s), RateFactors{f.decay, f.step}, p, stream_);
+    take_digest(p, apply_verdict(verdict, layout_.segment(s), RateFactors{f.decay, f.step}, p,
+                                 stream_, later(p)));
     times_.apply += watch.elapsed();
   }
+  fetch_digests();
   return digests_;
+}
+
+std::uint64_t* StepUpdate::later(const Parameter& parameter) {
+  if (device_digests_.size_bytes() == 0) return nullptr;
+  return device_digests_.as<std::uint64_t>() + parameter.index;
+}
+
+void StepUpdate::take_digest(const Parameter& parameter, std::uint64_t digest) {
+  const auto index = static_cast<std::size_t>(parameter.index);
+  if (device_digests_.size_bytes() == 0)
+    digests_[index] = digest;
+  else
+    awaited_digests_.push_back(index);
+}
+
+void StepUpdate::fetch_digests() {
+  const Stopwatch watch;
+  copy_bytes(arrived_digests_.data(), Device{}, device_digests_.data(), device_digests_.device(),
+             device_digests_.size_bytes(), stream_);
+  stream_.synchronize();
+  for (const std::size_t i : awaited_digests_)
+    digests_[i] = arrived_digests_.as<std::uint64_t>()[i];
+  awaited_digests_.clear();
+  times_.apply += watch.elapsed();
 }
 
 // No step changes it, memory that goes bad does. By the number of the step, so that all workers
@@ -139,7 +171,7 @@ void StepUpdate::digest_frozen(std::int64_t step) {
     if (!all && i != turn) continue;
     const Parameter& p = *frozen_[i];
     will_change(p, Changing::value);
-    digests_[static_cast<std::size_t>(p.index)] = apply_decay(RateFactors{0, 0}, p, stream_);
+    take_digest(p, apply_decay(RateFactors{0, 0}, p, stream_, later(p)));
   }
 }
 
@@ -151,13 +183,16 @@ bool StepUpdate::has_mean(const ParameterState& state, const StepDecision& decis
 Tensor StepUpdate::mean_gradient(const ParameterState& state, const StepDecision& decision) {
   const Parameter& p = *state.parameter;
   const StepLayout::Place& place = layout_.place(state);
+  const Device device = p.value.device;
+  if (float* const there = decision.device_means[place.wire])
+    return shaped_as(p, there + place.mean_offset, device);
   const std::span<float> values = decision.means[place.wire];
   require(place.mean_offset + p.extent() <= static_cast<std::int64_t>(values.size()),
           "{}: elements {} to {} of a mean of {}", p.shape.name, place.mean_offset,
           place.mean_offset + p.extent(), values.size());
   float* const mean = values.data() + place.mean_offset;
-  const Device device = p.value.device;
   if (device.kind == Device::Kind::cpu) return shaped_as(p, mean, device);
+  if (gradient_.size_bytes() == 0) gradient_ = Buffer(largest_mean_bytes_, device);
   copy_bytes(gradient_.data(), device, mean, Device{},
              static_cast<std::size_t>(p.extent()) * sizeof(float), stream_);
   return shaped_as(p, gradient_.as<float>(), device);
@@ -183,7 +218,13 @@ void StepUpdate::cast_mean(ParameterState& state, std::int64_t step, const StepD
   }
   const Tensor direction = find_mean_direction(state, decision);
   const Stopwatch watch;
-  cast_ballot(direction, segment, CastOptions{seed_, step, 0, 0.0}, {}, *mean_ballot_, stream_);
+  const CastOptions options{seed_, step, 0, 0.0};
+  if (direction.device.kind == Device::Kind::cuda) {
+    start_cast(direction, segment, options, nullptr, nullptr, *mean_ballot_, stream_);
+    awaited_ballots_.push_back(&segment);
+  } else {
+    cast_ballot(direction, segment, options, {}, *mean_ballot_, stream_);
+  }
   times_.pack += watch.elapsed();
 }
 
@@ -194,18 +235,20 @@ void StepUpdate::apply_dense(ParameterState& state, const StepDecision& decision
   const bool adamw = state.group->rule == Rule::adamw, usable = has_mean(state, decision);
   const Tensor direction = usable && !adamw ? find_mean_direction(state, decision) : Tensor{};
   const Stopwatch watch;
-  std::uint64_t& digest = digests_[static_cast<std::size_t>(p.index)];
+  std::uint64_t digest;
   if (!usable) {  // nobody had a usable gradient: no step
-    digest = apply_decay(rate, p, stream_);
+    digest = apply_decay(rate, p, stream_, later(p));
   } else if (adamw) {
     will_change(p, Changing::state);
-    digest = apply_adamw(*state.group, mean_gradient(state, decision),
-                         AdamCorrections{factors.first, factors.second}, factors.decay,
-                         trimmed(state.momentum, p), trimmed(state.second, p), p, stream_);
+    digest =
+        apply_adamw(*state.group, mean_gradient(state, decision),
+                    AdamCorrections{factors.first, factors.second}, factors.decay,
+                    trimmed(state.momentum, p), trimmed(state.second, p), p, stream_, later(p));
     ++state.count;
   } else {
-    digest = apply_direction(direction, rate, p, stream_);
+    digest = apply_direction(direction, rate, p, stream_, later(p));
   }
+  take_digest(p, digest);
   times_.apply += watch.elapsed();
 }
 

@@ -30,6 +30,8 @@ struct StepDecision {
   const Verdict* verdict = nullptr;  // null: nothing is voted on
   // By wire type; contributors by tensor of that type, 0: nobody, no update.
   std::array<std::span<float>, 2> means;
+  // Where GPUs have exchanged them they lie there, and in `means` only if a journal wants them.
+  std::array<float*, 2> device_means{};
   std::array<std::span<const std::int32_t>, 2> contributors;
 };
 
@@ -53,8 +55,9 @@ class StepUpdate {
   // Of the step that comes next, by tensor; `rate_factor` is the schedule's.
   const std::vector<TensorFactors>& find_factors(double rate_factor, const StepDecision& decision);
 
+  // s. A GPU is only waited for at the end, which is apply's.
   struct Times {
-    double direction = 0, pack = 0, apply = 0;  // s
+    double direction = 0, pack = 0, apply = 0;
   };
   // `step` counts from 0. Returns one digest per parameter, in arena order.
   const std::vector<std::uint64_t>& apply(std::int64_t step, const StepDecision& decision,
@@ -71,6 +74,11 @@ class StepUpdate {
   void will_change(const Parameter& parameter, Changing what) const {
     if (before_change_) before_change_(parameter, what);
   }
+  // Where a GPU's pass over the parameter leaves its digest until fetch_digests(); null: it has it
+  // at once.
+  std::uint64_t* later(const Parameter& parameter);
+  void take_digest(const Parameter& parameter, std::uint64_t digest);
+  void fetch_digests();
   void digest_frozen(std::int64_t step);
   bool has_mean(const ParameterState& state, const StepDecision& decision) const;
   Tensor mean_gradient(const ParameterState& state, const StepDecision& decision);
@@ -89,10 +97,16 @@ class StepUpdate {
   std::unique_ptr<Vote> mean_vote_;
   std::array<std::unique_ptr<NewtonSchulz>, 2> newton_schulz_;  // f32, bf16
   Buffer direction_;                                            // scratch of the largest parameter
-  Buffer gradient_;  // of a GPU: the mean gradient in work, scratch of the largest parameter
+  // Of a GPU, once a mean has come to the host: that of the parameter in work.
+  Buffer gradient_;
+  std::size_t largest_mean_bytes_ = 0;
   std::vector<TensorFactors> factors_;
   std::vector<std::int64_t> counts_;  // scratch of find_factors()
   std::vector<std::uint64_t> digests_;
+  Buffer device_digests_;  // of a GPU: by tensor, on the device and on their way to the host
+  PinnedBuffer arrived_digests_;
+  std::vector<std::size_t> awaited_digests_;
+  std::vector<const BallotSegment*> awaited_ballots_;
   std::vector<const Parameter*> frozen_;
   bool frozen_digested_ = false;
   Times times_;

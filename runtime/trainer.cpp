@@ -54,7 +54,7 @@ void prepare_folder(const RunConfig& config, bool resume, Transport& transport, 
 
 // What must be equal on all workers for replicas to stay identical: what replicas compute
 // redundantly includes Newton-Schulz of a mean, whose bits depend on processor and threads.
-std::string starting_state(const RunConfig& config, Device device, DType compute,
+std::string starting_state(const RunConfig& config, Device device, const std::string& compute,
                            std::int64_t threads, const RunData& data,
                            const TrainingState& training) {
   std::string text =
@@ -67,7 +67,7 @@ std::string starting_state(const RunConfig& config, Device device, DType compute
       });
   if (dense_products)
     text += fmt::format("processor {}\ncompute {}\nthreads {}\n", processor_features(device),
-                        to_string(compute), threads);
+                        compute, threads);
   return text;
 }
 
@@ -152,6 +152,7 @@ class Trainer {
     check_data(config_, *architecture_, data_);
     model_ = architecture_->make_model(arena_, device_);
     model_->recompute_layers(config.recompute == RunConfig::Recompute::layer);
+    model_->stream().set_float32_products(float32_products(config.compute));
     memory_plan_ = foretell_memory();
     if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
     load();
@@ -256,9 +257,9 @@ class Trainer {
     training_.members = config_.members;
     training_.threads = thread_count();
     training_.processor = processor_features(device_);
-    training_.compute = to_string(compute_);
+    training_.compute = products();
     require_same_everywhere(
-        starting_state(config_, device_, compute_, thread_count(), data_, training_), transport_,
+        starting_state(config_, device_, products(), thread_count(), data_, training_), transport_,
         deadline());
     data_.require_same_as(training_.data, leads());
     training_.data = data_.training_digest();
@@ -341,13 +342,13 @@ class Trainer {
           "it was saved by {} voters, these are {}: voter i takes the momentum of voter i mod {}",
           before, transport_.size() / config_.members, before);
     if (training_.threads != thread_count() || training_.processor != processor_features(device_) ||
-        training_.compute != to_string(compute_))
+        training_.compute != products())
       log_warning(
           "it was computed with {} threads on {} in {}, now {} on {} in {}: from here on the bits "
           "may differ "
           "from those of an uninterrupted run",
           training_.threads, training_.processor, training_.compute, thread_count(),
-          processor_features(device_), to_string(compute_));
+          processor_features(device_), products());
   }
 
   void start_record() {
@@ -358,7 +359,7 @@ class Trainer {
     facts.version = version();
     facts.model = config_.model_folder;
     facts.processor = processor_features(device_);
-    facts.compute = to_string(compute_);
+    facts.compute = products();
     facts.backend = transport_.name();
     facts.config_toml = to_toml(config_);
     facts.rule = to_string(hidden.rule);
@@ -497,7 +498,7 @@ class Trainer {
     mine.gradient_faults = static_cast<std::int32_t>(outcome.gradient_faults);
     mine.loss_fault = outcome.loss_fault;
     mine.stop = hooks_.should_stop && hooks_.should_stop();
-    mine.compute_seconds = data_seconds + compute_seconds;
+    mine.compute_seconds = data_seconds + compute_seconds + outcome.awaited_seconds;
     mine.stage_seconds = {static_cast<float>(data_seconds),
                           static_cast<float>(model_->times().forward),
                           static_cast<float>(model_->times().backward),
@@ -744,6 +745,7 @@ class Trainer {
   std::string device_reason_;  // empty: as configured
   Device device_;
   DType compute_;
+  std::string products() const { return name_of_products(config_.compute, compute_); }
   std::unique_ptr<Tokenizer> tokenizer_;
   ParameterArena arena_;
   MemberPlan plan_;

@@ -1,5 +1,5 @@
-// Ranks with a GPU each: ballots and verdicts go from GPU to GPU by NCCL, everything else over the
-// transport it stands on.
+// Ranks with a GPU each: ballots, verdicts and means go from GPU to GPU by NCCL, everything else
+// over the transport it stands on.
 //
 // That other transport (MPI, gRPC, threads) also tells NCCL's id, and who is lost where it knows:
 // NCCL says at most that somebody is. After a loss, and after a wait that passed its deadline, the

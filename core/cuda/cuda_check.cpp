@@ -1,5 +1,7 @@
 #include "core/cuda/cuda_check.h"
 
+#include "core/cuda/device_lost.h"
+
 namespace ballot {
 namespace {
 
@@ -8,6 +10,14 @@ bool machine_lacks_it(cudaError_t code) {
          code == cudaErrorInsufficientDriver || code == cudaErrorSystemDriverMismatch ||
          code == cudaErrorSystemNotReady || code == cudaErrorDevicesUnavailable ||
          code == cudaErrorInitializationError || code == cudaErrorNoKernelImageForDevice;
+}
+
+// What the hardware or the driver did, not a call of ours.
+bool device_failed(cudaError_t code) {
+  return code == cudaErrorECCUncorrectable || code == cudaErrorNvlinkUncorrectable ||
+         code == cudaErrorExternalDevice || code == cudaErrorMpsRpcFailure ||
+         code == cudaErrorMpsClientTerminated || code == cudaErrorUnknown ||
+         static_cast<int>(code) == 226;  // cudaErrorContained, which older toolkits have not
 }
 
 bool machine_lacks_it(cublasStatus_t code) {
@@ -24,6 +34,7 @@ void throw_cuda_failure(cudaError_t code, const std::string& asked,
       fmt::format("CUDA cannot {}: {} ({}), {}", asked, cudaGetErrorName(code),
                   static_cast<int>(code), cudaGetErrorString(code));
   if (machine_lacks_it(code)) throw Unavailable("{}", message);
+  if (device_failed(code)) throw DeviceLost("the GPU is lost: " + message);
   throw_logic_error(where, message);
 }
 
@@ -32,6 +43,10 @@ void throw_cublas_failure(cublasStatus_t code, const std::string& asked,
   const std::string message =
       fmt::format("cuBLAS cannot {}: {} ({}), {}", asked, cublasGetStatusName(code),
                   static_cast<int>(code), cublasGetStatusString(code));
+  // cuBLAS does not say that it failed because the GPU has; any call of the runtime does.
+  std::size_t free = 0, all = 0;
+  if (const cudaError_t device = cudaMemGetInfo(&free, &all); device_failed(device))
+    throw_cuda_failure(device, asked, where);
   if (machine_lacks_it(code)) throw Unavailable("{}", message);
   throw_logic_error(where, message);
 }

@@ -1,7 +1,7 @@
 // Turns the codes of the CUDA runtime and cuBLAS into errors: check(call, "copy {} bytes", n).
 //
-// What the machine lacks (memory, a device, a driver) is Unavailable; everything else is
-// LogicError, since a call of ours was wrong or an earlier kernel was: asynchronous failures
+// What the machine lacks (memory, a device, a driver) is Unavailable, what its GPU did DeviceLost;
+// else LogicError: a call of ours was wrong or an earlier kernel was. Asynchronous failures
 // surface at the next call that waits. Messages name what was asked, the code and its text.
 #pragma once
 

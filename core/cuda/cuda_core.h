@@ -46,6 +46,7 @@ struct CudaCore {
   virtual void release_event(void* event) noexcept = 0;
   virtual void record(void* event, Stream& stream) = 0;
   virtual bool is_done(void* event) = 0;
+  virtual void wait(void* event) = 0;
   virtual void hold(Stream& stream, void* event) = 0;
 
   // From and to where the names say. Copies from and to pageable host memory wait for their end;

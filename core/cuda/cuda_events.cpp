@@ -33,6 +33,10 @@ bool PluginCore::is_done(void* event) {
   return true;
 }
 
+void PluginCore::wait(void* event) {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(event)), "wait for an event");
+}
+
 void PluginCore::hold(Stream& stream, void* event) {
   check(cudaStreamWaitEvent(stream_of(stream), static_cast<cudaEvent_t>(event), 0),
         "make a stream of {} wait for an event", to_string(stream.device()));

@@ -35,6 +35,7 @@ class PluginCore final : public CudaCore {
   void release_event(void* event) noexcept override;
   void record(void* event, Stream& stream) override;
   bool is_done(void* event) override;
+  void wait(void* event) override;
   void hold(Stream& stream, void* event) override;
 
   void copy_to_device(std::byte* to, const std::byte* from, std::size_t bytes,

@@ -14,6 +14,7 @@ CudaCore& cuda_core() {
 CudaModelOps& cuda_model_ops();
 CudaOptim& cuda_optim();
 CudaVote& cuda_vote();
+CudaMean& cuda_mean();
 CudaNccl& cuda_nccl();
 
 }  // namespace ballot
@@ -21,8 +22,8 @@ CudaNccl& cuda_nccl();
 extern "C" __attribute__((visibility("default"))) const ballot::CudaBackend* ballot_cuda_backend(
     std::uint32_t abi) {
   if (abi != ballot::kCudaBackendAbi) return nullptr;
-  static const ballot::CudaBackend backend{&ballot::cuda_core(), &ballot::cuda_model_ops(),
+  static const ballot::CudaBackend backend{&ballot::cuda_core(),  &ballot::cuda_model_ops(),
                                            &ballot::cuda_optim(), &ballot::cuda_vote(),
-                                           &ballot::cuda_nccl()};
+                                           &ballot::cuda_mean(),  &ballot::cuda_nccl()};
   return &backend;
 }

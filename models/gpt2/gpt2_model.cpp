@@ -291,7 +291,7 @@ class Gpt2 final : public Model {
     for (const Parameter& p : arena_->parameters()) {
       if (p.shape.frozen) continue;
       clear(p);
-      sink.ready(p);
+      sink.ready(p, stream_);
     }
   }
 
@@ -299,7 +299,7 @@ class Gpt2 final : public Model {
   void ready(const Parameter& parameter, GradientSink* sink) {
     times_.backward += watch_.lap();
     if (sink == nullptr || parameter.shape.frozen) return;
-    sink->ready(parameter);
+    sink->ready(parameter, stream_);
     watch_.lap();
   }
 

@@ -270,19 +270,17 @@ class Llama final : public Model {
     for (const Parameter& p : arena_->parameters()) {
       if (p.shape.frozen) continue;
       clear(p);
-      stream_.synchronize();
-      if (&p != weights_.table) sink.ready(p);
+      if (&p != weights_.table) sink.ready(p, stream_);
     }
-    if (!weights_.table->shape.frozen) sink.ready(*weights_.table);
+    if (!weights_.table->shape.frozen) sink.ready(*weights_.table, stream_);
   }
 
   // Time up to here is backward's; the sink's own is nobody's.
   void ready(std::span<const Parameter* const> parameters, GradientSink* sink) {
-    if (sink != nullptr) stream_.synchronize();  // the sink reads them on a stream of its own
     times_.backward += watch_.lap();
     if (sink == nullptr) return;
     for (const Parameter* p : parameters)
-      if (!p->shape.frozen) sink->ready(*p);
+      if (!p->shape.frozen) sink->ready(*p, stream_);
     watch_.lap();
   }
 

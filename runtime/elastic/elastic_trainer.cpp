@@ -253,7 +253,7 @@ class ElasticRecord {
     facts.version = version();
     facts.model = config_.model_folder;
     facts.processor = processor_features(replica_.arena().device());
-    facts.compute = to_string(replica_.compute());
+    facts.compute = replica_.products();
     facts.backend = "elastic";
     facts.config_toml = to_toml(config_);
     facts.rule = to_string(hidden.rule);

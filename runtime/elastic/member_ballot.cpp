@@ -26,7 +26,7 @@ MemberBallotMaker::MemberBallotMaker(OptimizerState& state, const StepLayout& la
     bits_ = std::make_unique<Ballot>(layout.voted());
     voted_ = std::make_unique<VoterMembers>(
         plan, state, layout, *bits_, members,
-        [this](ParameterState& s, bool usable) { caster_.cast(s, usable, *bits_); },
+        [this](ParameterState& s, bool usable) { caster_.cast_now(s, usable, *bits_); },
         [](std::size_t) {}, Deadline::in(patience),
         [this](ParameterState& s, const Tensor& gradient, bool usable, GramSum& parts) {
           caster_.cast_part(s, gradient, usable, parts, *bits_);
@@ -58,7 +58,7 @@ void MemberBallotMaker::begin(std::int64_t step, int voter, VoterBallot& ballot,
   if (mean_) mean_->begin(step);
 }
 
-void MemberBallotMaker::ready(const Parameter& parameter) {
+void MemberBallotMaker::ready(const Parameter& parameter, Stream&) {
   ++ready_count_;
   ParameterState& state = state_.of(parameter);
   const bool finite = usable() && scan_gradient(parameter.gradient, {}, stream_).finite;
@@ -85,7 +85,8 @@ void MemberBallotMaker::finish(const Loss& loss) {
     }
   }
   if (mean_) mean_->reduce(deadline);
-  // The first member speaks for the voter.
+  // The first member speaks for the voter. Whose gradients were no numbers is counted already.
+  const std::int64_t faults = ballot_->gradient_faults;
   const std::size_t told = members_.rank() == 0 ? averaged_.size() : 0;
   for (const Averaged& a : std::span(averaged_).first(told)) {
     const bool counts = mean_->contributors()[a.segment] > 0;
@@ -95,8 +96,10 @@ void MemberBallotMaker::finish(const Loss& loss) {
       std::ranges::copy(
           mean_->values().subspan(static_cast<std::size_t>(a.offset), gradient.size()),
           gradient.begin());
-    contribute(*a.state, counts);
+    caster_.contribute(*a.state, stream_, counts, ballot_->means[layout_.place(*a.state).wire]);
   }
+  take_made(true);
+  ballot_->gradient_faults = faults;
   BallotMaker::finish(loss);
 }
 

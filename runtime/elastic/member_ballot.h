@@ -27,7 +27,7 @@ class MemberBallotMaker final : public BallotMaker {
   ~MemberBallotMaker() override;
 
   void begin(std::int64_t step, int voter, VoterBallot& ballot, bool counts = true) override;
-  void ready(const Parameter& parameter) override;
+  void ready(const Parameter& parameter, Stream& stream) override;
   void finish(const Loss& loss) override;
   // What this member sent inside its voter so far.
   std::uint64_t bytes_sent() const override;

@@ -135,6 +135,7 @@ Replica::Replica(const RunConfig& config, const TrainingHooks& hooks, Transport*
     throw ConfigError("an elastic run needs a journal, and this one can keep none: {}", reason);
   check_data(config_, *architecture_, data_);
   model_ = architecture_->make_model(arena_, device_);
+  model_->stream().set_float32_products(float32_products(config.compute));
   model_->recompute_layers(config.recompute == RunConfig::Recompute::layer);
   if (hooks.wrap_model) model_ = hooks.wrap_model(std::move(model_), arena_);
   if (is_first_member() && hooks.local_rank == 0) log_info("{}", data_.description(*tokenizer_));
@@ -379,7 +380,7 @@ void Replica::begin_checkpoint_here(const CheckpointShare& voter, CheckpointWrit
   training.members = plan_.members;
   training.threads = thread_count();
   training.processor = processor_features(arena_.device());
-  training.compute = to_string(compute_);
+  training.compute = products();
   writer.begin(share, training, digests_, arena_, state_,
                {config_.output_folder, config_.model_folder});
 }

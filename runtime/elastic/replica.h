@@ -106,7 +106,7 @@ class Replica {
   const OptimizerState& state() const { return state_; }
   OptimizerState& state() { return state_; }
   const StepLayout& layout() const { return layout_; }
-  DType compute() const { return compute_; }
+  std::string products() const { return name_of_products(config_.compute, compute_); }
   const MemberPlan& plan() const { return plan_; }
 
  private:

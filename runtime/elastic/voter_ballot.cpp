@@ -1,5 +1,6 @@
 #include "runtime/elastic/voter_ballot.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -11,6 +12,17 @@ namespace {
 
 std::int64_t blocks_of(const BallotChunk& chunk) {
   return chunk.last_block - chunk.first_block;
+}
+
+Device device_of(const OptimizerState& state) {
+  return state.states().empty() ? Device{} : state.states().front().parameter->value.device;
+}
+
+void take_over(const BallotSegment& segment, const Ballot& from, Ballot& to) {
+  copy_bits(from.bits().words(), segment.offset, to.bits().words(), segment.offset,
+            segment.extent());
+  copy_bits(from.abstentions().words(), segment.first_block, to.abstentions().words(),
+            segment.first_block, segment.blocks());
 }
 
 }  // namespace
@@ -63,7 +75,11 @@ bool has_sizes_of(const BallotData& part, const StepLayout& layout, int chunk, i
 }
 
 BallotMaker::BallotMaker(OptimizerState& state, const StepLayout& layout, std::uint64_t seed)
-    : state_(state), layout_(layout), caster_(state, layout, seed) {}
+    : state_(state), layout_(layout), caster_(state, layout, seed) {
+  const Device device = device_of(state);
+  if (device.kind == Device::Kind::cuda && !layout.voted().segments().empty())
+    cast_from_gpu_ = std::make_unique<Ballot>(layout.voted(), device);
+}
 
 void BallotMaker::begin(std::int64_t step, int voter, VoterBallot& ballot, bool counts) {
   step_ = step;
@@ -79,33 +95,40 @@ void BallotMaker::loss_known(double mean_loss) {
   ballot_->loss_fault = !std::isfinite(mean_loss);
 }
 
-void BallotMaker::ready(const Parameter& parameter) {
+void BallotMaker::ready(const Parameter& parameter, Stream& stream) {
   ++ready_count_;
   ParameterState& state = state_.of(parameter);
-  const bool finite = state.group->reduce == Reduce::vote
-                          ? caster_.cast(state, usable(), *ballot_->bits)
-                          : contribute(state, usable());
-  ballot_->gradient_faults += !finite;
+  if (state.group->reduce == Reduce::vote)
+    caster_.cast(state, stream, usable(), target());
+  else
+    caster_.contribute(state, stream, usable(), ballot_->means[layout_.place(state).wire]);
+  take_made(false);
 }
 
-bool BallotMaker::contribute(const ParameterState& state, bool usable) {
-  const StepLayout::Place& place = layout_.place(state);
-  std::vector<float>& values = ballot_->means[place.wire];
-  const BallotCaster::Contribution made = caster_.contribute(state, usable, values);
-  ballot_->contributes[place.wire][static_cast<std::size_t>(place.mean_segment)] = made.counts;
-  if (!made.counts || place.wire != 1) return made.finite;
-  // As it would travel: rounded before anything is added.
-  const std::int64_t end = place.mean_offset + state.parameter->extent();
-  for (std::int64_t i = place.mean_offset; i < end; ++i) {
-    float& value = values[static_cast<std::size_t>(i)];
-    value = to_float(to_bfloat16(value));
+void BallotMaker::take_made(bool wait) {
+  while (const auto made = caster_.next(wait)) {
+    ballot_->gradient_faults += !made->finite;
+    const StepLayout::Place& place = layout_.place(*made->state);
+    if (made->state->group->reduce == Reduce::vote) {
+      if (cast_from_gpu_) take_over(layout_.segment(*made->state), *cast_from_gpu_, *ballot_->bits);
+      continue;
+    }
+    ballot_->contributes[place.wire][static_cast<std::size_t>(place.mean_segment)] = made->counts;
+    const std::span<float> values =
+        std::span(ballot_->means[place.wire])
+            .subspan(static_cast<std::size_t>(place.mean_offset),
+                     static_cast<std::size_t>(made->state->parameter->extent()));
+    if (!made->counts)
+      std::ranges::fill(values, 0.0f);  // a GPU's have come before anybody knew
+    else if (place.wire == 1)           // as they would travel: rounded before anything is added
+      for (float& value : values) value = to_float(to_bfloat16(value));
   }
-  return made.finite;
 }
 
 void BallotMaker::finish(const Loss& loss) {
   require(ready_count_ == state_.states().size(), "step {}: {} of {} gradients were reported",
           step_, ready_count_, state_.states().size());
+  take_made(true);
   ballot_->loss = loss;
   ballot_ = nullptr;
 }

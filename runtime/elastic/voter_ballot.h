@@ -41,7 +41,7 @@ class BallotMaker : public GradientSink {
   // that do not count are as if they were not finite, but are no fault.
   virtual void begin(std::int64_t step, int voter, VoterBallot& ballot, bool counts = true);
   void loss_known(double mean_loss) override;
-  void ready(const Parameter& parameter) override;
+  void ready(const Parameter& parameter, Stream& stream) override;
   // After differentiate(): LogicError where a gradient was not reported.
   virtual void finish(const Loss& loss);
   void before_change(BeforeChange call) { caster_.before_change(std::move(call)); }
@@ -50,12 +50,15 @@ class BallotMaker : public GradientSink {
 
  protected:
   bool usable() const { return counts_ && !ballot_->loss_fault; }
-  // The voter's part in a mean; whether its gradient was finite.
-  bool contribute(const ParameterState& state, bool usable);
+  // Where tensors are cast to: a GPU needs memory of its own, which is not made anew in each step.
+  Ballot& target() { return cast_from_gpu_ ? *cast_from_gpu_ : *ballot_->bits; }
+  // Takes up what has come of the tensors cast so far, or with `wait` what is to come.
+  void take_made(bool wait);
 
   OptimizerState& state_;
   const StepLayout& layout_;
   BallotCaster caster_;
+  std::unique_ptr<Ballot> cast_from_gpu_;
   VoterBallot* ballot_ = nullptr;
   std::int64_t step_ = 0;
   std::size_t ready_count_ = 0;

@@ -345,7 +345,7 @@ void time_passes(Table& table, const LlamaConfig& c, std::int64_t n, Stream& str
 void time_model(const char* name, const LlamaConfig& c, std::int64_t sequences, std::int64_t length,
                 int steps) {
   struct NoSink : GradientSink {
-    void ready(const Parameter&) override {}
+    void ready(const Parameter&, Stream&) override {}
   } sink;
   const ParameterArena arena(llama_parameter_shapes(c), DType::bf16, cuda_device());
   initialize_llama(c, arena, 1);

@@ -101,7 +101,7 @@ void verify(Device device, std::int64_t elements) {
 
   const BallotLayout layout = layout_of(elements);
   const BallotSegment& s = layout.segments()[0];
-  Ballot ballot(layout), gpu_ballot(layout);
+  Ballot ballot(layout), gpu_ballot(layout, gpu_u.view().device);
   for (const double below : {0.0, 1.5}) {
     const CastOptions options{.seed = 1, .step = 2, .voter = 3, .abstain_below = below};
     const bool counted = cast_ballot(u, s, options, {}, ballot, cpu) ==
@@ -266,10 +266,10 @@ void time_elements(Device device, std::int64_t elements, std::span<const float> 
          time_of(stream, [&] { optim.square_sum(p.gradient, sums, sums + 1, nullptr, stream); }));
   const MomentumWeights weights{0.98f, 0.02f, 0.05f, 0.95f, false};
   report("momentum f32, direction", elements, 16 * n, time_of(stream, [&] {
-           optim.absorb(weights, rows * kCols, g, matrix(momentum, DType::f32), u, stream);
+           optim.absorb(weights, rows * kCols, g, matrix(momentum, DType::f32), u, nullptr, stream);
          }));
   report("momentum bf16, direction", elements, 12 * n, time_of(stream, [&] {
-           optim.absorb(weights, rows * kCols, g, matrix(rounded, DType::bf16), u, stream);
+           optim.absorb(weights, rows * kCols, g, matrix(rounded, DType::bf16), u, nullptr, stream);
          }));
   report("scale f32 -> bf16", elements, 6 * n, time_of(stream, [&] {
            optim.normalize(p.gradient, matrix(rounded, DType::bf16), sums,
@@ -287,6 +287,7 @@ void time_elements(Device device, std::int64_t elements, std::span<const float> 
                        .coin_stream = 1,
                        .threshold = nullptr,
                        .silent_rows = nullptr,
+                       .gate = nullptr,
                        .bits = bits.as<std::uint64_t>(),
                        .abstentions = blocks.as<std::uint64_t>()};
   report("pack signs", elements, 4.125 * n,
@@ -321,7 +322,7 @@ void time_elements(Device device, std::int64_t elements, std::span<const float> 
 
   // What a step waits for: the same with the copies to and from the host's ballot and verdict.
   const BallotLayout layout = layout_of(elements);
-  Ballot ballot(layout);
+  Ballot ballot(layout, device);
   report("cast_ballot(), to the host", elements, 4.125 * n, time_of(stream, [&] {
            cast_ballot(p.gradient, layout.segments()[0], {}, {}, ballot, stream);
          }));

@@ -1,6 +1,8 @@
-ballot_cuda_test(collectives_vote_cuda_test vote_cuda_test.cpp LINK ballot_collectives)
+ballot_cuda_test(collectives_vote_cuda_test vote_cuda_test.cpp LINK ballot_collectives ORDERS random:1 lazy)
 # Ranks are threads, each with a GPU of its own.
 ballot_cuda_test(collectives_nccl_test nccl_test.cpp LINK ballot_collectives
+  ENVIRONMENT BALLOT_STAND_IN_DEVICES=5 ORDERS random:1 eager lazy random:2)
+ballot_cuda_test(collectives_device_mean_test device_mean_test.cpp LINK ballot_collectives
   ENVIRONMENT BALLOT_STAND_IN_DEVICES=5 ORDERS random:1 eager lazy random:2)
 if(BALLOT_CUDA AND BALLOT_NCCL_HEADERS)
   find_library(BALLOT_NCCL_LIBRARY libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR})

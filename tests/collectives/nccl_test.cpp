@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "collectives/cuda_nccl.h"
 #include "collectives/transport/loopback_transport.h"
 #include "collectives/transport/nccl_transport.h"
 #include "collectives/vote.h"
@@ -123,6 +124,12 @@ TEST(NcclVote, ARankThatNeverVotesIsWaitedForUntilTheDeadline) {
     }
     transport.barrier(test::soon());
   });
+}
+
+// NCCL's own waiting has no deadline: ours must not be inside of it.
+TEST(NcclTransport, JoiningOneThatDoesNotJoinIsATimeout) {
+  const NcclId id = cuda_nccl().make_id();
+  EXPECT_THROW(cuda_nccl().join(id, 0, 2, gpu(0), Deadline::in(200ms), {}), Timeout);
 }
 
 TEST(NcclTransport, ARankThatDoesNotComeIsATimeout) {

@@ -62,7 +62,7 @@ TEST(CastOnGpu, EqualsTheCpuInEveryShape) {
   Stream stream(test::cuda_device());
   std::mt19937_64 random(3);
   const BallotLayout layout = all_shapes();
-  Ballot gpu(layout), cpu(layout);
+  Ballot gpu(layout, test::cuda_device()), cpu(layout);
   for (int trial = 0; trial < 6; ++trial)
     for (const BallotSegment& s : layout.segments()) {
       const CastOptions options{.seed = random(),
@@ -84,7 +84,7 @@ TEST(CastOnGpu, EqualsTheCpuOnRandomLayouts) {
   std::mt19937_64 random(17);
   for (int trial = 0; trial < 8; ++trial) {
     const BallotLayout layout = test::random_layout(random);
-    Ballot gpu(layout), cpu(layout);
+    Ballot gpu(layout, test::cuda_device()), cpu(layout);
     for (const BallotSegment& s : layout.segments()) {
       const auto x = random_direction(s, 0.3, random);
       const CastOptions options{.seed = 5, .step = trial, .voter = 1};
@@ -106,7 +106,7 @@ TEST(CastOnGpu, ZerosTinyAndEndlessNumbersAndNansVoteAsOnTheCpu) {
       std::vector<float> x(static_cast<std::size_t>(s.extent()), -0.0f);
       x[64] = x[191] = x[192 * 5] = special;
       x[192 * 7 + 3] = -1.5f;
-      Ballot gpu(layout), cpu(layout);
+      Ballot gpu(layout, test::cuda_device()), cpu(layout);
       const CastOptions options{.seed = 4, .abstain_below = below};
       EXPECT_EQ(cast_on_gpu(x, s, options, {}, gpu, stream), test::cast(x, s, options, {}, cpu))
           << special << " below " << below;
@@ -118,7 +118,7 @@ TEST(CastOnGpu, OverwritesItsSegmentAndNoNeighbour) {
   Stream stream(test::cuda_device());
   const BallotLayout layout = test::make_layout({{3, 64}, {5, 64}, {3, 64}});
   const std::vector<float> negative(512, -1.0f), zeros(512, 0.0f);
-  Ballot ballot(layout);
+  Ballot ballot(layout, test::cuda_device());
   const auto& segments = layout.segments();
   cast_on_gpu(negative, segments[0], {}, {}, ballot, stream);
   cast_on_gpu(zeros, segments[2], {}, {}, ballot, stream);
@@ -213,6 +213,29 @@ TEST(TallyOnGpu, EveryChunkOfRandomLayouts) {
       expect_tallied_alike(layout, chunk, 4 + trial, test::Mood::random, Ties::hold, random);
     }
   }
+}
+
+// A tally that is told of other ballots meanwhile still counts those that it was given.
+TEST(TallyOnGpu, CountsTheBallotsThatItWasGiven) {
+  Stream stream(test::cuda_device());
+  const BallotLayout layout = test::make_layout({{2, 64}});
+  const BallotChunk chunk = layout.chunk(0, 1);
+  const auto words = static_cast<std::size_t>(chunk.word_count());
+  const std::uint64_t all = ~std::uint64_t{0};
+  const DeviceArray<std::uint64_t> zeros(std::vector<std::uint64_t>(words, 0)),
+      ones(std::vector<std::uint64_t>(words, all)), nobody(std::vector<std::uint64_t>(words, 0));
+  const DeviceArray<std::uint64_t> first(words), second(words), blocks(words);
+  DeviceTally tally(layout, chunk, 1, test::cuda_device());
+  const TallyOptions options{.seed = 1};
+  const auto count = [&](const DeviceArray<std::uint64_t>& ballot,
+                         const DeviceArray<std::uint64_t>& verdict) {
+    tally.count(std::vector{BallotPart{ballot.data(), nobody.data()}}, options,
+                {verdict.data(), blocks.data(), nullptr}, stream);
+  };
+  count(ones, first);
+  count(zeros, second);
+  EXPECT_EQ(first.read(stream)[1], all);
+  EXPECT_EQ(second.read(stream)[1], 0u);
 }
 
 // Several thread blocks, and enough words that agreement is sampled in more than one of them.

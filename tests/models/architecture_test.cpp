@@ -26,7 +26,7 @@ constexpr ModelSize kSmall = {.hidden = 32,
 
 struct NoSink final : GradientSink {
   int count = 0;
-  void ready(const Parameter&) override { ++count; }
+  void ready(const Parameter&, Stream&) override { ++count; }
 };
 
 class Families : public testing::TestWithParam<std::string> {};

@@ -428,7 +428,7 @@ TEST(LlamaMemory, GrowsLinearlyWithTheLengthAndHoldsNoLogitsOfABatch) {
 
 TEST_F(LlamaBatches, TheSinksTimeIsNobodys) {
   struct SlowSink : GradientSink {
-    void ready(const Parameter&) override {
+    void ready(const Parameter&, Stream&) override {
       const Stopwatch watch;
       while (watch.elapsed() < 0.01) continue;
     }

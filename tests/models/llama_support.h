@@ -107,7 +107,7 @@ inline reference::Parameters<Complex> to_complex(const reference::Parameters<dou
 struct RecordingSink : GradientSink {
   std::vector<std::string> names;
   reference::Parameters<double> gradients;
-  void ready(const Parameter& parameter) override {
+  void ready(const Parameter& parameter, Stream&) override {
     names.push_back(parameter.shape.name);
     gradients[parameter.shape.name] = unpadded(parameter.gradient);
   }

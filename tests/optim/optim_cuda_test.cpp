@@ -11,7 +11,6 @@
 #include "collectives/transport/loopback_transport.h"
 #include "core/error.h"
 #include "core/hash.h"
-#include "optim/contribution.h"
 #include "optim/cuda_optim.h"
 #include "optim/direction.h"
 #include "optim/member_gram_sum.h"
@@ -99,6 +98,77 @@ TEST(DirectionOnGpu, HasTheBitsOfTheCpuUnderEveryRule) {
       }
 }
 
+TEST(DirectionOnGpu, MovesNoMomentumWhereTheGateIsNotFinite) {
+  Stream stream(test::cuda_device());
+  const ParameterGroup group = default_group(Rule::lion);
+  PaddedMatrix g(5, 700), m(5, 700), u(5, 700);
+  fill_mixed(g, 9);
+  fill_mixed(m, 10);
+  const Mirror gpu_g(g), gpu_m(m), gpu_u(u);
+  const std::vector<std::byte> before = bytes_of(m), nothing = bytes_of(u);
+  const double infinity = std::numeric_limits<double>::infinity();
+  const test::DeviceArray<double> gates(std::vector<double>{std::nan(""), infinity, -infinity, 2});
+  for (int shut = 0; shut < 3; ++shut) {
+    find_direction(group, gpu_g, gpu_m, gpu_u, nullptr, stream, gates.data() + shut);
+    EXPECT_EQ(gpu_m.bytes(stream), before);
+    EXPECT_EQ(gpu_u.bytes(stream), nothing);
+  }
+  find_direction(group, gpu_g, gpu_m, gpu_u, nullptr, stream, gates.data() + 3);
+  find_direction(group, g, m, u, nullptr, cpu);
+  EXPECT_EQ(gpu_m.bytes(stream), bytes_of(m));
+  EXPECT_EQ(gpu_u.bytes(stream), bytes_of(u));
+}
+
+// One pass for what absorb() and square_sum() do.
+TEST(DirectionOnGpu, SumsItsSquaresInTheSamePassToTheSameBits) {
+  Stream stream(test::cuda_device());
+  for (const Shape shape : kShapes)
+    for (const DType type : {DType::f32, DType::bf16})
+      for (const bool old_momentum : {false, true}) {
+        PaddedMatrix g(shape.rows, shape.cols), u(shape.rows, shape.cols);
+        const PaddedMatrix m(shape.rows, shape.cols, type);
+        fill_mixed(g, 41, 1e-2);
+        const Mirror gpu_g(g), gpu_u(u), twice_u(u);
+        const Mirror gpu_m(m), twice_m(m);
+        const MomentumWeights weights{0.98f, 0.02f, 0.1f, 0.9f, old_momentum};
+        const auto rows = static_cast<std::size_t>(shape.rows);
+        const test::DeviceArray<double> sums(rows + 1), twice_sums(rows + 1);
+        const std::int64_t extent = (shape.rows - 1) * u.view().stride[0] + shape.cols;
+        for (int step = 0; step < 2; ++step) {
+          cuda_optim().absorb_and_sum(weights, gpu_g, gpu_m, gpu_u, nullptr, sums.data(),
+                                      sums.data() + 1, stream);
+          cuda_optim().absorb(weights, extent, gpu_g.view().f32(), twice_m, twice_u.view().f32(),
+                              nullptr, stream);
+          cuda_optim().square_sum(twice_u, twice_sums.data(), twice_sums.data() + 1, nullptr,
+                                  stream);
+        }
+        EXPECT_EQ(gpu_u.bytes(stream), twice_u.bytes(stream)) << shape.rows << "x" << shape.cols;
+        EXPECT_EQ(gpu_m.bytes(stream), twice_m.bytes(stream)) << shape.rows << "x" << shape.cols;
+        EXPECT_EQ(sums.read(stream), twice_sums.read(stream)) << shape.rows << "x" << shape.cols;
+      }
+}
+
+TEST(DirectionOnGpu, LeavesWhatLiesBehindItAsItWas) {
+  Stream stream(test::cuda_device());
+  for (const DType type : {DType::f32, DType::bf16})
+    for (std::int64_t cols = 1; cols <= 17; ++cols) {
+      ParameterGroup group = default_group(Rule::lion);
+      group.newton_schulz = false;
+      const std::vector<float> ones(static_cast<std::size_t>(cols + 1), 1.0f);
+      const test::DeviceTensor g(DType::f32, {1, cols + 1}, ones), m(type, {1, cols + 1}, ones),
+          u(DType::f32, {1, cols + 1}, ones);
+      Tensor g_part = g.view(), m_part = m.view(), u_part = u.view();
+      for (Tensor* part : {&g_part, &m_part, &u_part}) part->extent[1] = cols;
+      fill_zero(g_part.data, static_cast<std::size_t>(cols + 1) * sizeof(float), stream);
+      find_direction(group, g_part, m_part, u_part, nullptr, stream);
+      for (const test::DeviceTensor* written : {&m, &u}) {
+        const std::vector<float> values = written->read(stream);
+        EXPECT_NE(values[0], 1.0f);
+        EXPECT_EQ(values.back(), 1.0f) << "behind " << cols << " of " << to_string(type);
+      }
+    }
+}
+
 TEST(DirectionOnGpu, TensorsOfTwoDevicesAreRefused) {
   Stream stream(test::cuda_device());
   PaddedMatrix x(2, 70);
@@ -107,19 +177,6 @@ TEST(DirectionOnGpu, TensorsOfTwoDevicesAreRefused) {
   EXPECT_THROW(find_direction(group, gpu, x, gpu, nullptr, stream), LogicError);
   NewtonSchulz of_the_cpu(2, 140, DType::f32);
   EXPECT_THROW(of_the_cpu.orthogonalize(gpu, 5, stream), LogicError);
-}
-
-TEST(ContributionOnGpu, IsScaledAsOnTheCpu) {
-  Stream stream(test::cuda_device());
-  PaddedMatrix g(7, 100);
-  fill_mixed(g, 9);
-  const Mirror gpu(g);
-  for (const float scale : {1.0f, 0.37f}) {
-    std::vector<float> expected(7 * 128), found(7 * 128, -1.0f);
-    copy_scaled(g, scale, expected, cpu);
-    copy_scaled(gpu, scale, found, stream);
-    EXPECT_EQ(std::memcmp(found.data(), expected.data(), expected.size() * sizeof(float)), 0);
-  }
 }
 
 // ---- replicated updates ----
@@ -254,6 +311,35 @@ TEST(UpdateOnGpu, AdamwHasTheBitsOfTheCpuForManySteps) {
   }
 }
 
+TEST(UpdateOnGpu, DigestsThatAreFetchedLaterAreTheSame) {
+  Stream stream(test::cuda_device());
+  const ParameterGroup group = default_group(Rule::adamw);
+  const Pair pair(33, 1000, DType::bf16);
+  PaddedMatrix g(33, 1000), m(33, 1000), v(33, 1000);
+  fill_mixed(g, 3);
+  const Mirror gpu_g(g), gpu_m(m), gpu_v(v);
+  const RateFactors factors{1e-4f, 3e-3f};
+  const Verdict verdict = random_verdict(pair, true, 5);
+  const AdamCorrections corrections = adam_corrections(group, 1, factors.step);
+  const test::DeviceArray<std::uint64_t> later(std::vector<std::uint64_t>(4));
+  const std::vector<std::uint64_t> at_once = {
+      apply_verdict(verdict, pair.segment, factors, pair.on_cpu, cpu),
+      apply_direction(g, factors, pair.on_cpu, cpu),
+      apply_adamw(group, g, corrections, 1e-4f, m, v, pair.on_cpu, cpu),
+      apply_decay(factors, pair.on_cpu, cpu)};
+  std::uint64_t* const digests = later.data();
+  EXPECT_EQ(apply_verdict(verdict, pair.segment, factors, pair.on_gpu, stream, digests), 0u);
+  EXPECT_EQ(apply_direction(gpu_g, factors, pair.on_gpu, stream, digests + 1), 0u);
+  EXPECT_EQ(
+      apply_adamw(group, gpu_g, corrections, 1e-4f, gpu_m, gpu_v, pair.on_gpu, stream, digests + 2),
+      0u);
+  EXPECT_EQ(apply_decay(factors, pair.on_gpu, stream, digests + 3), 0u);
+  EXPECT_EQ(later.read(stream), at_once);
+  EXPECT_TRUE(pair.agree(stream));
+  EXPECT_THROW(apply_verdict(verdict, pair.segment, factors, pair.on_cpu, cpu, digests),
+               LogicError);
+}
+
 // ---- Newton-Schulz ----
 
 TEST(NewtonSchulzOnGpu, ScalesToTheBitsOfTheCpu) {
@@ -285,6 +371,21 @@ TEST(NewtonSchulzOnGpu, ScalesToTheBitsOfTheCpu) {
       stream.synchronize();
       copy_bytes(found.data(), {}, y.view().data, y.view().device, found.size(), stream);
       EXPECT_EQ(found, expected) << shape.rows << "x" << shape.cols << " " << to_string(type);
+    }
+}
+
+TEST(NewtonSchulzOnGpu, ScalesRowsOfAnyStride) {
+  Stream stream(test::cuda_device());
+  const std::vector<double> values = random_normal(3 * 16, 32);
+  const std::vector<float> x(values.begin(), values.end());
+  for (const std::int64_t padding : {0, 1, 4, 8})
+    for (const DType type : {DType::f32, DType::bf16}) {
+      const test::DeviceTensor from(DType::f32, {3, 16}, x, padding), to(type, {3, 16});
+      cuda_optim().scale(from, to, 0.5f, stream);
+      std::vector<float> expected;
+      for (const float value : x)
+        expected.push_back(type == DType::f32 ? 0.5f * value : to_float(to_bfloat16(0.5f * value)));
+      EXPECT_EQ(to.read(stream), expected) << padding << " " << to_string(type);
     }
 }
 

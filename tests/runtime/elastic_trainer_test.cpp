@@ -149,10 +149,10 @@ class InvertedModel : public ModelAround {
   Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
     struct Invert : GradientSink {
       void loss_known(double loss) override { next->loss_known(loss); }
-      void ready(const Parameter& p) override {
+      void ready(const Parameter& p, Stream& stream) override {
         float* const gradient = p.gradient.f32();
         for (std::int64_t i = 0; i < p.extent(); ++i) gradient[i] = -gradient[i];
-        next->ready(p);
+        next->ready(p, stream);
       }
       GradientSink* next = nullptr;
     } invert;

@@ -396,10 +396,10 @@ TEST(JournalReplay, AStepWithoutContributorsIsReplayedAsSuch) {
     Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
       struct Sink final : GradientSink {
         void loss_known(double loss) override { next->loss_known(loss); }
-        void ready(const Parameter& p) override {
+        void ready(const Parameter& p, Stream& stream) override {
           if (bad && p.shape.name == "model.norm.weight")
             p.gradient.f32()[3] = std::numeric_limits<float>::infinity();
-          next->ready(p);
+          next->ready(p, stream);
         }
         GradientSink* next = nullptr;
         bool bad = false;

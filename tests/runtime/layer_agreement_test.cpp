@@ -199,10 +199,10 @@ class BadLayer : public ModelAround {
   Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
     struct Invert : GradientSink {
       void loss_known(double loss) override { next->loss_known(loss); }
-      void ready(const Parameter& p) override {
+      void ready(const Parameter& p, Stream& stream) override {
         if (layer_of(p.shape.name) == *layer)
           for (float *x = p.gradient.f32(), *end = x + p.extent(); x != end; ++x) *x = -*x;
-        next->ready(p);
+        next->ready(p, stream);
       }
       GradientSink* next = nullptr;
       const std::string* layer = nullptr;

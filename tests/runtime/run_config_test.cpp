@@ -73,6 +73,16 @@ TEST(RunConfig, ResolvedFileReadsBackAsTheSame) {
   EXPECT_EQ(to_toml(parse_run_config(text, "resolved.toml", {})), text);
 }
 
+TEST(RunConfig, ProductsInTf32AreOfAGpu) {
+  EXPECT_THAT(problems_of("", {"train.compute=\"tf32\"", "train.device=\"cpu\""}),
+              HasSubstr("train.compute = \"tf32\": only a GPU has such products"));
+  EXPECT_THROW(resolve_compute(Compute::tf32, Device{}), Unavailable);
+  const Device gpu{Device::Kind::cuda, 0};
+  EXPECT_EQ(resolve_compute(Compute::tf32, gpu), DType::f32);
+  EXPECT_STREQ(name_of_products(Compute::tf32, DType::f32), "tf32");
+  EXPECT_STREQ(name_of_products(Compute::automatic, DType::bf16), "bf16");
+}
+
 TEST(RunConfig, EveryMistakeIsReportedAtOnceWithItsLine) {
   const std::string problems = problems_of(
       "[train]\nsteps = \"many\"\nbach = 4\n[optimizer]\npreset = \"adamx\"\n[vote]\nties = "

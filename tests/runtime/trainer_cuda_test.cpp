@@ -25,7 +25,7 @@ class TrainerOnCuda : public testing::Test {
                 const std::string& device = "cuda") const {
     settings.push_back("train.device=\"" + device + "\"");
     settings.push_back("train.steps=4");
-    settings.push_back("train.compute=\"f32\"");
+    settings.insert(settings.begin(), "train.compute=\"f32\"");
     settings.push_back("train.validation_windows=2");
     return tiny_.run(name, "", settings);
   }
@@ -94,6 +94,38 @@ TEST_F(TrainerOnCuda, VotesOverNcclToTheSameBits) {
   EXPECT_EQ(metrics_of(tiny_.path("nccl"), "agreement"),
             metrics_of(tiny_.path("loopback"), "agreement"));
   EXPECT_GE(metrics_of(tiny_.path("nccl"), "agreement").size(), 1u);
+}
+
+// Means too: of AdamW's gradients, and with the wire in bf16; what a journal holds replays.
+TEST_F(TrainerOnCuda, AveragesOverNcclToTheSameBits) {
+  if (cuda_core().device_count() < 3) GTEST_SKIP() << "needs 3 GPUs";
+  const std::string head = "group.head.";
+  const std::vector<std::pair<std::string, std::vector<std::string>>> runs = {
+      {"mean-fp32", {"optimizer.preset=\"adamw\"", "optimizer.reduce=\"mean-fp32\""}},
+      {"mean-bf16", {"optimizer.preset=\"adamw\"", "optimizer.reduce=\"mean-bf16\""}},
+      {"both-beside-a-vote", {head + "rule=\"adamw\"", head + "reduce=\"mean-bf16\""}}};
+  for (const auto& [reduce, settings] : runs) {
+    std::vector<TrainingResult> results(3);
+    run_loopback(3, [&](Transport& control) {
+      const auto rank = static_cast<std::size_t>(control.rank());
+      RunConfig config = run("nccl-" + reduce, settings);
+      config.device = "cuda:" + std::to_string(rank);
+      const auto nccl = make_nccl_transport(control, {Device::Kind::cuda, control.rank()},
+                                            Deadline::in(std::chrono::minutes(1)));
+      results[rank] = train(config, *nccl);
+    });
+    EXPECT_EQ(results[0].digest, results[1].digest);
+    EXPECT_EQ(results[0].digest, results[2].digest);
+    EXPECT_EQ(results[0].digest, train_on(3, run("loopback-" + reduce, settings))[0].digest);
+  }
+}
+
+TEST_F(TrainerOnCuda, ProductsInTf32AreRoundedAndSaySo) {
+  const auto rounded = train_on(1, run("tf32", {"train.compute=\"tf32\""}));
+  const auto full = train_on(1, run("f32"));
+  EXPECT_NEAR(rounded[0].last_loss, full[0].last_loss, 2e-2);
+  EXPECT_NE(rounded[0].digest, full[0].digest);
+  EXPECT_EQ(metrics_of(tiny_.path("tf32"), "run").front()["compute"], "tf32");
 }
 
 // Memory that is given back waits for the whole device, and so for what a lost worker would have to

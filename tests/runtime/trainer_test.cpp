@@ -210,7 +210,7 @@ class FaultyModel : public ModelAround {
         next->loss_known(active && fault == Fault::loss ? std::numeric_limits<double>::quiet_NaN()
                                                         : loss);
       }
-      void ready(const Parameter& p) override {
+      void ready(const Parameter& p, Stream& stream) override {
         if (active && fault == Fault::failure &&
             p.shape.name == "model.layers.0.mlp.up_proj.weight")
           throw DataError("the gradient of {} is not to be had", p.shape.name);
@@ -220,7 +220,7 @@ class FaultyModel : public ModelAround {
             (fault == Fault::embedding && p.shape.name == "model.embed_tokens.weight");
         if (active && hit)
           p.gradient.f32()[p.count() / 2] = std::numeric_limits<float>::quiet_NaN();
-        next->ready(p);
+        next->ready(p, stream);
       }
       GradientSink* next;
       Fault fault;

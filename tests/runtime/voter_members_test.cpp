@@ -251,10 +251,10 @@ std::function<TrainingHooks(int)> poisoned(std::set<int> workers, std::string te
         Loss differentiate(std::span<const TokenBatch> batches, GradientSink& sink) override {
           struct Poison : GradientSink {
             void loss_known(double loss) override { next->loss_known(loss); }
-            void ready(const Parameter& p) override {
+            void ready(const Parameter& p, Stream& stream) override {
               if (p.shape.name == *name)
                 p.gradient.f32()[7] = std::numeric_limits<float>::infinity();
-              next->ready(p);
+              next->ready(p, stream);
             }
             GradientSink* next = nullptr;
             const std::string* name = nullptr;
