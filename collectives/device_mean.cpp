@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "collectives/cuda_mean.h"
+#include "collectives/mean_slices.h"
 #include "collectives/message.h"
 #include "collectives/peer_reports.h"
 #include "collectives/piece_queue.h"
@@ -21,30 +22,23 @@
 namespace ballot {
 namespace {
 
-constexpr std::int64_t kSliceAlignment = 16;  // elements, as mean.cpp's: a pack of either type
-
 std::size_t at(std::int64_t i) {
   return static_cast<std::size_t>(i);
 }
-
-struct Slice {
-  std::int64_t begin = 0, end = 0;  // elements of all
-  std::int64_t count() const { return end - begin; }
-};
 
 }  // namespace
 
 struct DeviceMean::State {
   struct Piece {
     PieceRange range;
-    std::size_t first = 0, last = 0;       // segments that it has elements of
+    Slice all;                             // of it
     std::vector<Slice> slices;             // by owner
     std::size_t flags = 0, own_flags = 0;  // in flags_, [ranks][segments]; of this rank
     std::size_t elements_in = 0;           // in received_: of the own slice, by rank
     std::size_t sources = 0, ends = 0;     // in tables_
     std::vector<DeviceMessage> to, from, back, home;
     Event uploaded, added, arrived;
-    std::size_t segments() const { return last - first; }
+    std::size_t segments() const { return all.segments(); }
   };
 
   Transport& transport;
@@ -53,10 +47,9 @@ struct DeviceMean::State {
   const Device device;
   const int rank, size;
   const std::function<bool()> may_start;
-  std::vector<std::int64_t> starts;
-  std::int64_t count = 0;
+  const MeanSegments cut;
   PieceQueue queue;
-  std::uint64_t digest = 0;
+  const std::uint64_t digest;
   std::int64_t step = 0;
   Buffer values, wire_values, received, flags, tables;
   PinnedBuffer flags_up, flags_down;
@@ -68,22 +61,6 @@ struct DeviceMean::State {
   double work_seconds = 0;
   Stream up, wire_stream, down;  // end before what they work on
 
-  static std::vector<std::int64_t> starts_of(const std::vector<std::int64_t>& segments) {
-    std::vector<std::int64_t> starts;
-    std::int64_t sum = 0;
-    for (const std::int64_t length : segments) {
-      require(length > 0, "segment {} of a mean has {} elements", starts.size(), length);
-      starts.push_back(sum);
-      sum += length;
-    }
-    return starts;
-  }
-  static std::int64_t sum_of(const std::vector<std::int64_t>& segments) {
-    std::int64_t sum = 0;
-    for (const std::int64_t length : segments) sum += length;
-    return sum;
-  }
-
   State(const std::vector<std::int64_t>& segments, DType the_wire, Transport& the_transport,
         DeviceLink& the_link, std::function<bool()> start, std::int64_t piece_elements)
       : transport(the_transport),
@@ -93,22 +70,19 @@ struct DeviceMean::State {
         rank(transport.rank()),
         size(transport.size()),
         may_start(std::move(start)),
-        starts(starts_of(segments)),
-        count(sum_of(segments)),
-        queue({starts, count, piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
+        cut(segments),
+        queue({cut.starts, cut.count,
+               piece_elements > 0 ? piece_elements : choose_mean_piece(cut.count, size),
                kSliceAlignment}),
+        digest(cut.digest(wire, size, queue.count())),
         contributes(segments.size(), 1),
         contributors(segments.size(), 0),
         reports(transport, Purpose::mean, kHeaderBytes + sizeof(std::uint64_t)),
         up(device),
         wire_stream(device),
         down(device) {
-    digest =
-        hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
-    for (const std::int64_t length : segments)
-      digest = mix64(digest ^ static_cast<std::uint64_t>(length));
-    values = Buffer(at(count) * sizeof(float), device);
-    if (wire == DType::bf16) wire_values = Buffer(at(count) * size_bytes(wire), device);
+    values = Buffer(at(cut.count) * sizeof(float), device);
+    if (wire == DType::bf16) wire_values = Buffer(at(cut.count) * size_bytes(wire), device);
     all.resize(queue.count());
     Places in, of_flags, of_tables;
     for (std::size_t p = 0; p < all.size(); ++p) place(p, in, of_flags, of_tables);
@@ -131,13 +105,8 @@ struct DeviceMean::State {
   void place(std::size_t p, Places& in, Places& of_flags, Places& of_tables) {
     Piece& piece = all[p];
     piece.range = queue.pieces().ranges()[p];
-    const auto [begin, end] = piece.range;
-    piece.first = at(std::ranges::upper_bound(starts, begin) - starts.begin()) - 1;
-    piece.last = at(std::ranges::lower_bound(starts, end) - starts.begin());
-    const std::int64_t units = (end - begin + kSliceAlignment - 1) / kSliceAlignment;
-    for (int r = 0; r < size; ++r)
-      piece.slices.push_back({std::min(end, begin + units * r / size * kSliceAlignment),
-                              std::min(end, begin + units * (r + 1) / size * kSliceAlignment)});
+    piece.all = cut.between(piece.range.begin, piece.range.end);
+    for (int r = 0; r < size; ++r) piece.slices.push_back(cut.slice(piece.range, r, size));
     piece.flags = of_flags.add(flag_bytes(piece) * at(size));
     piece.own_flags = piece.flags + flag_bytes(piece) * at(rank);
     // Rows of packs, so that every rank's elements are aligned alike.
@@ -166,10 +135,8 @@ struct DeviceMean::State {
       piece.home.push_back({r, elements(theirs.begin), at(theirs.count()) * element()});
     }
     std::vector<std::int64_t> ends;
-    for (std::size_t s = piece.first; s < piece.last; ++s) {
-      const std::int64_t end = s + 1 < starts.size() ? starts[s + 1] : count;
-      ends.push_back(std::clamp<std::int64_t>(end - mine.begin, 0, mine.count()));
-    }
+    for (std::size_t s = piece.all.first; s < piece.all.last; ++s)
+      ends.push_back(std::clamp<std::int64_t>(cut.end_of(s) - mine.begin, 0, mine.count()));
     copy_bytes(tables.data() + piece.sources, device, sources.data(), Device{},
                sources.size() * sizeof(void*), up);
     copy_bytes(tables.data() + piece.ends, device, ends.data(), Device{},
@@ -196,8 +163,8 @@ struct DeviceMean::State {
     Stopwatch watch;
     Piece& piece = all[p];
     auto* const own = reinterpret_cast<std::uint32_t*>(flags_up.data() + piece.own_flags);
-    std::copy_n(contributes.begin() + static_cast<std::ptrdiff_t>(piece.first), piece.segments(),
-                own);
+    std::copy_n(contributes.begin() + static_cast<std::ptrdiff_t>(piece.all.first),
+                piece.segments(), own);
     work_seconds += watch.lap();  // what follows works on the device, or waits for NCCL
     copy_bytes(flags.data() + piece.own_flags, device, own, Device{}, flag_bytes(piece), up);
     const std::int64_t length = piece.range.end - piece.range.begin;
@@ -241,10 +208,11 @@ struct DeviceMean::State {
     }
     Stopwatch watch;
     const auto* flag = reinterpret_cast<const std::uint32_t*>(flags_down.data() + piece.flags);
-    std::fill(contributors.begin() + static_cast<std::ptrdiff_t>(piece.first),
-              contributors.begin() + static_cast<std::ptrdiff_t>(piece.last), 0);
+    std::fill(contributors.begin() + static_cast<std::ptrdiff_t>(piece.all.first),
+              contributors.begin() + static_cast<std::ptrdiff_t>(piece.all.last), 0);
     for (int r = 0; r < size; ++r)
-      for (std::size_t s = piece.first; s < piece.last; ++s) contributors[s] += *flag++ != 0;
+      for (std::size_t s = piece.all.first; s < piece.all.last; ++s)
+        contributors[s] += *flag++ != 0;
     work_seconds += watch.lap();
     return Progress::done;
   }
@@ -324,7 +292,7 @@ float* DeviceMean::values() const {
   return state_->values.as<float>();
 }
 std::int64_t DeviceMean::count() const {
-  return state_->count;
+  return state_->cut.count;
 }
 std::span<std::uint8_t> DeviceMean::contributes() {
   return state_->contributes;
@@ -336,7 +304,7 @@ bool DeviceMean::all_started() const {
   return state_->queue.all_left();
 }
 std::size_t DeviceMean::segments() const {
-  return state_->starts.size();
+  return state_->cut.starts.size();
 }
 
 void DeviceMean::begin(std::int64_t step) {

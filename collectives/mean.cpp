@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "collectives/mean_slices.h"
 #include "collectives/message.h"
 #include "collectives/piece_queue.h"
 #include "collectives/piece_vote.h"  // Places
@@ -16,7 +17,6 @@
 namespace ballot {
 namespace {
 
-constexpr std::int64_t kSliceAlignment = 16;  // elements: a cache line of fp32
 constexpr std::int64_t kGrain = 16384;
 constexpr std::int64_t kStretch = 2048;  // elements that are summed at once
 
@@ -47,31 +47,6 @@ std::size_t at(int r) {
   return static_cast<std::size_t>(r);
 }
 
-// What one owner sums of a piece: elements [begin, end), in segments [first, last).
-struct Slice {
-  std::int64_t begin = 0, end = 0;
-  std::size_t first = 0, last = 0;
-  std::size_t segments() const { return last - first; }
-  std::int64_t count() const { return end - begin; }
-};
-
-std::vector<std::int64_t> starts_of(const std::vector<std::int64_t>& segments) {
-  std::vector<std::int64_t> starts;
-  std::int64_t sum = 0;
-  for (const std::int64_t length : segments) {
-    require(length > 0, "segment {} of a mean has {} elements", starts.size(), length);
-    starts.push_back(sum);
-    sum += length;
-  }
-  return starts;
-}
-
-std::int64_t sum_of(const std::vector<std::int64_t>& segments) {
-  std::int64_t sum = 0;
-  for (const std::int64_t length : segments) sum += length;
-  return sum;
-}
-
 }  // namespace
 
 // Two kinds of messages, in two parts:
@@ -93,10 +68,9 @@ struct Mean::State {
   Transport& transport;
   DType wire;
   int rank, size;
-  std::int64_t count;
-  std::vector<std::int64_t> starts;  // of the segments
+  MeanSegments cut;
   PieceQueue queue;
-  std::uint64_t digest = 0;
+  const std::uint64_t digest;
   std::int64_t step = 0;
   PinnedBuffer values;
   Buffer wire_values, memory;
@@ -113,36 +87,20 @@ struct Mean::State {
         wire(the_wire),
         rank(transport.rank()),
         size(transport.size()),
-        count(sum_of(segments)),
-        starts(starts_of(segments)),
-        queue({starts, count, piece_elements > 0 ? piece_elements : choose_mean_piece(count, size),
-               kSliceAlignment}) {
-    digest =
-        hash64(static_cast<std::uint64_t>(wire), static_cast<std::uint64_t>(size), segments.size());
-    digest = mix64(digest ^ queue.count());
-    for (const std::int64_t length : segments)
-      digest = mix64(digest ^ static_cast<std::uint64_t>(length));
+        cut(segments),
+        queue({cut.starts, cut.count,
+               piece_elements > 0 ? piece_elements : choose_mean_piece(cut.count, size),
+               kSliceAlignment}),
+        digest(cut.digest(wire, size, queue.count())) {
     contributes.assign(segments.size(), 1);
     contributors.assign(segments.size(), 0);
-    values = PinnedBuffer(static_cast<std::size_t>(count) * sizeof(float), reader);
-    if (wire == DType::bf16) wire_values = Buffer(static_cast<std::size_t>(count) * 2);
+    values = PinnedBuffer(static_cast<std::size_t>(cut.count) * sizeof(float), reader);
+    if (wire == DType::bf16) wire_values = Buffer(static_cast<std::size_t>(cut.count) * 2);
     all.resize(queue.count());
     Places places;
     for (std::size_t p = 0; p < all.size(); ++p) place(p, places);
     memory = Buffer(places.size_bytes());
     for (Piece& piece : all) open(piece);
-  }
-
-  Slice slice(PieceRange range, int owner) const {
-    const std::int64_t units = (range.end - range.begin + kSliceAlignment - 1) / kSliceAlignment;
-    Slice s;
-    s.begin = std::min(range.end, range.begin + units * owner / size * kSliceAlignment);
-    s.end = std::min(range.end, range.begin + units * (owner + 1) / size * kSliceAlignment);
-    if (s.begin == s.end) return s;
-    s.first =
-        static_cast<std::size_t>(std::ranges::upper_bound(starts, s.begin) - starts.begin()) - 1;
-    s.last = static_cast<std::size_t>(std::ranges::lower_bound(starts, s.end) - starts.begin());
-    return s;
   }
 
   std::size_t wire_bytes(const Slice& s) const {
@@ -178,7 +136,8 @@ struct Mean::State {
 
   void place(std::size_t p, Places& places) {
     Piece& piece = all[p];
-    for (int r = 0; r < size; ++r) piece.slices.push_back(slice(queue.pieces().ranges()[p], r));
+    for (int r = 0; r < size; ++r)
+      piece.slices.push_back(cut.slice(queue.pieces().ranges()[p], r, size));
     const Slice& mine = piece.slices[at(rank)];
     for (int r = 0; r < size; ++r) {
       piece.flags_to.push_back(places.add(flags_bytes(piece.slices[at(r)])));
@@ -284,9 +243,8 @@ struct Mean::State {
     }
     for (std::size_t flag = 0; flag < s.segments(); ++flag) {
       const std::size_t segment = s.first + flag;
-      const std::int64_t segment_end = segment + 1 < starts.size() ? starts[segment + 1] : count;
-      const std::int64_t begin = std::max(starts[segment], s.begin) - s.begin;
-      const std::int64_t end = std::min(segment_end, s.end) - s.begin;
+      const std::int64_t begin = std::max(cut.starts[segment], s.begin) - s.begin;
+      const std::int64_t end = std::min(cut.end_of(segment), s.end) - s.begin;
       parallel_for(end - begin, kGrain, [&](std::int64_t from, std::int64_t to) {
         sum_range(piece, flag, begin + from, begin + to);
       });
@@ -370,7 +328,7 @@ std::span<const std::int32_t> Mean::contributors() const {
 }
 
 std::size_t Mean::segments() const {
-  return state_->starts.size();
+  return state_->cut.starts.size();
 }
 
 void Mean::begin(std::int64_t step) {
