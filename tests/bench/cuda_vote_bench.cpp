@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "collectives/ballot.h"
+#include "collectives/cuda_mean.h"
 #include "collectives/device_tally.h"
 #include "core/clock.h"
 #include "core/copy.h"
@@ -271,6 +272,17 @@ void time_elements(Device device, std::int64_t elements, std::span<const float> 
   report("momentum bf16, direction", elements, 12 * n, time_of(stream, [&] {
            optim.absorb(weights, rows * kCols, g, matrix(rounded, DType::bf16), u, nullptr, stream);
          }));
+  // What one pass spares is the difference to the two: momentum and direction, square sum.
+  for (const DType type : {DType::f32, DType::bf16})
+    report(type == DType::f32 ? "momentum f32, direction, squares"
+                              : "momentum bf16, direction, squares",
+           elements, (type == DType::f32 ? 16 : 12) * n, time_of(stream, [&] {
+             optim.absorb_and_sum(weights, p.gradient,
+                                  matrix(type == DType::f32 ? momentum : rounded, type),
+                                  matrix(direction, DType::f32), nullptr, sums, sums + 1, stream);
+           }));
+  report("contribution clipped", elements, 8 * n,
+         time_of(stream, [&] { cuda_mean().clip(g, rows * kCols, sums, 1.0, u, stream); }));
   report("scale f32 -> bf16", elements, 6 * n, time_of(stream, [&] {
            optim.normalize(p.gradient, matrix(rounded, DType::bf16), sums,
                            normalization_of(Coefficients::keller), stream);
