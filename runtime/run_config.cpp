@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 #include "core/error.h"
@@ -36,11 +38,30 @@ DType dtype_from(const std::string& name) {
   return name == "f32" ? DType::f32 : DType::bf16;
 }
 
+// Where neither [optimizer] nor the group says one: what docs/learning.md's runs chose, rounded
+// down where a larger model wanted less. signum's is lion's, and sgd's nobody has looked for.
+double default_rate(Rule rule) {
+  switch (rule) {
+    case Rule::adamw:
+    case Rule::lion:
+    case Rule::signum:
+      return 0.001;
+    case Rule::muon:
+      return 0.012;
+    case Rule::olion:
+    case Rule::sgd:
+      break;
+  }
+  return 0.006;
+}
+
+constexpr double kRateOfTheRule = std::numeric_limits<double>::quiet_NaN();
+
 // What [optimizer] says: the preset that fills all four groups before [group.*] is read.
 struct Preset {
   std::string rule = "olion";
   std::string reduce;  // empty: vote for sign rules, mean-fp32 for dense ones
-  double rate = 0.006;
+  double rate = kRateOfTheRule;
   double weight_decay = 0.1;
 };
 
@@ -58,7 +79,9 @@ void fill_groups(const Preset& preset, RunConfig& config) {
     ParameterGroup group = default_group(adamw ? Rule::adamw : rule);
     group.name = to_string(kind);
     group.reduce = vector || adamw ? (reduce == Reduce::vote ? Reduce::mean_f32 : reduce) : reduce;
-    group.rate = vector && is_sign_rule(rule) ? 1e-3 : preset.rate;
+    group.rate = std::isnan(preset.rate)        ? default_rate(group.rule)
+                 : vector && is_sign_rule(rule) ? default_rate(Rule::adamw)
+                                                : preset.rate;
     group.weight_decay = vector ? 0.0 : preset.weight_decay;
     group.newton_schulz = group.rule == Rule::olion && hidden;
     if (rule == Rule::muon && hidden) group.newton_schulz = true;
@@ -67,11 +90,12 @@ void fill_groups(const Preset& preset, RunConfig& config) {
 }
 
 // Another rule for one group: its defaults, but the rate, decay and wire that were set stay.
-void change_rule(const std::string& name, ParameterKind kind, ParameterGroup& group) {
+void change_rule(const std::string& name, ParameterKind kind, bool rate_is_set,
+                 ParameterGroup& group) {
   const ParameterGroup before = group;
   group = default_group(rule_from(name));
   group.name = before.name;
-  group.rate = before.rate;
+  group.rate = rate_is_set ? before.rate : default_rate(group.rule);
   group.weight_decay = before.weight_decay;
   group.clip_norm = before.clip_norm;
   group.reduce =
@@ -89,19 +113,23 @@ void add_preset(ConfigTable& table, Preset& preset) {
       "optimizer.reduce", kReduces, "vote, or the mean gradient; vectors always take the mean",
       [&preset](const std::string& name) { preset.reduce = name; },
       [&preset] { return preset.reduce.empty() ? std::string("vote") : preset.reduce; });
-  table.add("optimizer.rate", preset.rate, "peak learning rate", 0.0, 1e3);
+  table.add(
+      "optimizer.rate", preset.rate,
+      "peak learning rate; where it is not set: olion 0.006, muon 0.012, adamw and lion 0.001", 0.0,
+      1e3);
   table.add("optimizer.weight_decay", preset.weight_decay, "decoupled, on matrices", 0.0, 1e3);
 }
 
-void add_groups(ConfigTable& table, RunConfig& config) {
+// `rate_is_set`: by [optimizer], so that a group of another rule keeps it.
+void add_groups(ConfigTable& table, RunConfig& config, bool rate_is_set) {
   for (const ParameterKind kind : kKinds) {
     ParameterGroup& group = config.groups[static_cast<std::size_t>(kind)];
     const std::string prefix = std::string("group.") + to_string(kind) + ".";
     const auto key = [&prefix](const char* name) { return prefix + name; };
     table.add_choice(
         key("rule"), kRules, "",
-        [&group, kind](const std::string& name) {
-          if (name != to_string(group.rule)) change_rule(name, kind, group);
+        [&group, kind, rate_is_set](const std::string& name) {
+          if (name != to_string(group.rule)) change_rule(name, kind, rate_is_set, group);
         },
         [&group] { return to_string(group.rule); });
     table.add_choice(
@@ -555,14 +583,14 @@ RunConfig parse_config(const std::string& text, const std::string& path,
     ConfigTable table;
     add_preset(table, preset);
     add_run(table, scratch);
-    add_groups(table, scratch);
+    add_groups(table, scratch, false);
     table.apply(text, path, settings, ignored);
   }
   fill_groups(preset, config);
   ConfigTable table;
   add_preset(table, preset);
   add_run(table, config);
-  add_groups(table, config);
+  add_groups(table, config, !std::isnan(preset.rate));
   table.apply(text, path, settings, problems);
   config.schedule.steps = config.steps;
   if (problems.empty() && check == Check::all) check_combinations(config, problems);
@@ -608,18 +636,19 @@ std::string to_toml(const RunConfig& config) {
   RunConfig copy = config;
   ConfigTable table;
   add_run(table, copy);
-  add_groups(table, copy);
+  add_groups(table, copy, true);
   return table.to_toml();
 }
 
 std::string run_config_reference() {
   RunConfig config;
   Preset preset;
+  preset.rate = default_rate(Rule::olion);
   fill_groups(preset, config);
   ConfigTable table;
   add_run(table, config);
   add_preset(table, preset);
-  add_groups(table, config);
+  add_groups(table, config, true);
   return table.reference();
 }
 

@@ -50,7 +50,7 @@ TEST_F(Refusal, OfARunFileNamesEveryMistakeAtOnceWithLineAndNearestKey) {
        "run.toml:4: data.train = 3: expected a string",
        "run.toml:6: unknown key train.stepz; the nearest valid key is train.steps",
        "run.toml:7: train.batch = '2': expected a whole number",
-       "run.toml:8: train.compute = 'fp8': expected one of \"auto\", \"f32\", \"bf16\"",
+       "run.toml:8: train.compute = 'fp8': expected one of \"auto\", \"f32\", \"tf32\", \"bf16\"",
        "run.toml:10: vote.ties = false: expected one of \"coin\", \"hold\"",
        "--set: train.seed = -1: expected at least 0", "--set nonsense: expected key=value"});
 }

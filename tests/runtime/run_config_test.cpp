@@ -73,6 +73,24 @@ TEST(RunConfig, ResolvedFileReadsBackAsTheSame) {
   EXPECT_EQ(to_toml(parse_run_config(text, "resolved.toml", {})), text);
 }
 
+TEST(RunConfig, EachRuleHasARateOfItsOwnWhereNoneIsSet) {
+  const TinyRun tiny;
+  const auto rate = [&](const std::string& optimizer, ParameterKind kind) {
+    return tiny.run("run", optimizer).group(kind).rate;
+  };
+  const ParameterKind hidden = ParameterKind::hidden_matrix, head = ParameterKind::head;
+  EXPECT_EQ(rate("", hidden), 0.006);
+  EXPECT_EQ(rate("", ParameterKind::vector), 0.001);
+  EXPECT_EQ(rate("[optimizer]\npreset = \"adamw\"\n", hidden), 0.001);
+  EXPECT_EQ(rate("[optimizer]\npreset = \"lion\"\n", hidden), 0.001);
+  EXPECT_EQ(rate("[optimizer]\npreset = \"muon\"\n", hidden), 0.012);
+  EXPECT_EQ(rate("[optimizer]\npreset = \"muon\"\n", head), 0.001);  // by AdamW
+  EXPECT_EQ(rate("[group.head]\nrule = \"adamw\"\n", head), 0.001);
+  EXPECT_EQ(rate("[optimizer]\nrate = 0.02\n[group.head]\nrule = \"adamw\"\n", head), 0.02);
+  EXPECT_EQ(rate("[optimizer]\nrate = 0.02\npreset = \"muon\"\n", head), 0.02);
+  EXPECT_EQ(rate("[group.head]\nrate = 0.5\nrule = \"adamw\"\n", head), 0.5);
+}
+
 TEST(RunConfig, ProductsInTf32AreOfAGpu) {
   EXPECT_THAT(problems_of("", {"train.compute=\"tf32\"", "train.device=\"cpu\""}),
               HasSubstr("train.compute = \"tf32\": only a GPU has such products"));
