@@ -38,17 +38,16 @@ DType dtype_from(const std::string& name) {
   return name == "f32" ? DType::f32 : DType::bf16;
 }
 
-// Where neither [optimizer] nor the group says one: what docs/learning.md's runs chose, rounded
-// down where a larger model wanted less. signum's is lion's, and sgd's nobody has looked for.
+// Where neither [optimizer] nor the group says one: what docs/learning.md's runs chose, the
+// smaller where a larger model wanted less. signum's is lion's, and sgd's nobody has looked for.
 double default_rate(Rule rule) {
   switch (rule) {
     case Rule::adamw:
     case Rule::lion:
     case Rule::signum:
       return 0.001;
-    case Rule::muon:
-      return 0.012;
     case Rule::olion:
+    case Rule::muon:
     case Rule::sgd:
       break;
   }
@@ -115,7 +114,7 @@ void add_preset(ConfigTable& table, Preset& preset) {
       [&preset] { return preset.reduce.empty() ? std::string("vote") : preset.reduce; });
   table.add(
       "optimizer.rate", preset.rate,
-      "peak learning rate; where it is not set: olion 0.006, muon 0.012, adamw and lion 0.001", 0.0,
+      "peak learning rate; where it is not set: olion and muon 0.006, adamw and lion 0.001", 0.0,
       1e3);
   table.add("optimizer.weight_decay", preset.weight_decay, "decoupled, on matrices", 0.0, 1e3);
 }

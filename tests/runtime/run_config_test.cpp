@@ -83,7 +83,7 @@ TEST(RunConfig, EachRuleHasARateOfItsOwnWhereNoneIsSet) {
   EXPECT_EQ(rate("", ParameterKind::vector), 0.001);
   EXPECT_EQ(rate("[optimizer]\npreset = \"adamw\"\n", hidden), 0.001);
   EXPECT_EQ(rate("[optimizer]\npreset = \"lion\"\n", hidden), 0.001);
-  EXPECT_EQ(rate("[optimizer]\npreset = \"muon\"\n", hidden), 0.012);
+  EXPECT_EQ(rate("[optimizer]\npreset = \"muon\"\n", hidden), 0.006);
   EXPECT_EQ(rate("[optimizer]\npreset = \"muon\"\n", head), 0.001);  // by AdamW
   EXPECT_EQ(rate("[group.head]\nrule = \"adamw\"\n", head), 0.001);
   EXPECT_EQ(rate("[optimizer]\nrate = 0.02\n[group.head]\nrule = \"adamw\"\n", head), 0.02);
