@@ -33,9 +33,9 @@ struct DeviceMean::State {
     PieceRange range;
     Slice all;                             // of it
     std::vector<Slice> slices;             // by owner
-    std::size_t flags = 0, own_flags = 0;  // in flags_, [ranks][segments]; of this rank
-    std::size_t elements_in = 0;           // in received_: of the own slice, by rank
-    std::size_t sources = 0, ends = 0;     // in tables_
+    std::size_t flags = 0, own_flags = 0;  // in flags, [ranks][segments]; of this rank
+    std::size_t elements_in = 0;           // in received: of the own slice, by rank
+    std::size_t sources = 0, ends = 0;     // in tables
     std::vector<DeviceMessage> to, from, back, home;
     Event uploaded, added, arrived;
     std::size_t segments() const { return all.segments(); }

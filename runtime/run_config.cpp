@@ -112,10 +112,9 @@ void add_preset(ConfigTable& table, Preset& preset) {
       "optimizer.reduce", kReduces, "vote, or the mean gradient; vectors always take the mean",
       [&preset](const std::string& name) { preset.reduce = name; },
       [&preset] { return preset.reduce.empty() ? std::string("vote") : preset.reduce; });
-  table.add(
-      "optimizer.rate", preset.rate,
-      "peak learning rate; where it is not set: olion and muon 0.006, adamw and lion 0.001", 0.0,
-      1e3);
+  table.add("optimizer.rate", preset.rate,
+            "peak learning rate; where it is not set: olion and muon 0.006, adamw and lion 0.001",
+            0.0, 1e3);
   table.add("optimizer.weight_decay", preset.weight_decay, "decoupled, on matrices", 0.0, 1e3);
 }
 
