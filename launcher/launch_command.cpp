@@ -54,7 +54,7 @@ int launch_here(const RunConfig& config, const LaunchFlags& flags) {
         "--dry-run: a job on this machine submits nothing; expected --on slurm, "
         "kubernetes or ssh");
   LaunchedJob job(config, flags);
-  if (flags.detach.value_or(false) && job.detach()) return 0;
+  if (flags.detach && job.detach()) return 0;
   return flags.elastic ? launch_elastic(config, flags, job) : launch_local(config, flags, job);
 }
 
@@ -119,8 +119,9 @@ void add_launch(CLI::App& app, Action& action) {
       ->type_name("COMMAND")
       ->capture_default_str();
   command->add_option("--name", flags->name, "of the job (default: that of output.folder)");
-  command->add_flag("--detach,!--attach", flags->detach,
-                    "go on in the background (as slurm does unless told otherwise), or stay");
+  CLI::Option* detach = command->add_flag(
+      "--detach", flags->detach, "go on in the background, as slurm does unless told otherwise");
+  command->add_flag("--attach", flags->attach, "stay with the job until it ends")->excludes(detach);
   command->add_flag("--dry-run", flags->dry_run, "print what would be submitted, and end");
   command->add_flag("--inside", flags->inside,
                     "slurm: no new job, but in the allocation that this process is in");
