@@ -1,0 +1,5 @@
+# Jobs on Kubernetes: objects rendered, kubectl asked.
+find_package(yaml-cpp REQUIRED)
+add_library(ballot_kubernetes STATIC kubernetes/kubernetes_rules.cpp kubernetes/yaml_text.cpp kubernetes/pod_parts.cpp kubernetes/mpi_job.cpp
+  kubernetes/kubernetes_objects.cpp)
+target_link_libraries(ballot_kubernetes PUBLIC ballot_local_job nlohmann_json::nlohmann_json PRIVATE yaml-cpp)
