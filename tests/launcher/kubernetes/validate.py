@@ -37,7 +37,7 @@ def problem(one, version):
     try:
         kubernetes_validate.validate(one, version, strict=True)
     except kubernetes_validate.ValidationError as error:
-        return str(error)
+        return f"{'.'.join(map(str, error.path))}: {error.message}"
     return None
 
 
