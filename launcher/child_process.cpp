@@ -47,7 +47,7 @@ std::optional<std::string> find_program(const std::string& name) {
 }
 
 ChildProcess::ChildProcess(const std::vector<std::string>& command, int output, int error_output,
-                           int input) {
+                           int given_input) {
   require(!command.empty(), "a child process without a command");
   // Made before the fork: the child may only call what is safe in a signal handler.
   std::vector<char*> arguments;
@@ -66,7 +66,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& command, int output, 
     sigset_t none;
     ::sigemptyset(&none);
     ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
-    if (input < 0) input = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    const int input = given_input >= 0 ? given_input : ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (input >= 0 && ::dup2(input, 0) >= 0 && ::dup2(output, 1) >= 0 &&
         ::dup2(error_output, 2) >= 0)
       ::execv(arguments[0], arguments.data());

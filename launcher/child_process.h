@@ -43,8 +43,8 @@ std::optional<std::string> find_program(const std::string& name);
 
 class ChildProcess {
  public:
-  // Starts command[0] (a path) with the two outputs given and standard input from `input`, or from
-  // /dev/null. Throws FileError when it cannot be started.
+  // Starts command[0] (a path) with standard input from `input` (-1: /dev/null) and the two outputs
+  // given. Throws FileError when it cannot be started.
   ChildProcess(const std::vector<std::string>& command, int output, int error_output,
                int input = -1);
   ChildProcess(const ChildProcess&) = delete;

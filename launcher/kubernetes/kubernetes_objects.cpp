@@ -260,7 +260,7 @@ void check_amounts(const KubernetesJob& job) {
     throw ConfigError("--min-workers {}: expected 1 to {}, the voters", job.min_workers,
                       job.voters);
   if (job.max_restarts < 0)
-    throw ConfigError("--restarts {}: expected 0 or more", job.max_restarts);
+    throw ConfigError("--max-restarts {}: expected 0 or more", job.max_restarts);
   if (job.user < 1 || job.group < 1)
     throw ConfigError("--kube-user {}:{}: expected numbers above 0: pods do not run as root",
                       job.user, job.group);
@@ -285,8 +285,8 @@ std::string job_selector(const std::string& job) {
 }
 
 void check_kubernetes_job(const KubernetesJob& job) {
-  require_dns_label("--kube-name", job.name, kLongestName);
-  if (!job.name_space.empty()) require_dns_label("--kube-namespace", job.name_space);
+  require_dns_label("--name", job.name, kLongestName);
+  if (!job.name_space.empty()) require_dns_label("--namespace", job.name_space);
   require_image("--kube-image", job.image);
   require_dns_subdomain("--kube-claim", job.claim);
   for (const auto& [flag, value] : {std::pair{"--kube-pull-secret", &job.pull_secret},

@@ -152,7 +152,7 @@ void make_room(const Kubectl& kubectl, const KubernetesJob& job) {
   if (state.phase == KubernetesState::Phase::absent) return;
   if (!state.over())
     throw ConfigError(
-        "--kube-name {}: there is a job of this name ({}); stop it first, or choose another name",
+        "--name {}: there is a job of this name ({}); stop it first, or choose another name",
         job.name, describe(state));
   log_info("job {} has ended before ({}); its objects make room", job.name, to_string(state.phase));
   kubectl.stop(job.name, job.controller, std::chrono::seconds(30));
@@ -298,8 +298,7 @@ void add_kubernetes_flags(CLI::App& command, KubernetesFlags& flags) {
       "(ReadWriteMany)");
   add("--kube-mount", flags.mount_path, "PATH",
       "where the pods have it; paths of the run file are below or relative to it");
-  add("--kube-name", flags.name, "NAME", "of the job (default: after output.folder)");
-  add("--kube-namespace", flags.name_space, "NAME", "default: that of the context");
+  add("--namespace", flags.name_space, "NAME", "default: that of the context");
   add("--kube-context", flags.context, "NAME", "of kubectl's configuration");
   add("--kube-kubeconfig", flags.kubeconfig, "FILE", "kubectl's configuration");
   add("--kube-cpus", flags.cpus, "QUANTITY", "of a voter's pod, requested and its limit");

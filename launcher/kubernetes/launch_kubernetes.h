@@ -20,13 +20,16 @@ namespace ballot {
 
 struct KubernetesFlags {
   std::string controller;  // --operator: "" or "mpi"
-  std::string image, name, name_space, context, kubeconfig;
+  std::string name;        // of the job: --name of launch; empty: after output.folder
+  std::string image, name_space, context, kubeconfig;
   std::string claim, mount_path = "/ballot/data";
   std::string cpus = "4", memory = "8Gi", grace = "300s", keep = "86400s", user = "1000:1000";
   int gpus = 0;
   std::string service_account, pull_policy, pull_secret, token_secret, tls_secret, tls_name;
   std::vector<std::string> node_selector, labels;  // KEY=VALUE
   std::string log_folder;                          // of an attached launch; empty: NAME-logs
+
+  bool operator==(const KubernetesFlags&) const = default;
 };
 
 // All begin with --kube-, but --operator.

@@ -152,7 +152,7 @@ TEST_F(LaunchOnKubernetes, ContradictionsAreRefusedWithBothSides) {
       {"root", [](auto&, auto& flags) { flags.user = "0"; }, {"--kube-user 0"}},
       {"grace", [](auto&, auto& flags) { flags.grace = "soon"; }, {"--kube-grace soon"}},
       {"tls name", [](auto&, auto& flags) { flags.tls_name = "x"; }, {"--kube-tls-secret"}},
-      {"name", [](auto& run, auto&) { run.output_folder = "runs/___"; }, {"--kube-name \"\""}},
+      {"name", [](auto& run, auto&) { run.output_folder = "runs/___"; }, {"--name \"\""}},
   };
   EXPECT_EQ(problem(run(), flags()), "");
   for (const Contradiction& one : all) {
@@ -207,7 +207,7 @@ TEST_F(LaunchOnKubernetes, AJobOfThatNameThatRunsIsNotTouched) {
     launch(false, flags());
     FAIL() << "it was submitted";
   } catch (const ConfigError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("--kube-name first-try"), HasSubstr("running")));
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("--name first-try"), HasSubstr("running")));
   }
   for (const std::string& call : fake.calls()) EXPECT_THAT(call, HasSubstr("get "));
 }

@@ -238,11 +238,11 @@ struct Mistake {
 
 TEST(KubernetesObjects, AMistakeIsRefusedWithItsNameItsValueAndTheRule) {
   const std::vector<Mistake> mistakes = {
-      {"capitals", [](auto& job) { job.name = "First"; }, "--kube-name \"First\": expected a DNS"},
+      {"capitals", [](auto& job) { job.name = "First"; }, "--name \"First\": expected a DNS"},
       {"a digit first", [](auto& job) { job.name = "1st"; }, "a letter first"},
       {"too long", [](auto& job) { job.name = std::string(41, 'a'); }, "1 to 40"},
-      {"no name", [](auto& job) { job.name = ""; }, "--kube-name \"\""},
-      {"namespace", [](auto& job) { job.name_space = "a.b"; }, "--kube-namespace \"a.b\""},
+      {"no name", [](auto& job) { job.name = ""; }, "--name \"\""},
+      {"namespace", [](auto& job) { job.name_space = "a.b"; }, "--namespace \"a.b\""},
       {"no image", [](auto& job) { job.image = ""; }, "--kube-image \"\": expected an image"},
       {"image", [](auto& job) { job.image = "a b"; }, "--kube-image \"a b\""},
       {"claim", [](auto& job) { job.claim = "a_b"; }, "--kube-claim \"a_b\": expected a DNS name"},
