@@ -36,6 +36,13 @@ void refuse_foreign_flags(const LaunchFlags& flags) {
   refuse(!slurm.account.empty(), "--account", {"slurm"});
   refuse(!slurm.options.empty(), "--sbatch", {"slurm"});
   refuse(flags.retries > 0, "--retries", {"slurm"});
+  refuse(flags.kubernetes != KubernetesFlags{}, "--kube-... and --operator", {"kubernetes"});
+  refuse(!flags.resume.empty(), "--resume", {"local", "ssh", "mpirun", "slurm"});
+  if (flags.on == "kubernetes" &&
+      (flags.transport.name != "auto" || flags.transport.tls.given() || flags.transport.insecure))
+    throw ConfigError(
+        "--transport, --tls-..., --insecure: a job on Kubernetes brings its own links; expected "
+        "--kube-tls-secret, or nothing");
   if ((flags.on == "ssh" || flags.on == "mpirun") && flags.hosts.empty())
     throw ConfigError(
         "--on {}: expected --hosts, a file (HOST slots=N a line) or a list "
@@ -58,8 +65,19 @@ int launch_here(const RunConfig& config, const LaunchFlags& flags) {
   return flags.elastic ? launch_elastic(config, flags, job) : launch_local(config, flags, job);
 }
 
+// Files, device and processor of the run are the cluster's.
+int launch_in_pods(const LaunchFlags& flags) {
+  KubernetesFlags kubernetes = flags.kubernetes;
+  kubernetes.name = flags.name;
+  return launch_on_kubernetes(read_run_config_elsewhere(flags.run_file, flags.settings),
+                              flags.run_file, flags.settings, flags.workers,
+                              flags.min_workers.value_or(0), flags.restarts, flags.dry_run,
+                              flags.attach, kubernetes);
+}
+
 int launch(const LaunchFlags& flags) {
   refuse_foreign_flags(flags);
+  if (flags.on == "kubernetes") return launch_in_pods(flags);
   const RunConfig config = read_run_config(flags.run_file, flags.settings);
   set_thread_count(1);  // a launcher takes signals, which a second thread would get in its stead
   if (flags.on == "local") return launch_here(config, flags);
@@ -99,9 +117,10 @@ void add_launch(CLI::App& app, Action& action) {
           "voters the run waits for the others (1, unless given)")
       ->check(CLI::Range(1, 1024));
   command
-      ->add_option("--on", flags->on,
-                   "where: this machine; hosts that ssh reaches; hosts by mpirun; a batch job")
-      ->check(CLI::IsMember({"local", "ssh", "mpirun", "slurm"}))
+      ->add_option(
+          "--on", flags->on,
+          "where: this machine; hosts that ssh reaches; hosts by mpirun; a batch job; pods")
+      ->check(CLI::IsMember({"local", "ssh", "mpirun", "slurm", "kubernetes"}))
       ->capture_default_str();
   command
       ->add_option("--hosts", flags->hosts,
@@ -141,6 +160,7 @@ void add_launch(CLI::App& app, Action& action) {
       ->add_option("--sbatch", slurm.options,
                    "slurm: a further option of sbatch, e.g. --sbatch=--exclusive")
       ->type_name("OPTION");
+  add_kubernetes_flags(*command, flags->kubernetes);
   command->callback([&action, flags] { action = [flags] { return launch(*flags); }; });
 }
 

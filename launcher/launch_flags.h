@@ -5,8 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "launcher/cluster/slurm.h"     // SlurmJob
-#include "launcher/worker_transport.h"  // TransportChoice
+#include "launcher/cluster/slurm.h"                 // SlurmJob
+#include "launcher/kubernetes/launch_kubernetes.h"  // KubernetesFlags
+#include "launcher/worker_transport.h"              // TransportChoice
 #include "runtime/run_config.h"
 
 namespace ballot {
@@ -33,6 +34,7 @@ struct LaunchFlags {
   bool inside = false;  // slurm: in the allocation that this process is in
   int retries = 0;      // slurm: of the job, by Slurm's queue
   SlurmJob slurm;       // nodes, time and the like
+  KubernetesFlags kubernetes;
 };
 
 // A job of workers on this machine, through mpirun.
