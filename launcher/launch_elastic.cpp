@@ -65,6 +65,7 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags, LaunchedJo
     job.leave_signal = SIGUSR1;  // mpirun passes it on, and ends its workers on others
   job.log_folder = config.output_folder + "/logs";
   job.restarts = flags.restarts;
+  if (flags.detach && launched.detach()) return 0;
   launched.begin();
   const int exit_code = supervise(job).exit_code;
   launched.end(exit_code);
