@@ -58,6 +58,7 @@ class HostLaunch {
     if (flags_.dry_run) return show();
     Preflight seen = look();
     require_ready(seen);
+    require_private_links(seen);
     LaunchedJob job(config_, flags_);
     if (flags_.detach && job.detach()) return 0;
     job.begin();
@@ -110,6 +111,16 @@ class HostLaunch {
   void place(int workers) {
     const int members = flags_.elastic ? static_cast<int>(config_.members) : 1;
     placement_ = std::make_shared<Placement>(hosts_, workers / members, members);
+  }
+  // The links of a fixed job carry gradients, and a token is shown on them once only.
+  void require_private_links(const Preflight& seen) const {
+    if (flags_.elastic || flags_.transport.tls.given() || flags_.transport.insecure ||
+        seen.network.of_host[0].loopback)
+      return;
+    throw ConfigError(
+        "the workers of a fixed job would speak gRPC without TLS on {}; expected --tls-ca, "
+        "--tls-certificate and --tls-key, or the explicit choice --insecure",
+        network_text(seen.network.of_host[0]));
   }
   Preflight look() const { return look_before_launch(config_, flags_, *placement_, starter_); }
   // A fixed job goes on without the host that was lost, where the others have room.
