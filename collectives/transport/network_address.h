@@ -13,6 +13,8 @@ struct HostPort {
 
 // "name:29400", "10.0.0.1:29400", "[fe80::1]:29400"; ConfigError, naming `what`, for anything else.
 HostPort parse_host_port(const std::string& text, const std::string& what);
+// The same for where to listen: port 0 is any.
+HostPort parse_listen(const std::string& text, const std::string& what);
 
 // A numeric address.
 struct NetworkAddress {

@@ -1,0 +1,6 @@
+# ballot_watching: what Prometheus sees of a process. Its headers bring nothing of prometheus-cpp.
+add_library(ballot_watching STATIC
+  watching/metric_table.cpp watching/metric_values.cpp watching/metrics_endpoint.cpp watching/scrape_target.cpp
+  watching/worker_watch.cpp)
+target_link_libraries(ballot_watching PUBLIC ballot_collectives
+  PRIVATE prometheus-cpp::pull nlohmann_json::nlohmann_json)
