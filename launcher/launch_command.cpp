@@ -182,6 +182,8 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags) {
                      std::to_string(voters),
                      "--min-workers",
                      std::to_string(min_voters)};
+  if (!config.prometheus.empty())
+    job.coordinator.insert(job.coordinator.end(), {"--prometheus", config.prometheus});
   for (int voter = 0; voter < voters; ++voter) {
     // A voter's members meet over MPI; mpirun ends with any of them, and is started again.
     std::vector<std::string> command;

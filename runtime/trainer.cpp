@@ -376,7 +376,8 @@ class Trainer {
   void start_record() {
     show();
     if (!leads()) return;
-    metrics_ = std::make_unique<MetricsLog>(config_.output_folder, training_.step);
+    metrics_ =
+        std::make_unique<MetricsLog>(config_.output_folder, training_.step, config_.tensorboard);
     const ParameterGroup& hidden = config_.group(ParameterKind::hidden_matrix);
     RunFacts facts;
     facts.version = version();

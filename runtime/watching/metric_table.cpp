@@ -108,7 +108,8 @@ constexpr std::array<MetricEntry, kMetrics> kTable = {{
     {Metric::coordinator_steps_planned, "ballot_coordinator_steps_planned", gauge, coordinator,
      nullptr, "Steps after which the run ends, as its workers say."},
     {Metric::coordinator_workers, "ballot_coordinator_workers", gauge, coordinator, "state",
-     "Workers that the coordinator knows, by what they do."},
+     "Workers that the coordinator knows, by what they do; unheard: of the term, and not heard of "
+     "since this coordinator began."},
     {Metric::coordinator_silent, "ballot_coordinator_silent_workers", gauge, coordinator, nullptr,
      "Workers that have not been heard of in time."},
     {Metric::coordinator_held, "ballot_coordinator_worker_held_step", gauge, coordinator, "worker",
