@@ -188,6 +188,12 @@ bool end_connection(const ConnectionEnd& end) {
   return found;
 }
 
+void try_to_connect(const NetworkAddress& to) {
+  const Socket tcp(to.v6, SOCK_STREAM | SOCK_NONBLOCK);
+  SocketAddress address = socket_address(to);
+  [[maybe_unused]] const int begun = connect(tcp.get(), address.get(), address.size);
+}
+
 std::string why_not_listen(const NetworkAddress& at) {
   const Socket tcp(at.v6, SOCK_STREAM);
   const int on = 1;

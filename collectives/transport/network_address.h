@@ -48,6 +48,9 @@ NetworkAddress parse_grpc_peer(const std::string& text);
 // once. False if there is none such.
 bool end_connection(const ConnectionEnd& end);
 
+// Opens a connection and closes it again, without waiting for either.
+void try_to_connect(const NetworkAddress& to);
+
 // Why nobody can listen there, or empty.
 std::string why_not_listen(const NetworkAddress& at);
 

@@ -14,9 +14,6 @@
 namespace ballot {
 namespace {
 
-// Prometheus waits ten seconds for a scrape by default.
-constexpr auto kPatience = std::chrono::seconds(3);
-
 class Samples {
  public:
   void add(Metric metric, double value, const std::string& label = "") {
@@ -56,7 +53,8 @@ void add_workers(const std::vector<WorkerStatus>& workers, Samples& samples) {
 
 class StatusSource : public MetricSource {
  public:
-  explicit StatusSource(CoordinatorWatch::AskStatus ask) : ask_(std::move(ask)) {}
+  StatusSource(CoordinatorWatch::AskStatus ask, Duration patience)
+      : ask_(std::move(ask)), patience_(patience) {}
 
   std::vector<MetricSample> collect() const override {
     using Found = std::optional<std::vector<MetricSample>>;
@@ -65,12 +63,13 @@ class StatusSource : public MetricSource {
     ask_([answer](const ServiceStatus* status) {
       answer->set_value(status != nullptr ? Found(metrics_of(*status)) : std::nullopt);
     });
-    if (found.wait_for(kPatience) != std::future_status::ready) return metrics_without_status();
+    if (found.wait_for(patience_) != std::future_status::ready) return metrics_without_status();
     return found.get().value_or(metrics_without_status());
   }
 
  private:
   CoordinatorWatch::AskStatus ask_;
+  Duration patience_;
 };
 
 }  // namespace
@@ -110,8 +109,8 @@ std::vector<MetricSample> metrics_of(const ServiceStatus& status) {
 
 CoordinatorWatch::CoordinatorWatch(const std::string& listen, AskStatus ask,
                                    const std::string& run_folder, const std::string& name,
-                                   const std::string& run)
-    : endpoint_(listen, "--prometheus", std::make_shared<StatusSource>(std::move(ask))),
+                                   const std::string& run, Duration patience)
+    : endpoint_(listen, "--prometheus", std::make_shared<StatusSource>(std::move(ask), patience)),
       target_(run_folder, name, endpoint_.reachable_address(),
               {{"run", run}, {"role", "coordinator"}}) {}
 

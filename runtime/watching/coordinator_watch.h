@@ -23,8 +23,10 @@ class CoordinatorWatch {
   using AskStatus = std::function<void(std::function<void(const ServiceStatus*)>)>;
 
   // Listens when this returns (ConfigError); `ask` must outlive it. `name`: of the target file.
+  // `patience`: for an answer; Prometheus itself waits ten seconds by default.
   CoordinatorWatch(const std::string& listen, AskStatus ask, const std::string& run_folder,
-                   const std::string& name, const std::string& run);
+                   const std::string& name, const std::string& run,
+                   Duration patience = std::chrono::seconds(3));
 
   const std::string& address() const { return endpoint_.address(); }
 

@@ -5,7 +5,10 @@
 #include <prometheus/metric_family.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "collectives/transport/network_address.h"
@@ -61,11 +64,39 @@ class Collected : public prometheus::Collectable {
   std::shared_ptr<const MetricSource> source_;
 };
 
+// CivetWeb looks every two seconds whether it shall stop, or when somebody knocks.
+class Knocking {
+ public:
+  explicit Knocking(const NetworkAddress& at) : thread_([this, at] { knock(at); }) {}
+  Knocking(const Knocking&) = delete;
+  ~Knocking() {
+    over_ = true;
+    thread_.join();
+  }
+
+ private:
+  void knock(const NetworkAddress& at) const {
+    while (!over_) {
+      try_to_connect(at);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
 }  // namespace
 
 struct MetricsEndpoint::Server {
+  NetworkAddress at;
   std::shared_ptr<Collected> collected;
   std::unique_ptr<prometheus::Exposer> exposer;
+
+  ~Server() {
+    if (exposer == nullptr) return;
+    const Knocking knocking(at);
+    exposer.reset();
+  }
 };
 
 MetricsEndpoint::MetricsEndpoint(const std::string& listen, const std::string& what,
@@ -89,6 +120,7 @@ MetricsEndpoint::MetricsEndpoint(const std::string& listen, const std::string& w
   const std::vector<int> ports = server_->exposer->GetListeningPorts();
   require(!ports.empty(), "an endpoint at {} without a port", at.text());
   at.port = static_cast<std::uint16_t>(ports.front());
+  server_->at = at;
   address_ = at.text();
   server_->exposer->RegisterCollectable(server_->collected);
   log_info("metrics for Prometheus at http://{}/metrics", address_);
