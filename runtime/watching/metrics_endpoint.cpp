@@ -113,9 +113,11 @@ MetricsEndpoint::MetricsEndpoint(const std::string& listen, const std::string& w
     server_->exposer = std::make_unique<prometheus::Exposer>(std::vector<std::string>{
         "listening_ports", at.text(), "num_threads", "2", "request_timeout_ms", "5000"});
   } catch (const std::exception& failure) {
-    const std::string why = why_not_listen(at);
-    throw ConfigError("{} = \"{}\": cannot listen at {}: {}", what, listen, at.text(),
-                      why.empty() ? failure.what() : why);
+    std::string why = why_not_listen(at);
+    if (why.empty())
+      why = at.v6 ? "the HTTP server of this prometheus-cpp may know IPv4 addresses only (Debian's)"
+                  : failure.what();
+    throw ConfigError("{} = \"{}\": cannot listen at {}: {}", what, listen, at.text(), why);
   }
   const std::vector<int> ports = server_->exposer->GetListeningPorts();
   require(!ports.empty(), "an endpoint at {} without a port", at.text());
