@@ -334,7 +334,8 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.deadline_seconds));
   std::optional<WorkerWatch> shown;  // before anything takes long: its port may be taken
   if (!config.prometheus.empty())
-    shown.emplace(config.prometheus, WorkerWatch::Record::elastic, kMostNumbers);
+    shown.emplace(config.prometheus,
+                  first ? WorkerWatch::Record::elastic : WorkerWatch::Record::none, kMostNumbers);
   TrainingHooks shown_hooks = hooks;
   if (shown && !first)  // which has no record: all it knows is its steps
     shown_hooks.after_step = [&](std::int64_t step, const ParameterArena& arena) {

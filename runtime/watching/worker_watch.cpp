@@ -47,7 +47,9 @@ void WorkerWatch::begin(std::int64_t step, std::int64_t steps_planned, int worke
   if (workers > 0) values_->set(Metric::workers, workers);
   if (voters > 0) values_->set(Metric::voters, voters);
   // These count what this process sees: so far, nothing.
-  for (const Metric counter : {Metric::steps, Metric::tokens, Metric::loss_faults, Metric::alarms})
+  values_->add(Metric::steps, 0);
+  if (record_ == Record::none) return;
+  for (const Metric counter : {Metric::tokens, Metric::loss_faults, Metric::alarms})
     values_->add(counter, 0);
   if (record_ == Record::elastic) return;
   values_->add(Metric::gradient_faults, 0);

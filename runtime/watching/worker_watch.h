@@ -19,9 +19,9 @@ namespace ballot {
 
 class WorkerWatch {
  public:
-  // What a run's record has: an elastic one does not tell purposes of bytes, hidden communication,
-  // audits and slow workers apart.
-  enum class Record { fixed, elastic };
+  // What this worker knows of a run's record: an elastic one does not tell purposes of bytes,
+  // hidden communication, audits and slow workers apart. none: its steps are all it knows.
+  enum class Record { fixed, elastic, none };
 
   // Listens when this returns (ConfigError). `voters`: numbers of voters are below.
   WorkerWatch(const std::string& listen, Record record, std::size_t voters);

@@ -5,6 +5,7 @@ a run was killed and resumed from an older step.
 """
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -97,10 +98,49 @@ with tempfile.TemporaryDirectory() as name:
         subprocess.run(["rm", "-r", str(checkpoint)], check=True)
     launch(folder, ["--resume=checkpoint", "train.steps=20"])
     expect_equal(run)
-    files = len(list((run / "tensorboard").iterdir()))
-    if files != 3:
-        fail(f"{files} event files of 3 starts")
+    made = len(list((run / "tensorboard").iterdir()))
+    if made != 3:
+        fail(f"{made} event files of 3 starts")
     print("tensorboard: resumed twice, the second time from an older step: each step once")
+
+    # Elastic: whoever writes the record is killed, another goes on, the first comes back and takes over again.
+    settings = ["--elastic", "output.folder=elastic", "train.steps=1000000", "train.checkpoint_every=100", "--restarts=5"]
+    run = folder / "elastic"
+    job = launch(folder, settings, wait=False)
+
+    def steps():
+        metrics = run / "metrics.jsonl"
+        return metrics.read_text().count('"type":"step"') if metrics.exists() else 0
+
+    def files():
+        return len(list((run / "tensorboard").glob("events.*")))
+
+    def wait(what, holds):
+        end = time.monotonic() + 120
+        while not holds():
+            if time.monotonic() > end or job.poll() is not None:
+                job.kill()
+                fail(f"{what}: does not happen\n{job.communicate()[0]}")
+            time.sleep(0.05)
+
+    def child(job, flag, value):
+        listed = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+        for process in listed:
+            words = pathlib.Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+            if (flag, value) in zip(words, words[1:]):
+                return int(process)
+        fail(f"no process with {flag} {value}")
+
+    wait("an elastic run begins", lambda: steps() > 10)
+    before = files()
+    os.kill(child(job, "--worker", "0"), signal.SIGKILL)
+    wait("another worker writes the record", lambda: files() > before)
+    then = steps()
+    wait("it goes on", lambda: steps() > then + 10)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=120)
+    expect_equal(run)
+    print(f"tensorboard: an elastic run of {files()} writers: each step once")
 
     # Killed at no moment in particular.
     killed = launch(folder, ["output.folder=killed", "train.steps=1000000"], wait=False)

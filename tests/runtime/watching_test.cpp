@@ -245,6 +245,16 @@ TEST(WorkerWatch, AnElasticRecordHasNoMadeUpZeroes) {
   EXPECT_FALSE(seen.contains("ballot_agreement_ratio{voter=\"1\"}"));
 }
 
+TEST(WorkerWatch, OneWithoutARecordTellsItsStepsAlone) {
+  WorkerWatch watch("127.0.0.1:0", WorkerWatch::Record::none, 1);
+  watch.begin(3, 100, 0, 0);
+  watch.caught_up(4);
+  EXPECT_THAT(lines_of(scrape(watch.address())),
+              UnorderedElementsAre(
+                  testing::Key(HasSubstr("build_info")), std::pair("ballot_step", 4),
+                  std::pair("ballot_steps_planned", 100), std::pair("ballot_steps_total", 1)));
+}
+
 TEST(WorkerWatch, ItsTargetIsThereAsLongAsItIs) {
   const TemporaryFolder folder;
   const std::string target = folder.file("prometheus/worker-3.json");
