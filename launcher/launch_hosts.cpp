@@ -144,6 +144,7 @@ class HostLaunch {
     job.run_folder = config_.output_folder;
     job.elastic = flags_.elastic;
     job.min_voters = flags_.min_workers.value_or(1);
+    job.prometheus = config_.prometheus;
     job.resume = resume_;
     job.threads = config_.threads > 0 ? static_cast<int>(config_.threads) : starter_.cpus;
     job.restarts = flags_.restarts;

@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "runtime/metrics_names.h"
+#include "runtime/watching/tensorboard_log.h"
 
 namespace ballot {
 namespace {
@@ -47,13 +48,32 @@ std::int64_t cut_after(const std::string& path, std::int64_t last_step) {
   return last;
 }
 
+using Values = std::vector<std::pair<std::string, double>>;
+
+// The numbers of a line, each under its name; an array's under the name and the place.
+Values numbers_of(const Json& line, const std::string& prefix = "") {
+  Values values;
+  for (const auto& [name, value] : line.items()) {
+    if (name == metric::kStep) continue;
+    if (value.is_number()) values.emplace_back(prefix + name, value.get<double>());
+    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i)
+      if (value[i].is_number())
+        values.emplace_back(fmt::format("{}{}/{}", prefix, name, i), value[i].get<double>());
+  }
+  return values;
+}
+
 }  // namespace
 
-MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step)
+MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step, bool tensorboard)
     : path_(folder + "/metrics.jsonl") {
   opened_after_ = cut_after(path_, last_step);
   file_ = std::fopen(path_.c_str(), "a");
   if (file_ == nullptr) throw_file_error("open", path_);
+  // Steps that follow are told again; those before the first (an evaluation) as well.
+  if (tensorboard)
+    tensorboard_ =
+        std::make_unique<TensorBoardLog>(folder, opened_after_ == 0 ? 0 : opened_after_ + 1);
 }
 
 MetricsLog::~MetricsLog() {
@@ -161,16 +181,18 @@ void MetricsLog::step(const StepMetrics& r) {
     line[name + "(s)"] = slow.seconds;
     line[name + "_median(s)"] = slow.median_seconds;
   }
+  if (tensorboard_) tensorboard_->add(r.step, numbers_of(line));
   write(line.dump());
 }
 
 void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds) {
-  write(Json{{"type", "evaluation"},
-             {"step", step},
-             {"loss", number(loss)},
-             {"tokens", tokens},
-             {"seconds", seconds}}
-            .dump());
+  const Json line{{"type", "evaluation"},
+                  {"step", step},
+                  {"loss", number(loss)},
+                  {"tokens", tokens},
+                  {"seconds", seconds}};
+  if (tensorboard_) tensorboard_->add(step, numbers_of(line, "evaluation/"));
+  write(line.dump());
 }
 
 void MetricsLog::memory(std::int64_t step, const MemoryPlan& plan, std::int64_t used_bytes) {
@@ -205,13 +227,16 @@ void MetricsLog::notice(const char* type, std::int64_t step, int worker, const s
 
 void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double seconds,
                             double write_seconds, std::uint64_t bytes) {
-  write(Json{{"type", "checkpoint"},
-             {"step", step},
-             {"path", path},
-             {"seconds", seconds},
-             {metric::kCheckpointWriteSeconds, write_seconds},
-             {metric::kCheckpointBytes, bytes}}
-            .dump(-1, ' ', false, Json::error_handler_t::replace));
+  const Json line{{"type", "checkpoint"},
+                  {"step", step},
+                  {"path", path},
+                  {"seconds", seconds},
+                  {metric::kCheckpointWriteSeconds, write_seconds},
+                  {metric::kCheckpointBytes, bytes}};
+  if (tensorboard_)
+    tensorboard_->add(step, {{metric::kCheckpointWriteSeconds, write_seconds},
+                             {metric::kCheckpointBytes, static_cast<double>(bytes)}});
+  write(line.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void MetricsLog::end(std::int64_t step, bool replicas_identical, double seconds) {

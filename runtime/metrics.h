@@ -19,6 +19,8 @@
 
 namespace ballot {
 
+class TensorBoardLog;
+
 struct RunFacts {
   std::string version, model, processor, compute, backend, config_toml, rule, reduce;
   std::string schedule;  // of votes; empty: nothing is voted on
@@ -62,8 +64,9 @@ struct StepMetrics {
 class MetricsLog {
  public:
   // Appends to FOLDER/metrics.jsonl; lines of steps after `last_step` (a resumed run repeats them)
-  // are cut away first.
-  MetricsLog(const std::string& folder, std::int64_t last_step);
+  // are cut away first. With `tensorboard` the numbers of steps, evaluations and checkpoints go to
+  // an event file too, each before its line.
+  MetricsLog(const std::string& folder, std::int64_t last_step, bool tensorboard = false);
   ~MetricsLog();
   // The last step that had a line when it was opened; 0: none.
   std::int64_t opened_after() const { return opened_after_; }
@@ -85,6 +88,7 @@ class MetricsLog {
   std::string path_;
   std::FILE* file_ = nullptr;
   std::int64_t opened_after_ = 0;
+  std::unique_ptr<TensorBoardLog> tensorboard_;  // null: nobody asked for it
 };
 
 // The progress of a run for a person: a line that rewrites itself on a terminal, else a log line

@@ -744,6 +744,11 @@ double ElasticWorker::take_tally_seconds() {
   return std::exchange(tally_seconds_, 0.0);
 }
 
+std::int64_t ElasticWorker::checkpoint_step() const {
+  const std::lock_guard lock(mutex_);
+  return newest_checkpoint_.step;
+}
+
 std::string ElasticWorker::checkpoint() const {
   const std::lock_guard lock(mutex_);
   if (newest_checkpoint_.step == 0) return "";

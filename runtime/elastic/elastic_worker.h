@@ -57,7 +57,8 @@ class ElasticWorker {
   // Until the run has ended or this worker has left; false: it has left.
   bool run(ElasticEvents events);
 
-  std::string checkpoint() const;  // the newest that is published, as far as it knows
+  std::string checkpoint() const;        // the newest that is published, as far as it knows
+  std::int64_t checkpoint_step() const;  // its step; 0: none
   PeersTraffic traffic() const { return peers_->traffic(); }
   // Of the computing thread, since the last call.
   double take_checkpoint_wait() { return writer_.take_wait_seconds(); }
