@@ -63,17 +63,19 @@ class MissionTest : public SmallRun {
     ssh_ = std::make_unique<SshNodes>(std::vector<std::string>(kNodes, kNodes + 4), 2222, within);
     const std::string data = BALLOT_SHARED_DATA;
     if (!std::filesystem::exists(data)) GTEST_SKIP() << data << " is not here";
-    std::ifstream source(data + "/tinyshakespeare.txt", std::ios::binary);
-    std::ostringstream text;
-    text << source.rdbuf();
-    write("train.txt", text.str().substr(0, 400'000));
-    write("held-out.txt", text.str().substr(1'050'000));
+    std::ifstream source(data + "/gsm8k-train.jsonl");
+    std::string train, held_out, line;
+    for (int number = 0; number < 2100 && std::getline(source, line); ++number)
+      (number < 2000 ? train : held_out) += line + "\n";
+    write("train.jsonl", train);
+    write("held-out.jsonl", held_out);
     write("run.toml",
-          fmt::format("[model]\nfolder = \"{0}/llama-tiny-shakespeare\"\n"
-                      "[data]\ntrain = \"{1}\"\nvalidation = \"{2}\"\nsequence_length = 64\n"
-                      "[train]\nsteps = {3}\nbatch = 2\nvalidation_windows = 16\ncheckpoint_every "
-                      "= 20\n[optimizer]\npreset = \"olion\"\n[output]\nfolder = \"vote\"\n",
-                      data, file("train.txt"), file("held-out.txt"), kSteps));
+          fmt::format(
+              "[model]\nfolder = \"{0}/llama-tiny-shakespeare\"\n"
+              "[data]\ntrain = \"{1}\"\nvalidation = \"{2}\"\nsequence_length = 128\n"
+              "[train]\nsteps = {3}\nbatch = 2\nvalidation_windows = 16\ncheckpoint_every "
+              "= 20\n[optimizer]\npreset = \"olion\"\nrate = 0.003\n[output]\nfolder = \"vote\"\n",
+              data, file("train.jsonl"), file("held-out.jsonl"), kSteps));
   }
   // `ballot launch` on node 0, as a person there would call it.
   std::unique_ptr<test::ServerProcess> launch_there(const std::string& hosts,
