@@ -283,6 +283,11 @@ std::string line_chart(const Chart& chart, const std::vector<Curve>& curves,
       y_high = std::max(y_high, point.y);
     }
   if (!(x_low <= x_high)) return nothing_to_show();
+  for (const Mark& mark : marks)  // a last checkpoint is published after the last step
+    if (visible(mark.at)) {
+      x_low = std::min(x_low, mark.at.x);
+      x_high = std::max(x_high, mark.at.x);
+    }
   const double flat = std::max(0.05 * std::abs(y_high), 1e-3);
   const double margin = y_high > y_low ? 0.06 * (y_high - y_low) : flat;
   y_low = chart.from_zero ? std::min(0.0, y_low) : y_low - margin;

@@ -136,8 +136,8 @@ std::string layers_card(const RunRecord& run) {
       const double behind = median > 0.5 ? (median - share) / (median - 0.5) : 0;
       const double red = std::isfinite(behind) ? std::clamp(behind, 0.0, 1.0) * 60 : 0;
       out += fmt::format(
-          "<td style=\"background:color-mix(in srgb,var(--heat) {:.0f}%,transparent)\">{}</td>", red,
-          std::isfinite(share) ? fmt::format("{:.3f}", share) : "–");
+          "<td style=\"background:color-mix(in srgb,var(--heat) {:.0f}%,transparent)\">{}</td>",
+          red, std::isfinite(share) ? fmt::format("{:.3f}", share) : "–");
     }
     out += "</tr>";
   }

@@ -201,6 +201,23 @@ TEST_F(ReportRuns, MarksAndListsWhatHappened) {
   EXPECT_EQ(count("class=\"mark tick m0\""), 6);
 }
 
+// The last checkpoint is published when all steps are done.
+TEST_F(ReportRuns, WhatComesAfterTheLastStepIsInThePicture) {
+  Lines lines;
+  lines.start(0).steps(1, 4, 1).wait(40);
+  lines.add({{"type", "checkpoint"}, {"step", 4}, {"path", "out/checkpoints/step-4"}});
+  const std::string shown = page({write("run", lines)});
+  int found = 0;
+  const std::string begin = "class=\"mark tick m0\" d=\"M";
+  for (std::size_t at = 0; (at = shown.find(begin, at)) != std::string::npos; ++found) {
+    at += begin.size();
+    const double x = std::stod(shown.substr(at));
+    EXPECT_GE(x, 0);
+    EXPECT_LE(x, 640);
+  }
+  EXPECT_EQ(found, 3);
+}
+
 TEST_F(ReportRuns, DamagedEventsAreNamedByTheirLine) {
   for (const json& line :
        {json{{"type", "term"}, {"step", 1}, {"workers", 3}},
