@@ -397,20 +397,22 @@ bool is_file(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
 }
 
-void check_combinations(const RunConfig& config, std::vector<std::string>& problems) {
+// `here`: the run's files, device and processor are this machine's.
+void check_combinations(const RunConfig& config, bool here, std::vector<std::string>& problems) {
   const auto wrong = [&problems](auto format, auto&&... args) {
     problems.push_back(fmt::format(fmt::runtime(format), args...));
   };
   if (config.model_folder.empty())
     wrong("model.folder is missing: expected a Hugging Face folder");
-  else if (!is_file(config.model_folder + "/config.json"))
+  else if (here && !is_file(config.model_folder + "/config.json"))
     wrong("model.folder = \"{}\": there is no config.json in it", config.model_folder);
   if (config.train_data.path.empty())
     wrong("data.train is missing: expected a text, .jsonl, .bin or .idx file");
   for (const auto& [key, source] : {std::pair{"data.train", &config.train_data},
                                     std::pair{"data.validation", &config.validation_data}}) {
     if (source->path.empty()) continue;
-    if (!is_file(source->path)) wrong("{} = \"{}\": there is no such file", key, source->path);
+    if (here && !is_file(source->path))
+      wrong("{} = \"{}\": there is no such file", key, source->path);
     if (source->first_part >= source->last_part)
       wrong("{}_first_part = {} is not below {}_last_part = {}", key, source->first_part, key,
             source->last_part);
@@ -456,7 +458,7 @@ void check_combinations(const RunConfig& config, std::vector<std::string>& probl
   // Nothing that depends on the device is looked at where there is none.
   std::optional<Device> found;
   try {
-    found = find_device(config);
+    if (here) found = find_device(config);
   } catch (const WorldError& failure) {
     problems.push_back(fmt::format("train.{}", failure.what()));
   }
@@ -566,8 +568,9 @@ const char* name_of_products(Compute compute, DType type) {
 
 namespace {
 
-// Whether the combinations of values, and the files they name, are looked at too.
-enum class Check { keys, all };
+// Whether the combinations of values are looked at too, and whether what they need is on this
+// machine.
+enum class Check { keys, elsewhere, all };
 
 RunConfig parse_config(const std::string& text, const std::string& path,
                        const std::vector<std::string>& settings, Check check) {
@@ -591,7 +594,8 @@ RunConfig parse_config(const std::string& text, const std::string& path,
   add_groups(table, config, !std::isnan(preset.rate));
   table.apply(text, path, settings, problems);
   config.schedule.steps = config.steps;
-  if (problems.empty() && check == Check::all) check_combinations(config, problems);
+  if (problems.empty() && check != Check::keys)
+    check_combinations(config, check == Check::all, problems);
   if (!problems.empty())
     throw ConfigError("{} problem{} in {}:\n  {}", problems.size(), problems.size() == 1 ? "" : "s",
                       path, fmt::join(problems, "\n  "));
@@ -615,6 +619,11 @@ RunConfig parse_run_config(const std::string& text, const std::string& path,
 
 RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings) {
   return parse_config(read_text(path), path, settings, Check::all);
+}
+
+RunConfig read_run_config_elsewhere(const std::string& path,
+                                    const std::vector<std::string>& settings) {
+  return parse_config(read_text(path), path, settings, Check::elsewhere);
 }
 
 RunConfig read_resolved_config(const std::string& path) {

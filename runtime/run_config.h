@@ -106,6 +106,9 @@ struct RunConfig {
 
 // `settings` are "key=value" of --set.
 RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings);
+// For a job on other machines: files, device and processor are not looked at, all else is.
+RunConfig read_run_config_elsewhere(const std::string& path,
+                                    const std::vector<std::string>& settings);
 RunConfig parse_run_config(const std::string& text, const std::string& path,
                            const std::vector<std::string>& settings);
 

@@ -338,7 +338,7 @@ std::string small_tokenizer(bool byte_level) {
 }  // namespace
 
 const std::vector<Entry>& entries() {
-  static const std::vector<Entry> all =
+  static const std::vector<Entry> all = with_cluster_entries(
       with_data_entries(with_checkpoint_entries(with_peer_entries(with_coordinator_entries({
           {"safetensors", run_safetensors, {small_safetensors()}},
           {"config",
@@ -367,7 +367,7 @@ const std::vector<Entry>& entries() {
           {"peer_frame", run_peer_frame, {small_frames()}},
           {"journal_record", run_journal_record, {small_record()}},
           {"journal_segment", run_journal_segment, {small_segment()}},
-      }))));
+      })))));
   return all;
 }
 

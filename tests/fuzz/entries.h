@@ -23,5 +23,6 @@ std::vector<Entry> with_coordinator_entries(std::vector<Entry> entries);  // a p
 std::vector<Entry> with_peer_entries(std::vector<Entry> entries);         // another
 std::vector<Entry> with_checkpoint_entries(std::vector<Entry> entries);
 std::vector<Entry> with_data_entries(std::vector<Entry> entries);
+std::vector<Entry> with_cluster_entries(std::vector<Entry> entries);
 
 }  // namespace ballot::fuzz

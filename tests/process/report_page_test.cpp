@@ -41,8 +41,8 @@ class ReportPage : public SmallRun {
   }
   // Three workers of which one is killed and started again by the launcher.
   void train_elastic(const std::string& output) const {
-    Command job({"launch", "run.toml", "--workers", "3", "--elastic", "--restarts", "2", "--set",
-                 "output.folder=" + output, "--set", "train.steps=200", "--set",
+    Command job({"launch", "run.toml", "--workers", "3", "--elastic", "--max-restarts", "2",
+                 "--set", "output.folder=" + output, "--set", "train.steps=200", "--set",
                  "train.checkpoint_every=50", "--set", "train.evaluate_every=50", "--set",
                  "vote.deadline_seconds=60"},
                 file(""), {{"OMP_NUM_THREADS", "1"}});
