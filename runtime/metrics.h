@@ -31,6 +31,7 @@ struct RunFacts {
 };
 
 struct StepMetrics {
+  double time = 0;        // when it was done, seconds since the epoch; 0: when it is written
   std::int64_t step = 0;  // from 1: steps done
   double loss = 0, rate = 0;
   std::int64_t tokens = 0, tokens_total = 0;  // all workers
@@ -81,6 +82,11 @@ class MetricsLog {
   void notice(const char* type, std::int64_t step, int worker, const std::string& text);
   void checkpoint(std::int64_t step, const std::string& path, double seconds, double write_seconds,
                   std::uint64_t bytes);
+  // Of an elastic run, by whomever it was published.
+  void checkpoint(std::int64_t step, const std::string& path);
+  // A term of an elastic run began after `step`, with these workers; `reason` empty: not known.
+  void term(std::int64_t step, std::int64_t term, const std::vector<std::int32_t>& workers,
+            const std::string& reason);
   void end(std::int64_t step, bool replicas_identical, double seconds);
 
  private:
@@ -108,5 +114,8 @@ class ProgressLine {
 
 // "1.4 MB", "312 B": for people; files carry whole numbers.
 std::string human_bytes(double bytes);
+
+// Seconds since the epoch, as the lines' `time`.
+double wall_clock();
 
 }  // namespace ballot

@@ -76,7 +76,7 @@ class ElasticRecord {
         progress_(config.steps),
         layer_map_(replica.layout().voted()) {}
 
-  void entered(const TermRecord& record) {
+  void entered(const TermRecord& record, const std::string& reason) {
     const PeersTraffic traffic = worker_.traffic();
     log_info("term {}: {} workers, from step {}", record.term, record.workers.size(),
              record.start.step);
@@ -115,11 +115,13 @@ class ElasticRecord {
     for (const Line& line : lines_)
       if (line.metrics.step > metrics_->opened_after()) write(line);
     metrics_->run(facts(record));
+    metrics_->term(record.start.step, record.term, workers_, reason);
+    checkpoint_ = worker_.checkpoint();  // published before: by whom wrote the record then
     if (step == 0 && record.start.step == 0)
       if (const auto loss = evaluate()) result_.first_loss = *loss;
   }
 
-  VoterJudgement applied(const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
+  AppliedAnswer applied(const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
     std::erase_if(lines_, [&](const Line& line) { return line.metrics.step >= applied.step; });
     if (figures) {
       watch(*figures);
@@ -127,6 +129,7 @@ class ElasticRecord {
       if (lines_.size() > kLinesKept) lines_.pop_front();
       if (shown_ != nullptr) show(lines_.back());
       if (metrics_) {
+        note_checkpoint();
         write(lines_.back());
         progress_.update(lines_.back().metrics);
         const bool last = applied.step == config_.steps;
@@ -137,11 +140,12 @@ class ElasticRecord {
     if (!figures && shown_ != nullptr) shown_->caught_up(applied.step);
     before_ = worker_.traffic();
     watch_step_ = Stopwatch();
-    return judgement();
+    return {judgement(), recorded()};
   }
 
   void end(bool finished) {
     progress_.finish();
+    note_checkpoint();
     if (metrics_) metrics_->end(replica_.position().step, finished, total_.elapsed());
   }
 
@@ -167,6 +171,14 @@ class ElasticRecord {
     shown_->step(metrics, workers_);
     if (const std::int64_t step = worker_.checkpoint_step(); step > 0)
       shown_->newest_checkpoint(step);
+  }
+
+  // Told by the coordinator, some steps after it.
+  void note_checkpoint() {
+    const std::string newest = worker_.checkpoint();
+    if (!metrics_ || newest == checkpoint_) return;
+    checkpoint_ = newest;
+    metrics_->checkpoint(worker_.checkpoint_step(), newest);
   }
 
   // The same on every worker of the term, being made of what all have.
@@ -222,10 +234,36 @@ class ElasticRecord {
     return judgement;
   }
 
+  // Of the last line, while this worker writes them.
+  std::optional<RecordedStep> recorded() const {
+    if (!metrics_ || lines_.empty()) return std::nullopt;
+    const auto& [line, votes] = lines_.back();
+    RecordedStep recorded;
+    recorded.step = line.step;
+    if (std::isfinite(line.loss)) recorded.loss = line.loss;
+    if (line.step_seconds > 0)
+      recorded.tokens_per_second = static_cast<double>(line.tokens) / line.step_seconds;
+    recorded.tokens_total = line.tokens_total;
+    recorded.bytes_sent = static_cast<std::int64_t>(line.traffic.total_sent());
+    recorded.fp32_bytes = static_cast<std::int64_t>(line.fp32_bytes);
+    if (votes.elements > 0)
+      recorded.ties = static_cast<double>(votes.ties) / static_cast<double>(votes.elements);
+    double sum = 0;
+    int voters = 0;
+    for (std::size_t v = 0; v < votes.agreed.size(); ++v)
+      if (votes.compared[v] > 0) {
+        sum += static_cast<double>(votes.agreed[v]) / static_cast<double>(votes.compared[v]);
+        ++voters;
+      }
+    if (voters > 1) recorded.agreement = sum / voters;
+    return recorded;
+  }
+
   StepMetrics line_of(const AppliedRecord& applied, const StepFigures& decided) {
     StepMetrics line;
     const Replica::Times& times = replica_.times();
     const PeersTraffic traffic = worker_.traffic();
+    line.time = wall_clock();
     line.step = applied.step;
     line.loss =
         decided.loss.tokens > 0 ? decided.loss.mean() : std::numeric_limits<double>::quiet_NaN();
@@ -307,6 +345,7 @@ class ElasticRecord {
   std::unique_ptr<MetricsLog> metrics_;  // null: another worker writes it
   PeersTraffic before_;
   std::uint64_t member_bytes_ = 0;
+  std::string checkpoint_;  // the newest that the record knows of
   bool entered_ = false;
   std::vector<std::int32_t> workers_;  // of the term, by voter
   AgreementWatch watch_;
@@ -395,7 +434,9 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
   ElasticRecord record(config, options, replica, journal, worker, shown ? &*shown : nullptr,
                        result);
   const bool finished =
-      worker.run({[&](const TermRecord& entered) { record.entered(entered); },
+      worker.run({[&](const TermRecord& entered, const std::string& reason) {
+                    record.entered(entered, reason);
+                  },
                   [&](const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
                     return record.applied(applied, figures);
                   }});
