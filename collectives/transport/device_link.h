@@ -31,6 +31,9 @@ class DeviceLink {
   // order given, and have equal sizes on both sides.
   virtual void exchange(Purpose purpose, std::span<const DeviceMessage> to,
                         std::span<const DeviceMessage> from, Stream& stream) = 0;
+  // Every rank's `values` become the sum of all ranks' values modulo 2^32, as one operation of the
+  // stream. Counted is what a ring would send.
+  virtual void sum(Purpose purpose, std::uint32_t* values, std::int64_t count, Stream& stream) = 0;
   // Throws PeerLost or TransportError once something is known to be broken. Never blocks.
   virtual void check() = 0;
   // What is under way ends unfinished, so that its streams come to an end; of no more use.

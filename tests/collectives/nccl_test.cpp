@@ -37,8 +37,9 @@ void run_nccl(int ranks, const std::function<void(Transport&, Transport& control
 }
 
 // Ballots of random layouts and moods, released by each rank at its own pace and in its own order.
-void expect_one_verdict(int ranks, std::uint64_t seed, const BallotLayout* layout = nullptr) {
-  const test::VoteCase c = test::make_case(ranks, {}, seed, layout);
+void expect_one_verdict(int ranks, const VoteOptions& options, std::uint64_t seed,
+                        const BallotLayout* layout = nullptr) {
+  const test::VoteCase c = test::make_case(ranks, options, seed, layout);
   run_nccl(ranks, [&](Transport& transport, Transport&) {
     EXPECT_EQ(transport.name(), "nccl");
     EXPECT_EQ(test::run_case(transport, c), "");
@@ -48,13 +49,23 @@ void expect_one_verdict(int ranks, std::uint64_t seed, const BallotLayout* layou
 TEST(NcclVote, ElectsWhatTheReferenceElects) {
   std::uint64_t seed = 0;
   for (const int ranks : {1, 2, 3, 5})
-    for (int trial = 0; trial < 6 && has_gpus(ranks); ++trial) expect_one_verdict(ranks, ++seed);
+    for (int trial = 0; trial < 6 && has_gpus(ranks); ++trial)
+      expect_one_verdict(ranks, {}, ++seed);
+}
+
+TEST(NcclLaneVote, ElectsWhatTheReferenceElects) {
+  std::uint64_t seed = 200;
+  for (const int ranks : {1, 2, 3, 4, 5})
+    for (int trial = 0; trial < 5 && has_gpus(ranks); ++trial)
+      expect_one_verdict(ranks, {.schedule = Schedule::lanes}, ++seed);
 }
 
 TEST(NcclVote, ElectsAlikeWhereSomeOwnNothing) {
   NEEDS_GPUS(3);
   const BallotLayout layout = test::make_layout({{1, 65}, {1, 512}});
-  for (std::uint64_t seed = 50; seed < 53; ++seed) expect_one_verdict(3, seed, &layout);
+  for (std::uint64_t seed = 50; seed < 53; ++seed)
+    for (const Schedule schedule : {Schedule::sharded, Schedule::lanes})
+      expect_one_verdict(3, {.schedule = schedule}, seed, &layout);
 }
 
 TEST(NcclTransport, CarriesEverythingElseOverTheTransportItStandsOn) {
