@@ -129,5 +129,7 @@ std::unique_ptr<Vote> make_device_sharded_vote(const Ballot& ballot, Transport& 
                                                DeviceLink& link, const VoteOptions& options);
 std::unique_ptr<Vote> make_device_lane_vote(const Ballot& ballot, Transport& transport,
                                             DeviceLink& link, const VoteOptions& options);
+std::unique_ptr<Vote> make_device_hierarchical_vote(const Ballot& ballot, Transport& transport,
+                                                    DeviceLink& link, const VoteOptions& options);
 
 }  // namespace ballot

@@ -39,10 +39,22 @@ void check_options(const VoteOptions& options, Transport& transport) {
     throw ConfigError("transport {} carries voters of one member only, not members = {}",
                       transport.name(), options.members);
   if (transport.device_link() != nullptr && !goes_from_gpu_to_gpu(options.schedule))
-    throw ConfigError("transport {} carries schedule = sharded or lanes, not {}", transport.name(),
-                      to_string(options.schedule));
+    throw ConfigError("transport {} carries schedule = sharded, lanes or hierarchical, not {}",
+                      transport.name(), to_string(options.schedule));
   if (options.piece_elements < 0)
     throw ConfigError("piece_elements = {}, expected 0 or more", options.piece_elements);
+}
+
+std::unique_ptr<Vote> make_device_vote(const Ballot& ballot, Transport& transport, DeviceLink& link,
+                                       const VoteOptions& options) {
+  switch (options.schedule) {
+    case Schedule::lanes:
+      return make_device_lane_vote(ballot, transport, link, options);
+    case Schedule::hierarchical:
+      return make_device_hierarchical_vote(ballot, transport, link, options);
+    default:
+      return make_device_sharded_vote(ballot, transport, link, options);
+  }
 }
 
 }  // namespace
@@ -82,9 +94,7 @@ std::unique_ptr<Vote> make_vote(const Ballot& ballot, Transport& transport, Vote
                     deadline);
   check_options(options, transport);
   if (DeviceLink* link = transport.device_link())
-    return options.schedule == Schedule::lanes
-               ? make_device_lane_vote(ballot, transport, *link, options)
-               : make_device_sharded_vote(ballot, transport, *link, options);
+    return make_device_vote(ballot, transport, *link, options);
   switch (options.schedule) {
     case Schedule::sharded:
       return make_sharded_vote(ballot, transport, options, deadline);
@@ -99,7 +109,7 @@ std::unique_ptr<Vote> make_vote(const Ballot& ballot, Transport& transport, Vote
 }
 
 bool goes_from_gpu_to_gpu(Schedule schedule) {
-  return schedule == Schedule::sharded || schedule == Schedule::lanes;
+  return schedule != Schedule::gathered;
 }
 
 const char* to_string(Schedule schedule) {

@@ -60,11 +60,19 @@ TEST(NcclLaneVote, ElectsWhatTheReferenceElects) {
       expect_one_verdict(ranks, {.schedule = Schedule::lanes}, ++seed);
 }
 
+TEST(NcclHierarchicalVote, ElectsWhatTheReferenceElects) {
+  std::uint64_t seed = 300;
+  for (const int ranks : {1, 2, 3, 4, 5})
+    for (const VoteOptions& options : test::schedules_that_fit(ranks, true))
+      for (int trial = 0; trial < 3 && has_gpus(ranks); ++trial)
+        if (options.schedule == Schedule::hierarchical) expect_one_verdict(ranks, options, ++seed);
+}
+
 TEST(NcclVote, ElectsAlikeWhereSomeOwnNothing) {
   NEEDS_GPUS(3);
   const BallotLayout layout = test::make_layout({{1, 65}, {1, 512}});
   for (std::uint64_t seed = 50; seed < 53; ++seed)
-    for (const Schedule schedule : {Schedule::sharded, Schedule::lanes})
+    for (const Schedule schedule : {Schedule::sharded, Schedule::lanes, Schedule::hierarchical})
       expect_one_verdict(3, {.schedule = schedule}, seed, &layout);
 }
 
@@ -100,12 +108,20 @@ TEST(NcclTransport, RefusesWhatItDoesNotCarry) {
 
 // One rank leaves in the middle: the others learn of it, or pass their deadline; none hangs, and
 // their streams come to an end.
-TEST(NcclVote, ALostRankEndsTheVoteOfTheOthers) {
+class NcclSchedule : public testing::TestWithParam<Schedule> {};
+INSTANTIATE_TEST_SUITE_P(OfVotes, NcclSchedule,
+                         testing::Values(Schedule::sharded, Schedule::lanes,
+                                         Schedule::hierarchical),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+TEST_P(NcclSchedule, ALostRankEndsTheVoteOfTheOthers) {
   NEEDS_GPUS(3);
   const BallotLayout layout = test::make_layout({{4, 600}, {3, 512}});
   const Ballot ballot(layout);
+  VoteOptions options{.schedule = GetParam(), .piece_elements = 512};
+  if (GetParam() == Schedule::hierarchical) options.node_size = 3;
   run_nccl(3, [&](Transport& transport, Transport&) {
-    const auto vote = make_vote(ballot, transport, {.piece_elements = 512}, test::soon());
+    const auto vote = make_vote(ballot, transport, options, test::soon());
     vote->elect(0, test::soon());
     vote->begin(1);
     vote->release(0);  // the first pieces are under way
