@@ -112,7 +112,7 @@ class NcclSchedule : public testing::TestWithParam<Schedule> {};
 INSTANTIATE_TEST_SUITE_P(OfVotes, NcclSchedule,
                          testing::Values(Schedule::sharded, Schedule::lanes,
                                          Schedule::hierarchical),
-                         [](const auto& info) { return std::string(to_string(info.param)); });
+                         [](const auto& of) { return std::string(to_string(of.param)); });
 
 TEST_P(NcclSchedule, ALostRankEndsTheVoteOfTheOthers) {
   NEEDS_GPUS(3);
