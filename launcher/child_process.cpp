@@ -46,7 +46,8 @@ std::optional<std::string> find_program(const std::string& name) {
   return std::nullopt;
 }
 
-ChildProcess::ChildProcess(const std::vector<std::string>& command, int output, int error_output) {
+ChildProcess::ChildProcess(const std::vector<std::string>& command, int output, int error_output,
+                           int given_input) {
   require(!command.empty(), "a child process without a command");
   // Made before the fork: the child may only call what is safe in a signal handler.
   std::vector<char*> arguments;
@@ -65,7 +66,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& command, int output, 
     sigset_t none;
     ::sigemptyset(&none);
     ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
-    const int input = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    const int input = given_input >= 0 ? given_input : ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (input >= 0 && ::dup2(input, 0) >= 0 && ::dup2(output, 1) >= 0 &&
         ::dup2(error_output, 2) >= 0)
       ::execv(arguments[0], arguments.data());

@@ -43,9 +43,10 @@ std::optional<std::string> find_program(const std::string& name);
 
 class ChildProcess {
  public:
-  // Starts command[0] (a path) with standard input from /dev/null and the two outputs given. Throws
-  // FileError when it cannot be started.
-  ChildProcess(const std::vector<std::string>& command, int output, int error_output);
+  // Starts command[0] (a path) with standard input from `input` (-1: /dev/null) and the two outputs
+  // given. Throws FileError when it cannot be started.
+  ChildProcess(const std::vector<std::string>& command, int output, int error_output,
+               int input = -1);
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
   ~ChildProcess();  // kills its process group if it still runs, and reaps it

@@ -31,5 +31,7 @@ void add_coordinator(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);  // status, expel
 void add_replay(CLI::App& app, Action& action);
 void add_selftest(CLI::App& app, Action& action);
+void add_jobs(CLI::App& app, Action& action);   // jobs, logs, stop
+void add_agent(CLI::App& app, Action& action);  // agent, probe
 
 }  // namespace ballot

@@ -72,11 +72,11 @@ void LogFile::write_line(std::string_view line) {
 }
 
 LineOutput::LineOutput(std::string name, LogFile& log, int terminal,
-                       std::function<void(std::string_view)> observer)
+                       std::function<bool(std::string_view&)> filter)
     : name_(std::move(name)),
       log_(log),
       terminal_(terminal),
-      observer_(std::move(observer)),
+      filter_(std::move(filter)),
       cutter_([this](std::string_view line, bool progress) { take(line, progress); }) {}
 
 void LineOutput::take(std::string_view line, bool progress) {
@@ -98,7 +98,7 @@ void LineOutput::take(std::string_view line, bool progress) {
 }
 
 void LineOutput::write(std::string_view line) {
-  if (observer_) observer_(line);
+  if (filter_ && !filter_(line)) return;
   log_.write_line(line);
   if (terminal_ < 0) return;
   std::string whole = name_ + " | ";

@@ -42,12 +42,13 @@ class LogFile {
 };
 
 // One stream of one worker: its lines to its log and, as "<name> | line", to `terminal` (a
-// descriptor, -1 for none). Of progress lines the first in a second is written, and the newest when
-// something else follows or the stream ends.
+// descriptor, -1 for none). `filter` sees every line first; it may shorten it, and one that it
+// answers with false goes no further. Of progress lines the first in a second is written, and the
+// newest when something else follows or the stream ends.
 class LineOutput {
  public:
   LineOutput(std::string name, LogFile& log, int terminal,
-             std::function<void(std::string_view)> observer = {});
+             std::function<bool(std::string_view&)> filter = {});
   LineOutput(const LineOutput&) = delete;
   LineOutput& operator=(const LineOutput&) = delete;
   void add(std::string_view bytes) { cutter_.add(bytes); }
@@ -59,7 +60,7 @@ class LineOutput {
   std::string name_;
   LogFile& log_;
   int terminal_;
-  std::function<void(std::string_view)> observer_;
+  std::function<bool(std::string_view&)> filter_;
   LineCutter cutter_;
   std::string held_progress_;
   TimePoint last_progress_{};

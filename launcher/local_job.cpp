@@ -76,7 +76,7 @@ class RunningJob {
 
  private:
   void read_signals();
-  void read_mpirun(std::string_view line);
+  bool read_mpirun(std::string_view line);
   void read_roll(std::string_view bytes);
   void see_ended_workers();
   void ask_to_stop(int signal);
@@ -113,8 +113,8 @@ RunningJob::RunningJob(const LocalJob& job) : job_(job) {
     logs_.emplace_back((std::filesystem::path(job.log_folder) / file).string());
     for (const int terminal : {STDOUT_FILENO, STDERR_FILENO})
       outputs_.emplace_back(name, logs_.back(), job.forward_output ? terminal : -1,
-                            is_mpirun ? [this](std::string_view line) { read_mpirun(line); }
-                                      : std::function<void(std::string_view)>());
+                            is_mpirun ? [this](std::string_view& line) { return read_mpirun(line); }
+                                      : std::function<bool(std::string_view&)>());
   }
   const std::size_t own = 2 * static_cast<std::size_t>(job.workers);
   mpirun_ =
@@ -211,9 +211,10 @@ void RunningJob::see_ended_workers() {
   }
 }
 
-void RunningJob::read_mpirun(std::string_view line) {
+bool RunningJob::read_mpirun(std::string_view line) {
   if (!lost_) lost_ = parse_lost_rank(std::string(line));
   if (lost_ || line.find("job has been aborted") != std::string_view::npos) await_end();
+  return true;
 }
 
 void RunningJob::read_signals() {

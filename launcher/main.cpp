@@ -47,6 +47,8 @@ int main(int count, char** arguments) {
   ballot::add_status(app, action);
   ballot::add_replay(app, action);
   ballot::add_selftest(app, action);
+  ballot::add_jobs(app, action);
+  ballot::add_agent(app, action);
   try {
     app.parse(count, arguments);
     return action ? action() : 0;

@@ -7,10 +7,11 @@
 
 namespace ballot {
 
-Signals::Signals() {
+Signals::Signals(std::initializer_list<int> more) {
   sigset_t set;
   ::sigemptyset(&set);
   for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) ::sigaddset(&set, signal);
+  for (const int signal : more) ::sigaddset(&set, signal);
   // Blocked only after the old mask is kept; an ignored SIGINT (nohup, a shell's `&`) stays
   // ignored.
   if (::pthread_sigmask(SIG_BLOCK, &set, &before_) != 0) throw_file_error("block", "signals");

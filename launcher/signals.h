@@ -1,11 +1,12 @@
-// SIGINT, SIGTERM and SIGCHLD as something to read in a poll loop, until it is destroyed. Of the
-// main thread, before others are started: a thread that does not block them would get them in its
-// stead.
+// SIGINT, SIGTERM and SIGCHLD, and what else is named, as something to read in a poll loop, until
+// it is destroyed. Of the main thread, before others are started: a thread that does not block them
+// would get them in its stead.
 #pragma once
 
 #include <sys/types.h>
 
 #include <csignal>
+#include <initializer_list>
 
 #include "launcher/child_process.h"  // Descriptor
 
@@ -13,7 +14,7 @@ namespace ballot {
 
 class Signals {
  public:
-  Signals();
+  explicit Signals(std::initializer_list<int> more = {});
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
   ~Signals();

@@ -4,6 +4,7 @@
 #include <sys/prctl.h>
 
 #include <csignal>
+#include <ctime>
 
 #include <CLI/CLI.hpp>
 #include <atomic>
@@ -32,9 +33,22 @@ struct TrainFlags {
 };
 
 std::atomic<bool> stop_asked{false};
-// The first signal asks, the second ends the process as if nobody had listened.
+std::int64_t first_asked_ms = 0;  // written before stop_asked is true
+
+std::int64_t now_ms() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);  // may be called by a signal's handler
+  return now.tv_sec * 1000 + now.tv_nsec / 1'000'000;
+}
+
+// The first signal asks, the second ends the process as if nobody had listened. One that is told
+// twice at once (scancel tells everybody, and the launcher passes it on) is one.
 void ask_to_stop(int signal) {
-  if (stop_asked.exchange(true)) {
+  constexpr std::int64_t kSameMs = 1000;
+  if (!stop_asked) {
+    first_asked_ms = now_ms();
+    stop_asked = true;
+  } else if (now_ms() - first_asked_ms > kSameMs) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }

@@ -28,7 +28,7 @@ class ElasticMembers : public SmallRun {
             "--workers",
             "4",
             "--elastic",
-            "--restarts",
+            "--max-restarts",
             "4",
             "--set",
             "vote.members=2",

@@ -276,7 +276,7 @@ TEST_F(Elastic, LaunchedWorkersAndTheirCoordinatorAreStartedAgain) {
                                     "--workers",
                                     "3",
                                     "--elastic",
-                                    "--restarts",
+                                    "--max-restarts",
                                     "4",
                                     "--set",
                                     fmt::format("train.steps={}", steps),
@@ -340,7 +340,7 @@ TEST_F(Elastic, AWorkerThatIsSentAwayEndsWithItsOwnCodeAndMayComeBackAnew) {
 
 // The launcher's: no restart, and the run's own code at its end.
 TEST_F(Elastic, ALaunchedWorkerThatIsSentAwayDoesNotEndTheOthers) {
-  Command job({"launch", "run.toml", "--workers", "3", "--elastic", "--restarts", "2", "--set",
+  Command job({"launch", "run.toml", "--workers", "3", "--elastic", "--max-restarts", "2", "--set",
                "train.steps=300", "--set", "vote.deadline_seconds=60"},
               file(""), environment_);
   const auto address = [&] {

@@ -56,7 +56,7 @@ TEST_F(Nccl, AJobHasTheBitsOfOneWhoseVotesGoOverMpi) {
 
 // The machine that it was on may be gone.
 TEST_F(Nccl, AJobThatHasLostAWorkerGoesOnWithThoseThatAreLeft) {
-  Command running(job("out", "nccl", 12, {"--restarts", "1", "--min-workers", "1"}), file("."),
+  Command running(job("out", "nccl", 12, {"--max-restarts", "1", "--min-workers", "1"}), file("."),
                   gpus(2));
   pid_t victim = 0;
   ASSERT_TRUE(within(60s, [&] {

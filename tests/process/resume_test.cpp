@@ -128,7 +128,7 @@ TEST_P(Resume, AfterTheLaunchersDeathNoWorkerIsLeftAndTheJobGoesOnToTheSameBits)
 // Every step is there once, whatever was lost: the journal holds those after the checkpoint.
 TEST_P(Resume, AfterAWorkersDeathTheLauncherStartsTheJobAgainAndNoStepIsLost) {
   std::vector<std::string> arguments = job("out");
-  arguments.insert(arguments.end(), {"--restarts", "1"});
+  arguments.insert(arguments.end(), {"--max-restarts", "1"});
   Command running(arguments, file("."));
   const std::vector<pid_t> processes = await_checkpoint(running, "out");
   ASSERT_EQ(::kill(processes[0], SIGKILL), 0);
@@ -143,7 +143,7 @@ TEST_P(Resume, AfterAWorkersDeathTheLauncherStartsTheJobAgainAndNoStepIsLost) {
 // The machine that it was on may be gone.
 TEST_P(Resume, WithFewerWorkersAllowedTheJobGoesOnWithThoseThatAreLeft) {
   std::vector<std::string> arguments = job("out");
-  arguments.insert(arguments.end(), {"--restarts", "2", "--min-workers", "1"});
+  arguments.insert(arguments.end(), {"--max-restarts", "2", "--min-workers", "1"});
   Command running(arguments, file("."));
   const std::vector<pid_t> processes = await_checkpoint(running, "out");
   ASSERT_EQ(::kill(processes[0], SIGKILL), 0);

@@ -1,0 +1,155 @@
+#include "launcher/cluster/host_job.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "launcher/mpirun.h"
+
+namespace ballot {
+namespace {
+
+// Hosts that are one machine (nodes of a test, several names) share its cores.
+std::string machine_of(const HostFacts& facts) {
+  return facts.machine.substr(0, facts.machine.find('/'));
+}
+
+class HostJobMaker {
+ public:
+  HostJobMaker(const HostJob& job, std::shared_ptr<Placement> placement, const Preflight& seen)
+      : job_(job), placement_(std::move(placement)) {
+    for (std::size_t h = 0; h < placement_->hosts().size(); ++h) {
+      const HostFacts& facts = *seen.rows[h].facts;
+      addresses_.push_back(seen.network.of_host[h].address);
+      int sharing = 0;
+      for (std::size_t other = 0; other < placement_->hosts().size(); ++other)
+        if (machine_of(*seen.rows[other].facts) == machine_of(facts))
+          sharing += placement_->workers_of(other);
+      threads_.push_back(job.threads > 0 ? job.threads
+                                         : std::max(1, facts.cores / std::max(1, sharing)));
+    }
+    meeting_ = placement_->host_of(0);
+    port_ = seen.rows[meeting_].facts->free_port;
+  }
+
+  StartCommand coordinator() const {
+    std::vector<std::string> words = {job_.starter.program,
+                                      "coordinator",
+                                      job_.run_folder,
+                                      "--listen",
+                                      meeting_address(),
+                                      "--start-workers",
+                                      std::to_string(placement_->voters()),
+                                      "--min-workers",
+                                      std::to_string(job_.min_voters)};
+    add_access(words);
+    return start(meeting_, std::move(words), 1, 0);
+  }
+
+  StartCommand worker(int number, bool host_lost) const {
+    if (host_lost) {
+      const std::size_t before = placement_->host_of(number);
+      if (const std::size_t now = placement_->move(number); now != before)
+        log_warning("worker {} moves from {} to {}", number, placement_->hosts()[before].name,
+                    placement_->hosts()[now].name);
+    }
+    return job_.elastic ? elastic_worker(number) : fixed_worker(number);
+  }
+
+ private:
+  std::string meeting_address() const { return fmt::format("{}:{}", addresses_[meeting_], port_); }
+
+  void add_access(std::vector<std::string>& words) const {
+    const auto add = [&words](const char* flag, const std::string& value) {
+      if (!value.empty()) words.insert(words.end(), {flag, value});
+    };
+    add("--tls-ca", job_.tls.ca);
+    add("--tls-certificate", job_.tls.certificate);
+    add("--tls-key", job_.tls.key);
+    add("--tls-name", job_.tls.name);
+    if (job_.insecure) words.push_back("--insecure");
+  }
+  void add_settings(std::vector<std::string>& words) const {
+    for (const std::string& setting : job_.settings) words.insert(words.end(), {"--set", setting});
+  }
+
+  StartCommand elastic_worker(int number) const {
+    const std::size_t host = placement_->host_of(number);
+    std::vector<std::string> words;
+    // A voter's members meet over MPI on their host; mpirun ends with any of them.
+    if (placement_->members() > 1) {
+      words = {"mpirun"};  // of that host, wherever it is there
+      const std::vector<std::string> all = mpirun_words(placement_->members(), threads_[host]);
+      words.insert(words.end(), all.begin() + 1, all.end());
+    }
+    words.insert(words.end(),
+                 {job_.starter.program, "train", job_.run_file, "--coordinator", meeting_address(),
+                  "--worker", std::to_string(number), "--listen", addresses_[host] + ":0"});
+    if (!job_.coordinator_run.empty()) words.insert(words.end(), {"--run", job_.coordinator_run});
+    add_access(words);
+    add_settings(words);
+    return start(host, std::move(words), threads_[host], placement_->slot_of(number));
+  }
+
+  StartCommand fixed_worker(int rank) const {
+    const std::size_t host = placement_->host_of(rank);
+    std::vector<std::string> words = {job_.starter.program, "train", job_.run_file, "--transport",
+                                      "grpc"};
+    if (!job_.resume.empty()) words.push_back("--resume=" + job_.resume);
+    add_access(words);
+    add_settings(words);
+    return start(host, std::move(words), threads_[host], placement_->slot_of(rank),
+                 {{"RANK", std::to_string(rank)},
+                  {"WORLD_SIZE", std::to_string(placement_->voters())},
+                  {"LOCAL_WORLD_SIZE", std::to_string(placement_->workers_of(host))},
+                  {"MASTER_ADDR", addresses_[meeting_]},
+                  {"MASTER_PORT", std::to_string(port_)}});
+  }
+
+  StartCommand start(std::size_t host, std::vector<std::string> words, int threads, int slot,
+                     std::vector<std::pair<std::string, std::string>> more = {}) const {
+    AgentOrder order;
+    order.command = std::move(words);
+    order.folder = job_.folder;
+    order.environment = std::move(more);
+    order.environment.emplace_back("OMP_NUM_THREADS", std::to_string(threads));
+    order.environment.emplace_back("OMP_WAIT_POLICY", "passive");
+    // Which GPU is its own; mpirun tells members theirs.
+    if (placement_->members() == 1)
+      order.environment.emplace_back("LOCAL_RANK", std::to_string(slot));
+    order.environment.emplace_back("BALLOT_LAUNCHER", "1");
+    order.environment.emplace_back("BALLOT_TOKEN", job_.token);
+    if (placement_->members() > 1) order.leave_signal = SIGUSR1;
+    return make_start(job_.starter, placement_->hosts()[host].name, order);
+  }
+
+  const HostJob job_;
+  const std::shared_ptr<Placement> placement_;
+  std::vector<std::string> addresses_;
+  std::vector<int> threads_;
+  std::size_t meeting_ = 0;  // the host where workers meet: of the coordinator, or of worker 0
+  int port_ = 0;
+};
+
+}  // namespace
+
+SupervisedJob make_host_job(const HostJob& job, std::shared_ptr<Placement> placement,
+                            const Preflight& seen) {
+  require(placement->members() == 1 || job.elastic, "a fixed job places its {} members one by one",
+          placement->members());
+  const auto maker = std::make_shared<HostJobMaker>(job, placement, seen);
+  SupervisedJob supervised;
+  if (job.elastic)
+    supervised.coordinator = {"coordinator", [maker](bool) { return maker->coordinator(); }};
+  for (int number = 0; number < placement->voters(); ++number)
+    supervised.workers.push_back({fmt::format("worker {}", number), [maker, number](bool lost) {
+                                    return maker->worker(number, lost);
+                                  }});
+  supervised.log_folder = job.run_folder + "/logs";
+  supervised.restarts = job.elastic ? job.restarts : 0;
+  if (placement->members() > 1)
+    supervised.leave_signal = SIGUSR1;  // mpirun passes it on, and ends its workers on others
+  return supervised;
+}
+
+}  // namespace ballot

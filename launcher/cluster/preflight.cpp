@@ -1,0 +1,250 @@
+#include "launcher/cluster/preflight.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/error.h"
+#include "core/version.h"
+
+namespace ballot {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+std::string gigabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
+}
+
+// The last line that is not empty, of what ssh or the program said: the reason, nearly always.
+std::string last_line(const std::string& text) {
+  const std::size_t end = text.find_last_not_of(" \r\n");
+  if (end == std::string::npos) return "";
+  const std::size_t line = text.rfind('\n', end);
+  return text.substr(line == std::string::npos ? 0 : line + 1,
+                     end - (line == std::string::npos ? 0 : line + 1) + 1);
+}
+
+std::string why_not(const HostAnswer& answer) {
+  const std::string said = last_line(answer.errors.empty() ? answer.output : answer.errors);
+  if (answer.timed_out) return "did not answer in time" + (said.empty() ? "" : ": " + said);
+  if (!answer.reached)
+    return said.empty() ? fmt::format("cannot be reached (exit code {})", answer.exit_code) : said;
+  return said.empty() ? fmt::format("the probe ended with {}", answer.exit_code) : said;
+}
+
+// The value that most hosts have.
+template <class Value>
+Value most_common(const std::vector<Value>& values) {
+  std::map<Value, int> counts;
+  for (const Value& value : values) ++counts[value];
+  return std::max_element(counts.begin(), counts.end(),
+                          [](const auto& a, const auto& b) { return a.second < b.second; })
+      ->first;
+}
+
+}  // namespace
+
+PreflightRow read_answer(const Host& host, const PreflightAnswer& answer) {
+  PreflightRow row{host, std::nullopt, 0, ""};
+  if (!answer.answer.reached || answer.answer.exit_code != 0) {
+    row.problem = why_not(answer.answer);
+    return row;
+  }
+  try {
+    row.facts = decode_facts(last_line(answer.answer.output));
+  } catch (const Error& failure) {
+    row.problem = failure.what();
+    return row;
+  }
+  // Its clock was read between asking and answering.
+  const double time = row.facts->time;
+  row.clock_off = time < answer.asked_at      ? time - answer.asked_at
+                  : time > answer.answered_at ? time - answer.answered_at
+                                              : 0;
+  return row;
+}
+
+void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
+  const auto refuse = [&](std::string text) {
+    preflight.refusals.push_back(std::move(text));
+    preflight.may_pass = false;
+  };
+  std::vector<std::string> digests;
+  for (std::size_t h = 0; h < preflight.rows.size(); ++h) {
+    const PreflightRow& row = preflight.rows[h];
+    const std::string& name = row.host.name;
+    if (!row.facts) {
+      preflight.refusals.push_back(
+          fmt::format("{}: {}; mend it, or take the host out of --hosts", name, row.problem));
+      continue;
+    }
+    const HostFacts& facts = *row.facts;
+    digests.push_back(facts.model_digest);
+    if (facts.version != version())
+      refuse(
+          fmt::format("{}: runs ballot {}, this is {}; install the same everywhere, or name it "
+                      "with --program",
+                      name, facts.version, version()));
+    if (std::abs(row.clock_off) > needs.clock_seconds)
+      refuse(fmt::format("{}: its clock is {:.0f} s {} this one's; set it (NTP)", name,
+                         std::abs(row.clock_off), row.clock_off < 0 ? "behind" : "before"));
+    const int workers = h < needs.workers_of_host.size() ? needs.workers_of_host[h] : 0;
+    if (!facts.folder_problem.empty())
+      refuse(
+          fmt::format("{}: output.folder {} cannot be written there ({}); all hosts have to see "
+                      "one folder",
+                      name, needs.run_folder, facts.folder_problem));
+    else if (facts.disk_bytes < needs.disk_bytes)
+      refuse(fmt::format(
+          "{}: {} are free where output.folder {} is, two checkpoints and the "
+          "journal between them take {}",
+          name, gigabytes(facts.disk_bytes), needs.run_folder, gigabytes(needs.disk_bytes)));
+    if (const std::int64_t need = needs.memory_bytes_per_worker * workers;
+        facts.memory_bytes < need)
+      refuse(fmt::format(
+          "{}: {} of memory are free, {} worker{} need {}; put fewer there, or "
+          "lower train.batch",
+          name, gigabytes(facts.memory_bytes), workers, workers == 1 ? "" : "s", gigabytes(need)));
+    if (needs.gpu && static_cast<int>(facts.gpus.size()) < workers)
+      refuse(
+          fmt::format("{}: {} GPUs for {} workers{}; give it fewer slots, or train.device = "
+                      "\"cpu\"",
+                      name, facts.gpus.size(), workers,
+                      facts.gpu_problem.empty() ? "" : " (" + facts.gpu_problem + ")"));
+  }
+  if (digests.empty()) return;
+  const std::string usual = most_common(digests);
+  for (const PreflightRow& row : preflight.rows)
+    if (row.facts && row.facts->model_digest != usual)
+      refuse(
+          fmt::format("{}: model.folder {} has other contents there (digest {}, most have {}); "
+                      "copy it anew",
+                      row.host.name, needs.model_folder, row.facts->model_digest.substr(0, 12),
+                      usual.substr(0, 12)));
+}
+
+void judge_reach(Preflight& preflight) {
+  const std::size_t count = preflight.rows.size();
+  for (std::size_t from = 0; from < count; ++from) {
+    if (!preflight.reached[from]) continue;
+    for (std::size_t to = 0; to < count; ++to)
+      if (const std::string& problem = preflight.reached[from]->problems[to]; !problem.empty())
+        preflight.refusals.push_back(fmt::format(
+            "{} does not reach {} at {} ({}): {}; open the way between them, or choose another "
+            "network with --interface",
+            preflight.rows[from].host.name, preflight.rows[to].host.name,
+            preflight.network.of_host[to].address, preflight.network.of_host[to].name, problem));
+  }
+}
+
+std::string Preflight::table() const {
+  std::size_t widest = 4;
+  for (const PreflightRow& row : rows) widest = std::max(widest, row.host.name.size());
+  std::string out =
+      fmt::format("{:<{}} {:>5} {:<28} {:>5} {:>10} {:>10} {:>8} {:>9} {:<14}\n", "host", widest,
+                  "slots", "address", "cores", "memory", "disk", "clock", "reaches", "model, GPUs");
+  for (std::size_t h = 0; h < rows.size(); ++h) {
+    const PreflightRow& row = rows[h];
+    if (!row.facts) {
+      out += fmt::format("{:<{}} {:>5} {}\n", row.host.name, widest, row.host.slots, row.problem);
+      continue;
+    }
+    const HostFacts& facts = *row.facts;
+    const std::string address =
+        h < network.of_host.size()
+            ? fmt::format("{} {}", network.of_host[h].address, network.of_host[h].name)
+            : "-";
+    std::string reaches = "-";
+    if (h < reached.size() && reached[h]) {
+      const auto answered =
+          std::count(reached[h]->problems.begin(), reached[h]->problems.end(), "");
+      reaches = fmt::format("{} of {}", answered - 1, rows.size() - 1);
+    }
+    out += fmt::format(
+        "{:<{}} {:>5} {:<28} {:>5} {:>10} {:>10} {:>8} {:>9} {:<14}\n", row.host.name, widest,
+        row.host.slots, address, facts.cores, gigabytes(facts.memory_bytes),
+        gigabytes(facts.disk_bytes),
+        row.clock_off == 0 ? "same" : fmt::format("{:+.0f} s", row.clock_off), reaches,
+        fmt::format("{}{}", facts.model_digest.empty() ? "-" : facts.model_digest.substr(0, 12),
+                    facts.gpus.empty() ? ""
+                                       : fmt::format(", {} x {}", facts.gpus.size(),
+                                                     facts.gpus[0].substr(0, 40))));
+  }
+  if (!network.reason.empty()) out += "network: " + network.reason + "\n";
+  for (const std::string& refusal : refusals) out += "not started: " + refusal + "\n";
+  return out;
+}
+
+Preflight look_before_start(const Starter& starter, const std::vector<Host>& hosts,
+                            const PreflightNeeds& needs, const std::string& folder) {
+  Preflight preflight;
+  std::vector<std::string> names, resolved;
+  for (const Host& host : hosts) {
+    names.push_back(host.name);
+    resolved.push_back(resolve(host.name));
+  }
+  const auto probing = [&](std::vector<std::string> words) {
+    AgentOrder order;
+    order.command = {starter.program, "probe"};
+    order.command.insert(order.command.end(), words.begin(), words.end());
+    order.folder = folder;
+    order.drain_seconds = 1;
+    return order;
+  };
+
+  std::vector<std::string> questions = {"--run-folder", needs.run_folder};
+  if (!needs.model_folder.empty())
+    questions.insert(questions.end(), {"--model", needs.model_folder});
+  if (needs.gpu) questions.push_back("--gpus");
+  const double asked_at = now();
+  const Duration patience = needs.patience * (needs.model_folder.empty() ? 1 : 20);
+  const auto answers = run_on_hosts(
+      starter, hosts, [&](std::size_t) { return probing(questions); }, Deadline::in(patience));
+  const double answered_at = now();
+  for (std::size_t h = 0; h < hosts.size(); ++h)
+    preflight.rows.push_back(read_answer(hosts[h], {answers[h], asked_at, answered_at}));
+  preflight.reached.resize(hosts.size());
+  judge_hosts(needs, preflight);
+
+  std::vector<HostFacts> facts;
+  for (const PreflightRow& row : preflight.rows)
+    if (row.facts) facts.push_back(*row.facts);
+  if (facts.size() < hosts.size()) return preflight;  // the missing ones are named already
+  try {
+    preflight.network = choose_network(names, facts, resolved, needs.interface);
+  } catch (const ConfigError& failure) {
+    preflight.refusals.push_back(failure.what());
+    preflight.may_pass = false;
+    return preflight;
+  }
+  // Loopback needs no trial, and one host nobody else.
+  if (hosts.size() == 1 || preflight.network.of_host[0].loopback) return preflight;
+
+  std::string peers;
+  for (std::size_t h = 0; h < hosts.size(); ++h)
+    peers += fmt::format("{}{}:{}", h == 0 ? "" : ",", preflight.network.of_host[h].address,
+                         facts[h].free_port);
+  const auto reports = run_on_hosts(
+      starter, hosts,
+      [&](std::size_t h) {
+        return probing({"--reach", peers, "--self", std::to_string(h), "--seconds", "10"});
+      },
+      Deadline::in(needs.patience));
+  for (std::size_t h = 0; h < hosts.size(); ++h) {
+    try {
+      if (!reports[h].reached || reports[h].exit_code != 0)
+        throw DataError("{}", why_not(reports[h]));
+      preflight.reached[h] = decode_report(last_line(reports[h].output), hosts.size());
+    } catch (const Error& failure) {
+      preflight.refusals.push_back(
+          fmt::format("{}: could not try the other hosts: {}", hosts[h].name, failure.what()));
+    }
+  }
+  judge_reach(preflight);
+  return preflight;
+}
+
+}  // namespace ballot

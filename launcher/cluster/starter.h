@@ -1,0 +1,40 @@
+// How a process is started on a host of a job: as a child here, by ssh, or by srun inside a Slurm
+// allocation. The command is the same everywhere; elsewhere an agent (agent.h) runs it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/cluster/agent.h"  // AgentOrder
+
+namespace ballot {
+
+enum class StartMethod { here, ssh, srun };
+
+struct Starter {
+  StartMethod method = StartMethod::here;
+  std::string program;  // `ballot` on the hosts: a path
+  // ssh: the client and its options; host and agent are added.
+  std::vector<std::string> ssh = {"ssh"};
+  int cpus = 0;  // srun: of each process; it does not take them from the allocation; 0: not said
+};
+
+// What a launcher runs: the words of a child process and what it is told on its standard input
+// (empty: nothing, and it has none).
+struct StartCommand {
+  std::vector<std::string> words;  // words[0]: a path
+  std::string input;               // an agent's order
+  bool by_agent() const { return !input.empty(); }
+};
+
+// Unavailable, with the package to install, where ssh or srun is not in PATH.
+StartCommand make_start(const Starter& starter, const std::string& host, const AgentOrder& order);
+
+// A word as a POSIX shell reads it back unchanged: ssh hands the far side one line.
+std::string shell_quoted(const std::string& word);
+
+// The words of a command line that a user gave as one text: blanks part words, '...' and "..." keep
+// them together. ConfigError, naming `flag`, where a quote does not end.
+std::vector<std::string> split_words(const std::string& flag, const std::string& text);
+
+}  // namespace ballot

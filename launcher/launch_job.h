@@ -1,0 +1,25 @@
+// A launcher's own record of its job, from its start to its end (cluster/job_record.h).
+#pragma once
+
+#include "launcher/cluster/job_record.h"
+#include "launcher/launch_flags.h"
+
+namespace ballot {
+
+class LaunchedJob {
+ public:
+  LaunchedJob(const RunConfig& config, const LaunchFlags& flags);
+
+  // Puts the job into the list and goes on without the terminal; true in the parent, which says
+  // where to look and ends.
+  bool detach();
+  void begin();  // into the list, with this process as its launcher
+  void end(int exit_code);
+
+  JobRecord& record() { return record_; }
+
+ private:
+  JobRecord record_;
+};
+
+}  // namespace ballot
