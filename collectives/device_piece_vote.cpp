@@ -15,17 +15,6 @@ std::size_t at(std::int64_t i) {
   return static_cast<std::size_t>(i);
 }
 
-// What waits for the wire would wait for ever: a stream that is ended, memory that is given back.
-template <class Body>
-auto or_abort(DeviceLink& link, const Body& body) {
-  try {
-    return body();
-  } catch (...) {
-    link.abort();
-    throw;
-  }
-}
-
 // The end's message of each rank: header, digest of the verdict, statistics of what it counted.
 std::size_t end_bytes(int voters) {
   return kHeaderBytes + sizeof(std::uint64_t) + at(5 + 2 * voters) * sizeof(std::int64_t);
@@ -124,10 +113,7 @@ Progress DevicePieceVote::advance_piece(std::size_t p) {
 void DevicePieceVote::give_up_piece(std::size_t p) {
   or_abort(link_, [&] {
     link_.check();
-    throw Timeout(
-        "rank {}: piece {} of {} of the vote of step {} has not come back over {}, which does not "
-        "say which of the other {} ranks it waits for",
-        rank_, p, queue_.count(), step_, transport_.name(), transport_.size() - 1);
+    throw piece_not_back(transport_, p, queue_.count(), "vote", step_);
   });
 }
 

@@ -6,9 +6,11 @@
 #include <thread>
 
 #include "collectives/cuda_nccl.h"
+#include "collectives/transport/device_link.h"
 #include "collectives/transport/loopback_transport.h"
 #include "collectives/transport/nccl_transport.h"
 #include "collectives/vote.h"
+#include "core/copy.h"
 #include "core/cuda/cuda_core.h"
 #include "core/error.h"
 #include "schedule_suite.h"
@@ -135,6 +137,96 @@ TEST_P(NcclSchedule, ALostRankEndsTheVoteOfTheOthers) {
       ADD_FAILURE() << "elected without rank 1";
     } catch (const WorldError& error) {
       EXPECT_EQ(error.exit_code(), ExitCode::retry) << error.what();
+    }
+  });
+}
+
+// Between GPUs like the other, but that the first word of what the `nth` operation brings becomes
+// ones.
+class Damaging final : public Transport, private DeviceLink {
+ public:
+  Damaging(Transport& base, int nth)
+      : base_(base), link_(*base.device_link()), nth_(nth), ones_(8, link_.device()) {
+    std::ranges::fill(ones_.bytes(), std::byte{0xff});
+  }
+  std::string name() const override { return base_.name(); }
+  int rank() const override { return base_.rank(); }
+  int size() const override { return base_.size(); }
+  void idle(Duration at_most) override { base_.idle(at_most); }
+  Traffic traffic() const override { return base_.traffic(); }
+  DeviceLink* device_link() override { return this; }
+  std::unique_ptr<Transport> split(int color, Deadline deadline) override {
+    return base_.split(color, deadline);
+  }
+
+ private:
+  std::uint64_t take_number(bool once) override { return take_number_of(base_, once); }
+  std::unique_ptr<Transfer> make_transfer(std::uint64_t number, Purpose purpose,
+                                          std::span<const SendParts> to,
+                                          std::span<const ReceiveParts> from) override {
+    return make_transfer_of(base_, number, purpose, to, from);
+  }
+  Device device() const override { return link_.device(); }
+  void exchange(Purpose purpose, std::span<const DeviceMessage> to,
+                std::span<const DeviceMessage> from, Stream& stream) override {
+    link_.exchange(purpose, to, from, stream);
+    damage(from.empty() ? nullptr : from.front().memory, stream);
+  }
+  void sum(Purpose purpose, std::uint32_t* values, std::int64_t count, Stream& stream) override {
+    link_.sum(purpose, values, count, stream);
+    damage(values, stream);
+  }
+  void check() override { link_.check(); }
+  void abort() noexcept override { link_.abort(); }
+
+  void damage(void* memory, Stream& stream) {
+    if (++done_ == nth_)
+      copy_bytes(memory, device(), ones_.data(), Device{}, ones_.size_bytes(), stream);
+  }
+
+  Transport& base_;
+  DeviceLink& link_;
+  const int nth_;
+  int done_ = 0;
+  PinnedBuffer ones_;
+};
+
+// All vote for plus, so ones are damage.
+TEST_P(NcclSchedule, AVerdictDamagedOnItsWayNamesWhoHoldsIt) {
+  NEEDS_GPUS(3);
+  const BallotLayout layout = test::make_layout({{6, 512}});
+  const Ballot ballot(layout);
+  VoteOptions options{.schedule = GetParam(), .piece_elements = layout.extent()};
+  if (GetParam() == Schedule::hierarchical) options.node_size = 3;
+  // The last of a piece's operations brings the verdict, or what it is decided from.
+  const int last = GetParam() == Schedule::lanes ? 1 : GetParam() == Schedule::sharded ? 2 : 4;
+  run_nccl(3, [&](Transport& transport, Transport&) {
+    Damaging damaging(transport, last);
+    const auto vote =
+        make_vote(ballot, transport.rank() == 1 ? damaging : transport, options, test::soon());
+    EXPECT_THAT([&] { vote->elect(0, test::soon()); },
+                testing::ThrowsMessage<TransportError>(HasSubstr(
+                    "of the verdict of step 0 rank 1 holds something else than the rest")));
+  });
+}
+
+TEST(NcclLaneVote, ASumAboveTheNumberOfVotersEndsTheStep) {
+  NEEDS_GPUS(4);
+  const BallotLayout layout = test::make_layout({{6, 512}});
+  const Ballot ballot(layout);
+  run_nccl(4, [&](Transport& transport, Transport&) {
+    Damaging damaging(transport, 1);
+    const bool mine = transport.rank() == 1;
+    const auto vote =
+        make_vote(ballot, mine ? damaging : transport, {.schedule = Schedule::lanes}, test::soon());
+    try {
+      vote->elect(0, Deadline::in(3s));
+      ADD_FAILURE() << "elected with a sum that is none";
+    } catch (const WorldError& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::retry) << error.what();
+      if (mine) {
+        EXPECT_THAT(error.what(), HasSubstr("piece 0 of step 0: a count is above the 4 voters"));
+      }
     }
   });
 }
