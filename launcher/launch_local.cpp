@@ -46,9 +46,14 @@ void check_nccl(const RunConfig& config, int workers) {
     throw ConfigError(
         "--transport nccl: {} workers on a machine with {} GPUs; expected one for each", workers,
         gpus);
-  if (config.members > 1 || config.vote_schedule.value_or(Schedule::sharded) != Schedule::sharded)
+  if (config.members > 1)
+    throw ConfigError("--transport nccl: it carries vote.members = 1 only, not {}", config.members);
+  if (const Schedule schedule = config.vote_schedule.value_or(Schedule::sharded);
+      !goes_from_gpu_to_gpu(schedule))
     throw ConfigError(
-        "--transport nccl: it carries vote.schedule = \"sharded\" with vote.members = 1 only");
+        "--transport nccl: it does not carry vote.schedule = \"{}\"; expected \"sharded\", "
+        "\"lanes\" or \"hierarchical\"",
+        to_string(schedule));
 }
 
 LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers,
