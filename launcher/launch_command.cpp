@@ -61,7 +61,7 @@ int launch_here(const RunConfig& config, const LaunchFlags& flags) {
         "--dry-run: a job on this machine submits nothing; expected --on slurm, "
         "kubernetes or ssh");
   LaunchedJob job(config, flags);
-  if (flags.detach.value_or(false) && job.detach()) return 0;
+  if (flags.detach && job.detach()) return 0;
   return flags.elastic ? launch_elastic(config, flags, job) : launch_local(config, flags, job);
 }
 
@@ -72,7 +72,7 @@ int launch_in_pods(const LaunchFlags& flags) {
   return launch_on_kubernetes(read_run_config_elsewhere(flags.run_file, flags.settings),
                               flags.run_file, flags.settings, flags.workers,
                               flags.min_workers.value_or(0), flags.restarts, flags.dry_run,
-                              !flags.detach.value_or(true), kubernetes);
+                              flags.attach, kubernetes);
 }
 
 int launch(const LaunchFlags& flags) {
@@ -138,8 +138,9 @@ void add_launch(CLI::App& app, Action& action) {
       ->type_name("COMMAND")
       ->capture_default_str();
   command->add_option("--name", flags->name, "of the job (default: that of output.folder)");
-  command->add_flag("--detach,!--attach", flags->detach,
-                    "go on in the background (as slurm does unless told otherwise), or stay");
+  CLI::Option* detach = command->add_flag(
+      "--detach", flags->detach, "go on in the background, as slurm does unless told otherwise");
+  command->add_flag("--attach", flags->attach, "stay with the job until it ends")->excludes(detach);
   command->add_flag("--dry-run", flags->dry_run, "print what would be submitted, and end");
   command->add_flag("--inside", flags->inside,
                     "slurm: no new job, but in the allocation that this process is in");

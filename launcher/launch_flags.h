@@ -28,8 +28,8 @@ struct LaunchFlags {
   std::string interface;  // between hosts; empty: chosen
   std::string program;    // `ballot` on the hosts; empty: where it is here
   std::string ssh = "ssh";
-  std::string name;            // of the job; empty: its run folder's
-  std::optional<bool> detach;  // none: as is usual for what the job is started on
+  std::string name;                     // of the job; empty: its run folder's
+  bool detach = false, attach = false;  // neither: as is usual for what the job is started on
   bool dry_run = false;
   bool inside = false;  // slurm: in the allocation that this process is in
   int retries = 0;      // slurm: of the job, by Slurm's queue

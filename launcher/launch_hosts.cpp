@@ -112,7 +112,7 @@ class HostLaunch {
                   fmt::format("the job was not started: {} thing{} to mend, in the table above",
                               seen.refusals.size(), seen.refusals.size() == 1 ? "" : "s"));
     LaunchedJob job(config_, flags_);
-    if (flags_.detach.value_or(false) && job.detach()) return 0;
+    if (flags_.detach && job.detach()) return 0;
     job.begin();
     resume_ = flags_.elastic ? "" : goes_on && flags_.resume.empty() ? "journal" : flags_.resume;
     SupervisedResult result = supervise(make_job(seen));
@@ -135,11 +135,14 @@ class HostLaunch {
     if (result.exit_code != 0)
       log_error("the job ended with exit code {}{}", result.exit_code,
                 result.failed.empty() ? "" : ": " + result.failed);
-    job.end(result.exit_code);
-    if (flags_.inside && result.stop_signal == SIGUSR1)
-      requeue("its time is over");
-    else if (flags_.inside && may_succeed_again(result))
-      requeue("a retry can help");
+    const char* why = result.stop_signal == SIGUSR1 ? "its time is over"
+                      : may_succeed_again(result)   ? "a retry can help"
+                                                    : nullptr;
+    // What goes on has not ended; and being put back ends this process.
+    if (why == nullptr || !may_requeue())
+      job.end(result.exit_code);
+    else
+      requeue(why);
     return result.exit_code;
   }
 
@@ -209,14 +212,19 @@ class HostLaunch {
     }
     return 0;
   }
+  int requeues() const {
+    const auto count = process_environment("SLURM_RESTART_COUNT");
+    return count ? std::atoi(count->c_str()) : 0;
+  }
+  bool may_requeue() const {
+    return flags_.inside && process_environment("SLURM_JOB_ID") &&
+           !process_environment("SLURM_ARRAY_TASK_ID") && requeues() < flags_.retries;
+  }
   void requeue(const char* why) const {
-    const auto id = process_environment("SLURM_JOB_ID"),
-               count = process_environment("SLURM_RESTART_COUNT");
-    const int before = count ? std::atoi(count->c_str()) : 0;
-    if (!id || process_environment("SLURM_ARRAY_TASK_ID") || before >= flags_.retries) return;
-    log_warning("{}: putting Slurm job {} back into the queue ({} of {} retries)", why, *id,
-                before + 1, flags_.retries);
-    requeue_slurm_job(*id);
+    const std::string id = *process_environment("SLURM_JOB_ID");
+    log_warning("{}: putting Slurm job {} back into the queue ({} of {} retries)", why, id,
+                requeues() + 1, flags_.retries);
+    requeue_slurm_job(id);
   }
 
   const RunConfig& config_;

@@ -108,7 +108,7 @@ int launch_on_slurm(const RunConfig& config, const LaunchFlags& flags) {
       "Slurm job {1} is submitted ({2}): ballot logs {0} --follow, ballot jobs, ballot stop "
       "{0}\n",
       name, job.record().id, path);
-  if (flags.detach.value_or(true)) return 0;
+  if (!flags.attach) return 0;
   std::fflush(stdout);
   const auto over = [&] {
     const auto now = read_job(folder);

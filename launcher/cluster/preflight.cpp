@@ -48,9 +48,16 @@ Value most_common(const std::vector<Value>& values) {
 }  // namespace
 
 PreflightRow read_answer(const Host& host, const PreflightAnswer& answer) {
-  PreflightRow row{host, std::nullopt, 0, ""};
+  PreflightRow row{host, std::nullopt, 0, "", true};
   if (!answer.answer.reached || answer.answer.exit_code != 0) {
     row.problem = why_not(answer.answer);
+    // A shell's word for a program that is not there; and what the probe itself found wrong.
+    const int code = answer.answer.exit_code;
+    if (!answer.answer.reached && (code == 126 || code == 127)) {
+      row.problem += " (--program says where it is there)";
+      row.may_pass = false;
+    }
+    if (answer.answer.reached && code != static_cast<int>(ExitCode::retry)) row.may_pass = false;
     return row;
   }
   try {
@@ -79,6 +86,7 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
     if (!row.facts) {
       preflight.refusals.push_back(
           fmt::format("{}: {}; mend it, or take the host out of --hosts", name, row.problem));
+      preflight.may_pass = preflight.may_pass && row.may_pass;
       continue;
     }
     const HostFacts& facts = *row.facts;

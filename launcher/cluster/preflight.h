@@ -39,6 +39,7 @@ struct PreflightRow {
   std::optional<HostFacts> facts;
   double clock_off = 0;  // at least so many seconds from the launcher's
   std::string problem;   // why there are no facts
+  bool may_pass = true;  // it may be another the next time
 };
 
 struct Preflight {

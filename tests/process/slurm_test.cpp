@@ -1,0 +1,214 @@
+// `ballot launch --on slurm` on a real Slurm of four virtual nodes: submitted, cancelled, killed,
+// put back into the queue.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/process/slurm_cluster.h"
+#include "tests/process/small_run.h"
+
+namespace ballot {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+
+class SlurmTest : public SmallRun {
+ protected:
+  static void SetUpTestSuite() {
+    if (::geteuid() == 0) cluster_ = std::make_unique<SlurmCluster>(4);
+  }
+  static void TearDownTestSuite() { cluster_.reset(); }
+  void SetUp() override {
+    if (!cluster_) GTEST_SKIP() << "slurmd starts jobs as their users: needs root";
+    SmallRun::SetUp();
+  }
+  void TearDown() override {
+    if (cluster_) cluster_->run("scancel --user=root");
+  }
+
+  Environment environment() const {
+    Environment all = cluster_->environment();
+    all.emplace_back("BALLOT_JOBS", file("jobs"));
+    return all;
+  }
+  Ended submit(const std::string& output, const std::vector<std::string>& more) const {
+    std::vector<std::string> words = {"launch", "run.toml", "--on",
+                                      "slurm",  "--set",    "output.folder=" + output};
+    words.insert(words.end(), more.begin(), more.end());
+    return Command(words, file(""), environment()).wait(100s);
+  }
+  nlohmann::json job(const std::string& output) const {
+    std::ifstream source(file(output + "/job.json"));
+    return nlohmann::json::parse(source, nullptr, false);
+  }
+  std::int64_t last_step(const std::string& output) const {
+    std::ifstream source(file(output + "/metrics.jsonl"));
+    std::int64_t step = 0;
+    for (std::string line; std::getline(source, line);) {
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      if (json.is_object() && json.value("type", "") == "step") step = json.value("step", 0);
+    }
+    return step;
+  }
+  bool has_ended(const std::string& output) const { return job(output).contains("exit_code"); }
+  // The process of a worker of a run, wherever it was started.
+  pid_t find_worker(const std::string& variable, const std::string& output) const {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string name = entry.path().filename().string();
+      if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+      const auto holds = [&](const char* what, const std::string& part) {
+        std::ifstream source(entry.path() / what, std::ios::binary);
+        const std::string all((std::istreambuf_iterator<char>(source)),
+                              std::istreambuf_iterator<char>());
+        return all.find(part) != std::string::npos;
+      };
+      if (holds("cmdline", std::string("\0train\0", 7)) &&
+          holds("cmdline", "output.folder=" + output) &&
+          (holds("environ", variable) || holds("cmdline", variable)))
+        return static_cast<pid_t>(std::stol(name));
+    }
+    return 0;
+  }
+
+  static std::unique_ptr<SlurmCluster> cluster_;
+};
+std::unique_ptr<SlurmCluster> SlurmTest::cluster_;
+
+TEST_F(SlurmTest, ASubmittedJobFinishesWithTheBitsOfALocalOne) {
+  const Ended ended = submit("out", {"--workers", "3", "--elastic", "--attach"});
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("node2"));        // the preflight's table
+  EXPECT_THAT(ended.output, HasSubstr("worker 2 | "));  // the merged view
+  for (const char* log : {"worker-0", "worker-1", "worker-2", "coordinator", "launch"})
+    EXPECT_GT(read(std::string("out/logs/") + log + ".log").size(), 0u) << log;
+  const auto last = metrics("out", "end");
+  ASSERT_EQ(last.size(), 1u);
+  EXPECT_TRUE(last[0]["replicas_identical"]);
+  EXPECT_EQ(job("out")["exit_code"], 0);
+  EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("done"));
+
+  train(3, "local", {"--elastic"});
+  EXPECT_EQ(read("out/checkpoints/step-00000008/model.safetensors"),
+            read("local/checkpoints/step-00000008/model.safetensors"));
+}
+
+TEST_F(SlurmTest, ScancelDrainsWithACheckpointAndTheJobGoesOnFromIt) {
+  const std::vector<std::string> endless = {"--set", "train.steps=100000", "--set",
+                                            "train.checkpoint_every=100000"};
+  std::vector<std::string> flags = {"--workers", "2"};
+  flags.insert(flags.end(), endless.begin(), endless.end());
+  const Ended submitted = submit("out", flags);
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 3; })) << read("out/logs/launch.log");
+  EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("running (Slurm job"));
+
+  cluster_->run("scancel " + job("out")["id"].get<std::string>());
+  ASSERT_TRUE(within(60s, [&] { return has_ended("out"); })) << read("out/logs/launch.log");
+  EXPECT_EQ(job("out")["exit_code"], 4) << read("out/logs/launch.log");
+  const std::string latest = std::filesystem::read_symlink(file("out/checkpoints/latest")).string();
+  EXPECT_EQ(latest, fmt::format("step-{:08}", last_step("out")));
+
+  const std::int64_t stopped_at = last_step("out");
+  const Ended resumed = submit("out", {"--workers", "2", "--resume", "--attach", "--set",
+                                       fmt::format("train.steps={}", stopped_at + 3)});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
+  EXPECT_EQ(last_step("out"), stopped_at + 3);
+}
+
+TEST_F(SlurmTest, AKilledWorkerPutsAFixedJobBackIntoTheQueueAndItResumes) {
+  const Ended submitted = submit("out", {"--workers", "2", "--retries", "2", "--set",
+                                         "train.steps=300", "--set", "train.checkpoint_every=5"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 12; })) << read("out/logs/launch.log");
+  const pid_t worker = find_worker("RANK=1", "out");
+  ASSERT_GT(worker, 0);
+  ::kill(worker, SIGKILL);
+  // Slurm lets two minutes pass before it starts such a job again; here an operator is in a hurry.
+  const std::string id = job("out")["id"].get<std::string>();
+  ASSERT_TRUE(within(60s, [&] {
+    return cluster_->run("squeue --noheader --format=%T --jobs=" + id) == "PENDING\n";
+  })) << read("out/logs/launch.log");
+  EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("queued (Slurm job"));
+  cluster_->run("scontrol update JobId=" + id + " StartTime=now");
+  const auto finished = [&] {
+    const auto record = job("out");
+    return record.value("exit_code", -1) == 0;
+  };
+  ASSERT_TRUE(within(90s, finished)) << read("out/logs/launch.log") << cluster_->run("squeue");
+  EXPECT_THAT(read("out/logs/launch.log"), HasSubstr("back into the queue (1 of 2 retries)"));
+  EXPECT_EQ(metrics("out", "run").size(), 2u);  // it was started twice
+  // No step is lost, none is made twice.
+  std::int64_t expected = 0;
+  for (const auto& step : metrics("out", "step")) EXPECT_EQ(step["step"], ++expected);
+  EXPECT_EQ(expected, 300);
+}
+
+TEST_F(SlurmTest, AKilledWorkerOfAnElasticJobIsStartedAgainInsideTheAllocation) {
+  const Ended submitted =
+      submit("out", {"--workers", "3", "--elastic", "--max-restarts", "2", "--set",
+                     "train.steps=600", "--set", "train.checkpoint_every=50"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 12; })) << read("out/logs/launch.log");
+  const pid_t worker = find_worker(std::string("--worker\0", 9) + "1", "out");
+  ASSERT_GT(worker, 0);
+  ::kill(worker, SIGKILL);
+  ASSERT_TRUE(within(90s, [&] { return has_ended("out"); })) << read("out/logs/launch.log");
+  EXPECT_EQ(job("out")["exit_code"], 0) << read("out/logs/launch.log");
+  EXPECT_THAT(read("out/logs/launch.log"), HasSubstr("worker 1 ended with 137; starting it again"));
+  EXPECT_EQ(last_step("out"), 600);
+}
+
+TEST_F(SlurmTest, StopAsksTheWorkersToLeave) {
+  const Ended submitted = submit("out", {"--workers", "2", "--set", "train.steps=100000"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 3; })) << read("out/logs/launch.log");
+  const Ended stopped = Command({"stop", "out"}, file(""), environment()).wait(60s);
+  EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
+  EXPECT_THAT(stopped.output, HasSubstr("ended with 4"));
+  EXPECT_TRUE(std::filesystem::exists(file("out/checkpoints/latest")));
+  const Ended again = Command({"stop", "out"}, file(""), environment()).wait(60s);
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_THAT(again.output, HasSubstr("nothing to stop"));
+}
+
+TEST_F(SlurmTest, DryRunPrintsTheScriptAndSubmitsNothing) {
+  const Ended shown =
+      submit("out", {"--workers", "4", "--nodes", "2", "--elastic", "--max-restarts", "5",
+                     "--retries", "3", "--time", "1:00:00", "--sbatch=--exclusive", "--dry-run"});
+  ASSERT_EQ(shown.exit_code, 0) << shown.output;
+  for (const char* line :
+       {"#!/bin/bash\n", "#SBATCH --job-name=out\n", "#SBATCH --nodes=2\n",
+        "#SBATCH --ntasks-per-node=2\n", "#SBATCH --time=1:00:00\n", "#SBATCH --requeue\n",
+        "#SBATCH --signal=B:USR1@120\n", "#SBATCH --no-kill\n", "#SBATCH --exclusive\n",
+        " launch run.toml --on slurm --inside --workers 4 --elastic --max-restarts 5 --retries 3 "
+        "--set output.folder=out\n"})
+    EXPECT_THAT(shown.output, HasSubstr(line));
+  EXPECT_FALSE(std::filesystem::exists(file("out")));
+  EXPECT_EQ(cluster_->run("squeue --noheader"), "");
+}
+
+TEST_F(SlurmTest, WhatContradictsIsRefusedBeforeAnythingIsSubmitted) {
+  const auto refused = [&](const std::vector<std::string>& flags, const char* text,
+                           Environment more = {}) {
+    std::vector<std::string> words = {"launch", "run.toml", "--on", "slurm"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    for (auto& variable : environment()) more.push_back(variable);
+    const Ended ended = Command(words, file(""), more).wait(30s);
+    EXPECT_EQ(ended.exit_code, 2) << ended.output;
+    EXPECT_THAT(ended.output, HasSubstr(text));
+  };
+  refused({"--workers", "3", "--nodes", "2"}, "--nodes 2: 3 workers are not the same number");
+  refused({"--workers", "2", "--hosts", "a,b"}, "--hosts: is for --on ssh or mpirun");
+  refused({"--workers", "2"}, "inside Slurm job 7", {{"SLURM_JOB_ID", "7"}});
+  refused({"--workers", "2", "--inside"}, "SLURM_JOB_NODELIST is not set");
+  refused({"--workers", "2", "--inside"}, "expected a number", {{"SLURM_JOB_NODELIST", "node[1-"}});
+  refused({"--workers", "2", "--sbatch=--nonsense"}, "sbatch ended with");
+  EXPECT_EQ(cluster_->run("squeue --noheader"), "");
+}
+
+}  // namespace
+}  // namespace ballot

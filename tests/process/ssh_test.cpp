@@ -1,0 +1,191 @@
+// `ballot launch --on ssh` over real sshds on loopback addresses: three hosts and one that is not
+// there, one that is lost, a launcher that dies.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "tests/process/small_run.h"
+#include "tests/process/ssh_nodes.h"
+#include "tests/support/free_port.h"
+
+namespace ballot {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::HasSubstr;
+using testing::Not;
+
+class SshTest : public SmallRun {
+ protected:
+  static void SetUpTestSuite() {
+    if (::geteuid() == 0)
+      nodes_ = std::make_unique<SshNodes>(
+          std::vector<std::string>{"127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"},
+          test::free_port());
+  }
+  static void TearDownTestSuite() { nodes_.reset(); }
+  void SetUp() override {
+    if (!nodes_) GTEST_SKIP() << "an sshd of the test's own needs root";
+    SmallRun::SetUp();
+    write("hosts", "# three machines\n127.0.0.1\n127.0.0.2 slots=1\n127.0.0.3:1\n");
+  }
+  Environment environment() const { return {{"BALLOT_JOBS", file("jobs")}}; }
+  std::vector<std::string> on_ssh(const std::vector<std::string>& more,
+                                  const std::string& hosts = "hosts") const {
+    std::vector<std::string> words = {"launch",  "run.toml", "--on",  "ssh",
+                                      "--hosts", hosts,      "--ssh", nodes_->client()};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  Ended launch_on_ssh(const std::vector<std::string>& more,
+                      const std::string& hosts = "hosts") const {
+    return Command(on_ssh(more, hosts), file(""), environment()).wait(100s);
+  }
+  std::int64_t last_step(const std::string& output) const {
+    std::ifstream source(file(output + "/metrics.jsonl"));
+    std::int64_t step = 0;
+    for (std::string line; std::getline(source, line);) {
+      const auto json = nlohmann::json::parse(line, nullptr, false);
+      if (json.is_object() && json.value("type", "") == "step") step = json.value("step", 0);
+    }
+    return step;
+  }
+  // Processes of this run's workers, wherever started.
+  std::vector<pid_t> workers() const {
+    std::vector<pid_t> found;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string name = entry.path().filename().string();
+      if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+      std::error_code gone;
+      if (std::filesystem::read_symlink(entry.path() / "cwd", gone).string() + "/" != file(""))
+        continue;
+      std::ifstream source(entry.path() / "cmdline", std::ios::binary);
+      const std::string all((std::istreambuf_iterator<char>(source)),
+                            std::istreambuf_iterator<char>());
+      if (all.find(std::string("\0train\0", 7)) != std::string::npos)
+        found.push_back(static_cast<pid_t>(std::stol(name)));
+    }
+    return found;
+  }
+
+  static std::unique_ptr<SshNodes> nodes_;
+};
+std::unique_ptr<SshNodes> SshTest::nodes_;
+
+TEST_F(SshTest, AnElasticAndAFixedJobHaveTheBitsOfLocalOnes) {
+  const Ended elastic = launch_on_ssh({"--workers", "3", "--elastic"});
+  ASSERT_EQ(elastic.exit_code, 0) << elastic.output;
+  EXPECT_THAT(elastic.output, HasSubstr("worker 2 | "));
+  EXPECT_THAT(elastic.output, HasSubstr("network: all hosts are one machine: loopback"));
+  const Ended fixed = launch_on_ssh({"--workers", "3", "--set", "output.folder=fixed"});
+  ASSERT_EQ(fixed.exit_code, 0) << fixed.output;
+  train(3, "local");
+  expect_same_bits("fixed/checkpoints/step-00000008", "local/checkpoints/step-00000008");
+  EXPECT_EQ(read("out/checkpoints/step-00000008/model.safetensors"),
+            read("local/checkpoints/step-00000008/model.safetensors"));
+  for (const char* log :
+       {"out/logs/worker-2.log", "out/logs/coordinator.log", "fixed/logs/worker-0.log"})
+    EXPECT_GT(read(log).size(), 0u) << log;
+}
+
+TEST_F(SshTest, AHostThatIsNotThereGivesTheTableAndNothingStarts) {
+  write("more", "127.0.0.1\n127.0.0.2\n127.0.0.9\n");
+  const Ended refused = launch_on_ssh({"--workers", "3"}, "more");
+  EXPECT_EQ(refused.exit_code, 4) << refused.output;  // it may be there later
+  EXPECT_THAT(refused.output, HasSubstr("127.0.0.9     1 ssh: connect to host 127.0.0.9"));
+  EXPECT_THAT(refused.output, HasSubstr("127.0.0.1     1 -"));
+  EXPECT_THAT(refused.output, HasSubstr("take the host out of --hosts"));
+  EXPECT_FALSE(std::filesystem::exists(file("out/metrics.jsonl")));
+}
+
+TEST_F(SshTest, WhatDoesNotFitIsRefusedByName) {
+  const auto refused = [&](const std::vector<std::string>& flags, const std::string& hosts,
+                           const char* text, int code = 2) {
+    const Ended ended = launch_on_ssh(flags, hosts);
+    EXPECT_EQ(ended.exit_code, code) << ended.output;
+    EXPECT_THAT(ended.output, HasSubstr(text));
+  };
+  refused({"--workers", "4"}, "hosts", "4 workers do not fit onto 3 hosts with 3 slots");
+  write("bad", "127.0.0.1\n127.0.0.2 slots=many\n");
+  refused({"--workers", "2"}, "bad", "bad:2: \"127.0.0.2 slots=many\"");
+  refused({"--workers", "2"}, "no/such/file", "--hosts no/such/file: there is no such file");
+  refused({"--workers", "2"}, "-oProxyCommand=x", "is no host");
+  refused({"--workers", "3", "--interface", "wlan7"}, "hosts",
+          "--interface wlan7: 127.0.0.1 has no such interface");
+  refused({"--workers", "3", "--program", "/no/such/ballot"}, "hosts",
+          "/no/such/ballot: No such file or directory (--program says where");
+  refused({"--workers", "3", "--transport", "mpi"}, "hosts", "for MPI launch --on mpirun");
+  const Ended absent = Command({"launch", "run.toml", "--on", "ssh", "--hosts", "a", "--workers",
+                                "1", "--ssh", "no-such-ssh -p 1"},
+                               file(""), environment())
+                           .wait(30s);
+  EXPECT_EQ(absent.exit_code, 2);
+  EXPECT_THAT(absent.output, HasSubstr("no-such-ssh is not in PATH: install"));
+}
+
+TEST_F(SshTest, AFolderThatCannotBeWrittenIsSeenBeforeAnythingStarts) {
+  std::filesystem::create_directory(file("closed"));
+  std::ofstream(file("closed/file")) << "in the way";
+  const Ended refused =
+      launch_on_ssh({"--workers", "3", "--set", "output.folder=/proc/ballot-run"});
+  EXPECT_EQ(refused.exit_code, 2) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("output.folder /proc/ballot-run cannot be written there"));
+}
+
+TEST_F(SshTest, ALostHostsWorkerGoesToTheOneThatStandsBy) {
+  write("four", "127.0.0.1\n127.0.0.2\n127.0.0.3\n127.0.0.4\n");
+  Command job(on_ssh({"--workers", "3", "--elastic", "--max-restarts", "3", "--set",
+                      "train.steps=800", "--set", "train.checkpoint_every=100"},
+                     "four"),
+              file(""), environment());
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 10; })) << job.output();
+  nodes_->kill(1);  // with what runs there
+  const Ended ended = job.wait(150s);
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("worker 1 moves from 127.0.0.2 to 127.0.0.4"));
+  EXPECT_EQ(last_step("out"), 800);
+  nodes_.reset();
+  SetUpTestSuite();
+}
+
+TEST_F(SshTest, DetachedItIsFollowedListedAndStopped) {
+  const Ended started = launch_on_ssh({"--workers", "2", "--detach", "--name", "mine", "--set",
+                                       "train.steps=100000", "--set", "output.folder=runs/first"});
+  ASSERT_EQ(started.exit_code, 0) << started.output;
+  EXPECT_THAT(started.output, HasSubstr("ballot stop mine"));
+  ASSERT_TRUE(within(60s, [&] { return last_step("runs/first") > 3; }));
+  EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("running (process"));
+  EXPECT_THAT(ballot({"logs", "mine"}, environment()).output, HasSubstr("worker 0 | "));
+  const std::string one = ballot({"logs", "mine", "--worker", "0"}, environment()).output;
+  EXPECT_THAT(one, HasSubstr("info"));
+  EXPECT_THAT(one, Not(HasSubstr("worker 0 | ")));
+  EXPECT_THAT(ballot({"logs", "mine", "--worker", "7"}, environment()).output,
+              HasSubstr("has no worker-7.log"));
+  const Ended other = launch_on_ssh(
+      {"--workers", "1", "--name", "mine", "--detach", "--set", "output.folder=runs/second"});
+  EXPECT_EQ(other.exit_code, 2) << other.output;
+  EXPECT_THAT(other.output, HasSubstr("another job of this name"));
+  const Ended stopped = ballot({"stop", "mine"}, environment());
+  EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
+  EXPECT_THAT(stopped.output, HasSubstr("ended with 4"));
+  EXPECT_TRUE(std::filesystem::exists(file("runs/first/checkpoints/latest")));
+  EXPECT_TRUE(within(10s, [&] { return workers().empty(); }));
+  EXPECT_THAT(ballot({"logs", "none"}, environment()).output, HasSubstr("expected one of mine"));
+}
+
+TEST_F(SshTest, ALauncherThatIsKilledLeavesNobodyBehind) {
+  Command job(on_ssh({"--workers", "3", "--set", "train.steps=100000"}), file(""), environment());
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 3; })) << job.output();
+  EXPECT_EQ(workers().size(), 3u);
+  ::kill(job.id(), SIGKILL);
+  EXPECT_TRUE(within(30s, [&] { return workers().empty(); }));
+  // They left in order.
+  EXPECT_TRUE(std::filesystem::exists(file("out/checkpoints/latest")));
+  EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("lost: its launcher was killed"));
+}
+
+}  // namespace
+}  // namespace ballot
