@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <sstream>
 #include <thread>
 
 #include "core/clock.h"
@@ -32,7 +33,15 @@ bool may_pass(const std::string& errors) {
   return false;
 }
 
-std::string trimmed(std::string text) {
+// What kubectl says to people: without the lines of its log ("E1123 13:31:16.758253 ...").
+std::string trimmed(const std::string& errors) {
+  std::string text;
+  std::istringstream lines(errors);
+  for (std::string line; std::getline(lines, line);) {
+    const bool logged = line.size() > 5 && std::string_view("EWIF").find(line[0]) < 4 &&
+                        line.find_first_not_of("0123456789", 1) == 5 && line[5] == ' ';
+    if (!logged) text += line + "\n";
+  }
   while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
   return text.empty() ? "nothing" : text;
 }

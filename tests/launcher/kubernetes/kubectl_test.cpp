@@ -78,10 +78,13 @@ TEST(Kubectl, AJobThatIsNotThereIsAbsent) {
 TEST(Kubectl, ARefusalIsAConfigErrorThatSaysWhatTheClusterSays) {
   const FakeKubectl fake;
   fake.write("apply.code", "1");
-  fake.write("apply.errors", "Error from server (Forbidden): jobs.batch is forbidden\n");
+  fake.write("apply.errors",
+             "E1123 13:31:16.758253    2446 memcache.go:265] \"Unhandled Error\"\nError from "
+             "server (Forbidden): jobs.batch is forbidden\n");
   const std::string said = thrown<ConfigError>([] { Kubectl(options()).apply("a: 1\n"); });
   EXPECT_THAT(said, AllOf(HasSubstr("jobs.batch is forbidden"), HasSubstr("namespace training"),
-                          HasSubstr("context here"), HasSubstr("to take the job's objects")));
+                          HasSubstr("context here"), HasSubstr("to take the job's objects"),
+                          testing::Not(HasSubstr("memcache"))));
 }
 
 TEST(Kubectl, AClusterWithoutTheOperatorIsNamedAsThat) {
