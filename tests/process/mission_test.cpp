@@ -103,7 +103,7 @@ class MissionTest : public SmallRun {
     return json.is_object() ? json.value("exit_code", -1) : -1;
   }
 
-  static constexpr int kSteps = 60;
+  static constexpr int kSteps = 40;
   std::unique_ptr<SlowNodes> nodes_;
   std::unique_ptr<SshNodes> ssh_;
 };
