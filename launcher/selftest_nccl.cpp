@@ -68,7 +68,7 @@ bool are_equal(const Verdict& a, const Verdict& b) {
 int count_other_verdicts(Transport& nccl, Transport& control, Deadline deadline) {
   const BallotLayout layout = ragged_layout();
   Ballot ballot(layout);
-  VoteOptions options{.ties = Ties::hold, .piece_elements = 1 << 16};
+  VoteOptions options{.ties = Ties::hold, .piece_elements = 1 << 18};
   const auto here = make_vote(ballot, control, options, deadline);
   int others = 0;
   for (const Schedule schedule : kSchedules) {
@@ -76,11 +76,12 @@ int count_other_verdicts(Transport& nccl, Transport& control, Deadline deadline)
     // Nodes of two where that goes up, else one node.
     if (schedule == Schedule::hierarchical)
       options.node_size = control.size() % 2 == 0 ? 2 : control.size();
-    const auto there = make_vote(ballot, nccl, options, deadline);
+    auto there = make_vote(ballot, nccl, options, deadline);
     for (std::int64_t step = 0; step < kSteps; ++step) {
       cast(layout, control.rank(), step, ballot);
       others += !are_equal(there->elect(step, deadline), here->elect(step, deadline));
     }
+    there.reset();
     control.barrier(deadline);  // pinned memory is given back when all GPUs are idle
   }
   return others;

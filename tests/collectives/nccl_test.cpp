@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <thread>
 
 #include "collectives/cuda_nccl.h"
@@ -138,6 +139,28 @@ TEST_P(NcclSchedule, ALostRankEndsTheVoteOfTheOthers) {
     } catch (const WorldError& error) {
       EXPECT_EQ(error.exit_code(), ExitCode::retry) << error.what();
     }
+  });
+}
+
+// What a rank has given to its streams and nobody answers ends with its vote.
+TEST_P(NcclSchedule, AVoteThatIsLeftUnderWayEnds) {
+  NEEDS_GPUS(2);
+  const BallotLayout layout = test::make_layout({{4, 600}});
+  const Ballot ballot(layout);
+  VoteOptions options{.schedule = GetParam()};
+  if (GetParam() == Schedule::hierarchical) options.node_size = 2;
+  std::latch left(1);
+  run_nccl(2, [&](Transport& transport, Transport&) {
+    auto vote = make_vote(ballot, transport, options, test::soon());
+    if (transport.rank() == 0) {
+      vote->begin(0);
+      vote->release_all();
+      vote->advance();
+      EXPECT_TRUE(vote->under_way());
+      vote.reset();
+      left.count_down();
+    }
+    left.wait();
   });
 }
 
