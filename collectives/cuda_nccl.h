@@ -1,5 +1,5 @@
-// NCCL as the CUDA backend offers it: groups of messages between GPUs (2.28's documentation,
-// "Point To Point Communication" and "Fault Tolerance").
+// NCCL as the CUDA backend offers it: groups of messages between GPUs, and sums of integers (2.28's
+// documentation, "Point To Point Communication", "AllReduce" and "Fault Tolerance").
 //
 // Communicators do not block: a call that NCCL has not finished is asked for until its deadline.
 #pragma once
@@ -27,6 +27,8 @@ class NcclCommunicator {
   // As DeviceLink's; Timeout when NCCL has not taken the group by the deadline.
   virtual void exchange(std::span<const DeviceMessage> to, std::span<const DeviceMessage> from,
                         Stream& stream, Deadline deadline) = 0;
+  virtual void sum(std::uint32_t* values, std::int64_t count, Stream& stream,
+                   Deadline deadline) = 0;
   virtual void check() = 0;
   virtual void abort() noexcept = 0;
 };

@@ -147,17 +147,6 @@ struct DeviceMean::State {
     piece.arrived = Event(device);
   }
 
-  // What waits for the wire would wait for ever: a stream that is ended, memory that is given back.
-  template <class Body>
-  auto or_abort(const Body& body) {
-    try {
-      return body();
-    } catch (...) {
-      link.abort();
-      throw;
-    }
-  }
-
   void start(std::size_t p) {
     if (p == 0) reports.expect();
     Stopwatch watch;
@@ -253,7 +242,7 @@ struct DeviceMean::State {
   bool advance() {
     moved = false;
     if (whole) return true;
-    or_abort([&] {
+    or_abort(link, [&] {
       if (!may_start || may_start() || queue.all_left())
         moved = queue.advance([this](std::size_t p) { start(p); },
                               [this](std::size_t p) { return go_on(p); });
@@ -263,15 +252,12 @@ struct DeviceMean::State {
   }
 
   void give_up() {
-    or_abort([&] {
+    or_abort(link, [&] {
       link.check();
       if (reported)
         if (Transfer* missing = reports.missing()) missing->wait(Deadline::in(Duration::zero()));
       if (!queue.under_way().empty())
-        throw Timeout(
-            "rank {}: piece {} of {} of the mean of step {} has not come back over {}, which does "
-            "not say which of the other {} ranks it waits for",
-            rank, queue.under_way().front(), queue.count(), step, transport.name(), size - 1);
+        throw piece_not_back(transport, queue.under_way().front(), queue.count(), "mean", step);
       throw Timeout("rank {}: the mean of step {} was not begun: tensor {} was not released", rank,
                     step, queue.pieces().unreleased());
     });

@@ -4,14 +4,9 @@
 // is taken then. One thread at a time.
 #pragma once
 
-#include <cstdint>
 #include <span>
-#include <vector>
 
-#include "collectives/cuda_vote.h"
-#include "collectives/tally.h"
-#include "core/buffer.h"
-#include "core/copy.h"  // PinnedBuffer
+#include "collectives/device_chunk.h"
 
 namespace ballot {
 
@@ -21,7 +16,7 @@ class DeviceTally {
   DeviceTally(const BallotLayout& layout, const BallotChunk& chunk, int voters, Device device);
 
   // Where the ballots lie that will be counted; waits for the stream unless it knows them already.
-  void take(std::span<const BallotPart> ballots, Stream& stream);
+  void take(std::span<const BallotPart> ballots, Stream& stream) { ballots_.take(ballots, stream); }
   // As tally() does; all pointers are the device's. Returns before the work is done, unless it has
   // to take() the ballots first.
   void count(std::span<const BallotPart> ballots, const TallyOptions& options,
@@ -35,15 +30,12 @@ class DeviceTally {
   void read_statistics(VoteStatistics& statistics, SegmentAgreement* by_segment = nullptr) const;
 
  private:
-  std::size_t sums() const { return 4 + 2 * ballots_.size() * segment_count_; }
-
-  const BallotLayout& layout_;
-  const BallotChunk chunk_;
-  std::size_t first_segment_, segment_count_;
-  std::vector<BallotPart> ballots_;  // of the last count()
-  Buffer parts_, segments_, samples_, sums_;
-  PinnedBuffer host_;  // ballots on their way there, sums on their way back
-  TallyChunk work_{};
+  const DeviceChunk chunk_;
+  const std::size_t voters_;
+  DeviceBallots ballots_;
+  DeviceDecision decision_;
+  DeviceComparison comparison_;
+  Buffer sample_;
 };
 
 }  // namespace ballot

@@ -85,6 +85,13 @@ class PluginCommunicator final : public NcclCommunicator {
            fmt::format("start a group of {} messages", to.size() + from.size()), {});
   }
 
+  void sum(std::uint32_t* values, std::int64_t count, Stream& stream, Deadline deadline) override {
+    require_alive();
+    settle(nccl_.all_reduce(values, values, static_cast<std::size_t>(count), ncclUint32, ncclSum,
+                            communicator_, stream_of(stream)),
+           deadline, fmt::format("start a sum of {} values", count), {});
+  }
+
   void check() override {
     require_alive();
     ncclResult_t state = ncclSuccess;

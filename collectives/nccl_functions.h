@@ -20,6 +20,7 @@ struct NcclFunctions {
   decltype(&ncclGroupEnd) group_end;
   decltype(&ncclSend) send;
   decltype(&ncclRecv) recv;
+  decltype(&ncclAllReduce) all_reduce;
 };
 
 // Loaded once, never closed. Unavailable, saying what the loader said, where it is not there.

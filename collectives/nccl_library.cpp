@@ -31,6 +31,7 @@ NcclFunctions load() {
   find(library, "ncclGroupEnd", found.group_end);
   find(library, "ncclSend", found.send);
   find(library, "ncclRecv", found.recv);
+  find(library, "ncclAllReduce", found.all_reduce);
   return found;
 }
 

@@ -122,9 +122,14 @@ std::unique_ptr<Vote> make_gathered_vote(const Ballot& ballot, Transport& transp
                                          const VoteOptions& options);
 std::unique_ptr<Vote> make_lane_vote(const Ballot& ballot, Transport& transport,
                                      const VoteOptions& options);
-std::unique_ptr<Vote> make_device_vote(const Ballot& ballot, Transport& transport, DeviceLink& link,
-                                       const VoteOptions& options);
 std::unique_ptr<Vote> make_hierarchical_vote(const Ballot& ballot, Transport& transport,
                                              const VoteOptions& options, Deadline deadline);
+// The same between GPUs.
+std::unique_ptr<Vote> make_device_sharded_vote(const Ballot& ballot, Transport& transport,
+                                               DeviceLink& link, const VoteOptions& options);
+std::unique_ptr<Vote> make_device_lane_vote(const Ballot& ballot, Transport& transport,
+                                            DeviceLink& link, const VoteOptions& options);
+std::unique_ptr<Vote> make_device_hierarchical_vote(const Ballot& ballot, Transport& transport,
+                                                    DeviceLink& link, const VoteOptions& options);
 
 }  // namespace ballot

@@ -28,19 +28,33 @@ void check_options(const VoteOptions& options, Transport& transport) {
       options.schedule != Schedule::hierarchical)
     throw ConfigError("estimator = {} needs schedule = hierarchical, not {}",
                       to_string(options.estimator), to_string(options.schedule));
-  if (options.schedule == Schedule::lanes && transport.reducer() == nullptr)
+  if (options.schedule == Schedule::lanes && transport.reducer() == nullptr &&
+      transport.device_link() == nullptr)
     throw Unavailable(
         "schedule = lanes needs a transport that sums for us; {} does not: use sharded",
         transport.name());
   if (size / options.members > kMaxVoters)
     throw ConfigError("{} voters, expected at most {}", size / options.members, kMaxVoters);
-  if (transport.device_link() != nullptr &&
-      (options.schedule != Schedule::sharded || options.members > 1))
-    throw ConfigError(
-        "transport {} carries schedule = sharded of voters of one member only, not {} of {}",
-        transport.name(), to_string(options.schedule), options.members);
+  if (transport.device_link() != nullptr && options.members > 1)
+    throw ConfigError("transport {} carries voters of one member only, not members = {}",
+                      transport.name(), options.members);
+  if (transport.device_link() != nullptr && !goes_from_gpu_to_gpu(options.schedule))
+    throw ConfigError("transport {} carries schedule = sharded, lanes or hierarchical, not {}",
+                      transport.name(), to_string(options.schedule));
   if (options.piece_elements < 0)
     throw ConfigError("piece_elements = {}, expected 0 or more", options.piece_elements);
+}
+
+std::unique_ptr<Vote> make_device_vote(const Ballot& ballot, Transport& transport, DeviceLink& link,
+                                       const VoteOptions& options) {
+  switch (options.schedule) {
+    case Schedule::lanes:
+      return make_device_lane_vote(ballot, transport, link, options);
+    case Schedule::hierarchical:
+      return make_device_hierarchical_vote(ballot, transport, link, options);
+    default:
+      return make_device_sharded_vote(ballot, transport, link, options);
+  }
 }
 
 }  // namespace
@@ -92,6 +106,10 @@ std::unique_ptr<Vote> make_vote(const Ballot& ballot, Transport& transport, Vote
       return make_hierarchical_vote(ballot, transport, options, deadline);
   }
   throw LogicError("a schedule that does not exist");
+}
+
+bool goes_from_gpu_to_gpu(Schedule schedule) {
+  return schedule != Schedule::gathered;
 }
 
 const char* to_string(Schedule schedule) {

@@ -78,6 +78,9 @@ class Vote : public Collective {
 std::unique_ptr<Vote> make_vote(const Ballot& ballot, Transport& transport, VoteOptions options,
                                 Deadline deadline);
 
+// Whether a transport with a DeviceLink carries it.
+bool goes_from_gpu_to_gpu(Schedule schedule);
+
 const char* to_string(Schedule schedule);
 const char* to_string(Estimator estimator);
 

@@ -3,10 +3,13 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -18,12 +21,13 @@
 #include "launcher/units.h"
 #include "runtime/coordinator/coordinator_server.h"
 #include "runtime/coordinator/etcd_row_store.h"
+#include "runtime/watching/coordinator_watch.h"
 
 namespace ballot {
 namespace {
 
 struct CoordinatorFlags {
-  std::string folder, listen = "127.0.0.1:29500", run, store;
+  std::string folder, listen = "127.0.0.1:29500", run, store, prometheus;
   CoordinatorAccess access;
   MembershipOptions membership;
   std::string heartbeat_timeout = "10s", seal_timeout = "10s", planned_timeout = "600s",
@@ -98,6 +102,16 @@ std::unique_ptr<RowStore> open_reachable(std::shared_ptr<EtcdLeadership> leaders
   }
 }
 
+// Several coordinators of one run may see one folder.
+std::string target_name(const CoordinatorFlags& flags) {
+  if (flags.store.empty()) return "coordinator";
+  std::string name = "coordinator-" + flags.listen;
+  std::ranges::replace_if(
+      name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '.'; },
+      '-');
+  return name;
+}
+
 int coordinate(const CoordinatorFlags& flags) {
   set_log_name("coordinator");
   CoordinatorServerOptions options;
@@ -129,6 +143,11 @@ int coordinate(const CoordinatorFlags& flags) {
     store = open_reachable(leadership);
   }
   CoordinatorServer server(options, std::move(store));
+  std::optional<CoordinatorWatch> watch;  // goes before the server
+  if (!flags.prometheus.empty())
+    watch.emplace(
+        flags.prometheus, [&server](auto reply) { server.status(std::move(reply)); },
+        folder.string(), target_name(flags), run);
   int signal = 0;
   while (signal == 0 && !server.wait(Deadline::in(Duration(0))))
     signal = signals.wait(std::chrono::milliseconds(200));
@@ -167,6 +186,11 @@ void add_coordinator(CLI::App& app, Action& action) {
                    "with --store: another coordinator leads after so long without a sign of life")
       ->type_name("TIME")
       ->capture_default_str();
+  command
+      ->add_option("--prometheus", flags->prometheus,
+                   "answer Prometheus there, over plain HTTP, such as 127.0.0.1:0; port 0: any "
+                   "(default: nowhere)")
+      ->type_name("HOST:PORT");
   command->add_option("--run", flags->run,
                       "name of the run, the same for its workers (default: that of the folder)");
   add_access_flags(*command, flags->access);

@@ -63,8 +63,8 @@ int launch_here(const RunConfig& config, const LaunchFlags& flags) {
         "--dry-run: a job on this machine submits nothing; expected --on slurm, "
         "kubernetes or ssh");
   LaunchedJob job(config, flags);
-  if (flags.detach && job.detach()) return 0;
-  return flags.elastic ? launch_elastic(config, flags, job) : launch_local(config, flags, job);
+  return flags.elastic && flags.on == "local" ? launch_elastic(config, flags, job)
+                                              : launch_local(config, flags, job);
 }
 
 // Files, device and processor of the run are the cluster's.
@@ -98,7 +98,7 @@ int launch(const LaunchFlags& flags) {
   if (flags.on == "kubernetes") return launch_in_pods(flags);
   const RunConfig config = read_run_config(flags.run_file, flags.settings);
   set_thread_count(1);  // a launcher takes signals, which a second thread would get in its stead
-  if (flags.on == "local") return launch_here(config, flags);
+  if (flags.on == "local" || flags.on == "mpirun") return launch_here(config, flags);
   if (flags.on == "slurm" && !flags.inside) return launch_on_slurm(config, flags);
   return launch_on_hosts(config, flags);
 }

@@ -48,9 +48,18 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags, LaunchedJo
     return [words = std::move(words)](bool) { return StartCommand{words, ""}; };
   };
   SupervisedJob job;
-  job.coordinator = {"coordinator", start({program, "coordinator", config.output_folder, "--listen",
-                                           address, "--start-workers", std::to_string(voters),
-                                           "--min-workers", std::to_string(min_voters)})};
+  std::vector<std::string> coordinator = {program,
+                                          "coordinator",
+                                          config.output_folder,
+                                          "--listen",
+                                          address,
+                                          "--start-workers",
+                                          std::to_string(voters),
+                                          "--min-workers",
+                                          std::to_string(min_voters)};
+  if (!config.prometheus.empty())
+    coordinator.insert(coordinator.end(), {"--prometheus", config.prometheus});
+  job.coordinator = {"coordinator", start(std::move(coordinator))};
   for (int voter = 0; voter < voters; ++voter) {
     // A voter's members meet over MPI; mpirun ends with any of them, and is started again.
     std::vector<std::string> command;
@@ -65,6 +74,7 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags, LaunchedJo
     job.leave_signal = SIGUSR1;  // mpirun passes it on, and ends its workers on others
   job.log_folder = config.output_folder + "/logs";
   job.restarts = flags.restarts;
+  if (flags.detach && launched.detach()) return 0;
   launched.begin();
   const int exit_code = supervise(job).exit_code;
   launched.end(exit_code);

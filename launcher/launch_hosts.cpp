@@ -16,50 +16,14 @@
 #include "launcher/launch_checks.h"
 #include "launcher/launch_flags.h"
 #include "launcher/launch_job.h"
-#include "models/architecture.h"
-#include "runtime/memory_plan.h"
+#include "launcher/launch_preflight.h"
+#include "launcher/shell_words.h"
 #include "runtime/run_folder.h"
 
 namespace ballot {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Room for two checkpoints and one being written, parameters and every voter's momentum in f32, and
-// for the verdicts since the first of them, which each worker of an elastic run keeps.
-std::int64_t disk_needed(const RunConfig& config, std::int64_t parameters, int voters,
-                         bool elastic) {
-  const std::int64_t checkpoints = 3 * 4 * parameters * (1 + voters);
-  const std::int64_t interval =
-      config.checkpoint_every > 0 ? config.checkpoint_every : config.steps;
-  const std::int64_t copies =
-      elastic || config.journal.copies == 0 ? voters : config.journal.copies;
-  return checkpoints + parameters / 8 * 2 * interval * copies;
-}
-
-PreflightNeeds needs_of(const RunConfig& config, const LaunchFlags& flags,
-                        const Placement& placement) {
-  const std::unique_ptr<Architecture> architecture = read_architecture(config.model_folder);
-  const std::vector<ParameterShape> shapes = architecture->parameter_shapes();
-  const int voters = flags.workers / static_cast<int>(config.members);
-  MemoryFacts memory;  // without activations: a lower bound
-  memory.shapes = shapes;
-  memory.groups = config.groups;
-  memory.voters = voters;
-  memory.members = config.members;
-  std::int64_t parameters = 0;
-  for (const ParameterShape& shape : shapes) parameters += shape.rows * shape.cols;
-  PreflightNeeds needs;
-  needs.run_folder = config.output_folder;
-  needs.model_folder = config.model_folder;
-  needs.interface = flags.interface;
-  needs.memory_bytes_per_worker = plan_memory(memory).total();
-  needs.disk_bytes = disk_needed(config, parameters, voters, flags.elastic);
-  needs.gpu = config.device.starts_with("cuda");
-  for (std::size_t host = 0; host < placement.hosts().size(); ++host)
-    needs.workers_of_host.push_back(placement.workers_of(host));
-  return needs;
-}
 
 void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
   if (flags.transport.name != "auto" && flags.transport.name != "grpc")
@@ -73,18 +37,6 @@ void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
   if (flags.elastic && !flags.resume.empty())
     throw ConfigError(
         "--resume: an elastic run always goes on where its journals end; leave the flag out");
-}
-
-Starter starter_of(const LaunchFlags& flags) {
-  Starter starter;
-  starter.program =
-      flags.program.empty() ? fs::read_symlink("/proc/self/exe").string() : flags.program;
-  starter.method = flags.on == "slurm" ? StartMethod::srun : StartMethod::ssh;
-  if (const auto cpus = process_environment("SLURM_CPUS_PER_TASK"); flags.inside && cpus)
-    starter.cpus = std::atoi(cpus->c_str());
-  starter.ssh = split_words("--ssh", flags.ssh);
-  if (starter.ssh.empty()) throw ConfigError("--ssh: expected a command such as \"ssh -p 2222\"");
-  return starter;
 }
 
 bool may_succeed_again(const SupervisedResult& result) {
@@ -105,12 +57,8 @@ class HostLaunch {
     place(flags_.workers);
     if (flags_.dry_run) return show();
     Preflight seen = look();
-    fmt::print("{}", seen.table());
-    std::fflush(stdout);
-    if (!seen.refusals.empty())
-      throw Error(seen.may_pass ? ExitCode::retry : ExitCode::configuration,
-                  fmt::format("the job was not started: {} thing{} to mend, in the table above",
-                              seen.refusals.size(), seen.refusals.size() == 1 ? "" : "s"));
+    require_ready(seen);
+    require_private_links(seen);
     LaunchedJob job(config_, flags_);
     if (flags_.detach && job.detach()) return 0;
     job.begin();
@@ -164,10 +112,17 @@ class HostLaunch {
     const int members = flags_.elastic ? static_cast<int>(config_.members) : 1;
     placement_ = std::make_shared<Placement>(hosts_, workers / members, members);
   }
-  Preflight look() const {
-    return look_before_start(starter_, placement_->hosts(), needs_of(config_, flags_, *placement_),
-                             fs::current_path().string());
+  // The links of a fixed job carry gradients, and a token is shown on them once only.
+  void require_private_links(const Preflight& seen) const {
+    if (flags_.elastic || flags_.transport.tls.given() || flags_.transport.insecure ||
+        seen.network.of_host[0].loopback)
+      return;
+    throw ConfigError(
+        "the workers of a fixed job would speak gRPC without TLS on {}; expected --tls-ca, "
+        "--tls-certificate and --tls-key, or the explicit choice --insecure",
+        network_text(seen.network.of_host[0]));
   }
+  Preflight look() const { return look_before_launch(config_, flags_, *placement_, starter_); }
   // A fixed job goes on without the host that was lost, where the others have room.
   void take_lost_host_out(const SupervisedResult& result) {
     if (!result.host_lost) return;
@@ -189,6 +144,7 @@ class HostLaunch {
     job.run_folder = config_.output_folder;
     job.elastic = flags_.elastic;
     job.min_voters = flags_.min_workers.value_or(1);
+    job.prometheus = config_.prometheus;
     job.resume = resume_;
     job.threads = config_.threads > 0 ? static_cast<int>(config_.threads) : starter_.cpus;
     job.restarts = flags_.restarts;

@@ -15,6 +15,7 @@
 #include "launcher/launch_checks.h"
 #include "launcher/launch_flags.h"
 #include "launcher/launch_job.h"
+#include "launcher/launch_preflight.h"
 #include "launcher/local_job.h"
 
 namespace ballot {
@@ -45,15 +46,22 @@ void check_nccl(const RunConfig& config, int workers) {
     throw ConfigError(
         "--transport nccl: {} workers on a machine with {} GPUs; expected one for each", workers,
         gpus);
-  if (config.members > 1 || config.vote_schedule.value_or(Schedule::sharded) != Schedule::sharded)
+  if (config.members > 1)
+    throw ConfigError("--transport nccl: it carries vote.members = 1 only, not {}", config.members);
+  if (const Schedule schedule = config.vote_schedule.value_or(Schedule::sharded);
+      !goes_from_gpu_to_gpu(schedule))
     throw ConfigError(
-        "--transport nccl: it carries vote.schedule = \"sharded\" with vote.members = 1 only");
+        "--transport nccl: it does not carry vote.schedule = \"{}\"; expected \"sharded\", "
+        "\"lanes\" or \"hierarchical\"",
+        to_string(schedule));
 }
 
 LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers,
                   const std::string& resume) {
   LocalJob job;
-  job.command = {std::filesystem::read_symlink("/proc/self/exe").string(), "train", flags.run_file};
+  job.command = {flags.program.empty() ? std::filesystem::read_symlink("/proc/self/exe").string()
+                                       : flags.program,
+                 "train", flags.run_file};
   for (const std::string& setting : flags.settings)
     job.command.insert(job.command.end(), {"--set", setting});
   if (!resume.empty()) job.command.push_back("--resume=" + resume);
@@ -84,6 +92,26 @@ bool may_succeed_again(const JobResult& result) {
          (result.lost || result.exit_code == static_cast<int>(ExitCode::retry));
 }
 
+// Looked at by ssh, which mpirun reaches them by too.
+MpiHosts find_hosts(const RunConfig& config, const LaunchFlags& flags) {
+  if (flags.transport.name != "auto" && flags.transport.name != "mpi")
+    throw ConfigError("--transport {}: --on mpirun is for MPI; for gRPC launch --on ssh",
+                      flags.transport.name);
+  if (flags.elastic)
+    throw ConfigError("--elastic: mpirun ends a job with any of its workers; launch --on ssh");
+  const Placement placement(read_hosts(flags.hosts), flags.workers, 1);
+  const Starter starter = starter_of(flags);
+  const Preflight seen = look_before_launch(config, flags, placement, starter);
+  require_ready(seen);
+  MpiHosts hosts;
+  for (const Host& host : placement.hosts())
+    hosts.hosts += fmt::format("{}{}:{}", hosts.hosts.empty() ? "" : ",", host.name, host.slots);
+  hosts.network = network_text(seen.network.of_host[0]);
+  for (const std::string& word : starter.ssh) hosts.ssh += (hosts.ssh.empty() ? "" : " ") + word;
+  hosts.folder = std::filesystem::current_path().string();
+  return hosts;
+}
+
 // With whom a job goes on that has lost a worker: the machine that it was on may be gone. Whole
 // voters, whole nodes of a hierarchical vote.
 int workers_left(const RunConfig& config, int workers, int min_workers) {
@@ -107,7 +135,11 @@ int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob&
   check_inputs(config, !flags.resume.empty());
   const bool port_is_given = process_environment("MASTER_PORT").has_value();
   int workers = flags.workers;
+  MpiHosts hosts;
+  if (flags.on == "mpirun") hosts = find_hosts(config, flags);
+  if (flags.detach && launched.detach()) return 0;
   LocalJob job = make_job(config, flags, workers, flags.resume);
+  job.hosts = hosts;
   std::filesystem::create_directories(job.log_folder);
   launched.begin();
   JobResult result = run_local_job(job);
@@ -125,7 +157,9 @@ int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob&
                                 : "",
         restart, flags.restarts);
     if (!port_is_given) unsetenv("MASTER_PORT");  // the old one may not be free yet
-    result = run_local_job(make_job(config, flags, workers, resume_from));
+    job = make_job(config, flags, workers, resume_from);
+    job.hosts = hosts;
+    result = run_local_job(job);
   }
   const std::string latest = config.output_folder + "/checkpoints/latest";
   if (result.exit_code != 0) {

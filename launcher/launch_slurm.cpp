@@ -6,12 +6,12 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/log.h"
-#include "launcher/cluster/starter.h"  // shell_quoted
 #include "launcher/environment.h"
 #include "launcher/launch_checks.h"
 #include "launcher/launch_flags.h"
 #include "launcher/launch_job.h"
 #include "launcher/log_view.h"
+#include "launcher/shell_words.h"
 #include "runtime/run_folder.h"
 
 namespace ballot {

@@ -63,7 +63,7 @@ LogFile::LogFile(std::string path)
 }
 
 void LogFile::write_line(std::string_view line) {
-  if (failed_) return;
+  if (failed_ || !file_.is_open()) return;
   std::string whole(line);
   whole.push_back('\n');
   if (write_all(file_.number(), whole)) return;

@@ -32,6 +32,7 @@ class LineCutter {
 // left: the job is worth more than its log.
 class LogFile {
  public:
+  LogFile() = default;                 // of nothing: lines are only shown
   explicit LogFile(std::string path);  // appends; throws FileError
   void write_line(std::string_view line);
 

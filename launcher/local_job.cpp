@@ -1,6 +1,7 @@
 // One thread and one poll(): signals, the workers' pipes and mpirun's end.
 #include "launcher/local_job.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -23,6 +24,7 @@
 #include "launcher/child_process.h"  // ChildProcess
 #include "launcher/line_output.h"    // LineOutput
 #include "launcher/mpirun.h"
+#include "launcher/shell_words.h"
 #include "launcher/signals.h"  // Signals
 
 namespace ballot {
@@ -32,7 +34,16 @@ constexpr std::chrono::seconds kSecondInterrupt{10};
 
 std::vector<std::string> mpirun_command(const LocalJob& job, const std::vector<Pipe>& outputs,
                                         const Pipe& roll) {
-  std::vector<std::string> command = mpirun_words(job.workers, job.threads_per_worker);
+  std::vector<std::string> command = mpirun_words(job.workers, job.threads_per_worker, job.hosts);
+  if (!job.hosts.hosts.empty()) {
+    const std::string script = fmt::format(
+        "exec >>{0}-$OMPI_COMM_WORLD_RANK.log 2>&1\nexec \"$@\"",
+        shell_quoted(std::filesystem::absolute(job.log_folder).lexically_normal().string() +
+                     "/worker"));
+    command.insert(command.end(), {"/bin/sh", "-c", script, "worker"});
+    command.insert(command.end(), job.command.begin(), job.command.end());
+    return command;
+  }
   // Each worker opens its own pipes of the launcher by /proc, tells its process id and becomes the
   // command.
   const std::string descriptors = fmt::format("/proc/{}/fd/", ::getpid());
@@ -89,6 +100,7 @@ class RunningJob {
   Signals signals_;
   std::vector<Pipe> pipes_;  // of rank r: 2r output, 2r + 1 errors; then mpirun's two; then the
                              // roll of process ids
+  std::vector<Descriptor> far_logs_;  // of workers on other machines, by rank: read here
   std::deque<LogFile> logs_;
   std::deque<LineOutput> outputs_;
   std::string roll_;
@@ -109,8 +121,16 @@ RunningJob::RunningJob(const LocalJob& job) : job_(job) {
   for (int rank = 0; rank <= job.workers; ++rank) {
     const bool is_mpirun = rank == job.workers;
     const std::string name = is_mpirun ? "mpirun" : fmt::format("worker {}", rank);
-    const std::string file = is_mpirun ? "mpirun.log" : fmt::format("worker-{}.log", rank);
-    logs_.emplace_back((std::filesystem::path(job.log_folder) / file).string());
+    const std::string file = (std::filesystem::path(job.log_folder) /
+                              (is_mpirun ? "mpirun.log" : fmt::format("worker-{}.log", rank)))
+                                 .string();
+    const bool far = !is_mpirun && !job.hosts.hosts.empty();
+    if (far) {  // made here, so that it can be read from where this job's part begins
+      LogFile made(file);
+      far_logs_.emplace_back(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+      ::lseek(far_logs_.back().number(), 0, SEEK_END);
+    }
+    logs_.emplace_back(far ? LogFile() : LogFile(file));
     for (const int terminal : {STDOUT_FILENO, STDERR_FILENO})
       outputs_.emplace_back(name, logs_.back(), job.forward_output ? terminal : -1,
                             is_mpirun ? [this](std::string_view& line) { return read_mpirun(line); }
@@ -130,7 +150,8 @@ JobResult RunningJob::run() {
     for (const Worker& worker : workers_)
       if (!worker.ended) waits.push_back({worker.process.number(), POLLIN, 0});
     // SIGCHLD wakes it when mpirun ends; the limit is for the deadline alone.
-    const int limit_ms = end_.at == TimePoint::max() ? -1 : 50;
+    // Files of other machines say nothing to poll().
+    const int limit_ms = !far_logs_.empty() ? 200 : end_.at == TimePoint::max() ? -1 : 50;
     if (::poll(waits.data(), waits.size(), limit_ms) < 0 && errno != EINTR)
       throw_file_error("wait for", "the workers");
     see_ended_workers();
@@ -169,7 +190,9 @@ JobResult RunningJob::run() {
 
 bool RunningJob::drain(std::size_t index) {
   std::array<char, 65536> bytes;
-  const ssize_t count = ::read(pipes_[index].source.number(), bytes.data(), bytes.size());
+  const bool far = index % 2 == 0 && index / 2 < far_logs_.size();
+  const int source = far ? far_logs_[index / 2].number() : pipes_[index].source.number();
+  const ssize_t count = ::read(source, bytes.data(), bytes.size());
   if (count <= 0) return false;
   const std::string_view text(bytes.data(), static_cast<std::size_t>(count));
   if (index < outputs_.size())

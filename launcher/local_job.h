@@ -1,5 +1,5 @@
-// A job of several workers on this machine: mpirun, its workers' output by name, signals passed on,
-// one clear end.
+// A job of several workers that mpirun starts, on this machine or on hosts: mpirun, its workers'
+// output by name, signals passed on, one clear end.
 //
 // Every line a worker writes goes to <log_folder>/worker-R.log and, with forward_output, to the
 // terminal as "worker R | line"; mpirun's own lines go to mpirun.log and "mpirun | line". Lines are
@@ -9,6 +9,9 @@
 // Each worker has two pipes of its own to the launcher: mpirun's --tag-output loses text when short
 // lines come in bursts (Open MPI 4.1.4: two ranks of `seq 20000` lose 4 lines of 10). A worker's
 // output is therefore no terminal: what it writes through a buffer it must flush.
+//
+// Workers on other machines write their logs themselves, into the folder that all machines see, and
+// the launcher reads them there. Of their ends it knows what mpirun says.
 //
 // SIGINT and SIGTERM are passed on to mpirun, which gives the workers SIGTERM and, one second
 // later, SIGKILL. Workers that need longer name a drain_signal: the first signal then reaches them
@@ -23,9 +26,12 @@
 #include <string>
 #include <vector>
 
+#include "launcher/mpirun.h"  // MpiHosts
+
 namespace ballot {
 
 struct LocalJob {
+  MpiHosts hosts;  // none: this machine
   std::vector<std::string>
       command;  // of each worker, e.g. {"build/bin/ballot", "train", "run.toml"}
   int workers = 1;

@@ -19,6 +19,8 @@ namespace ballot {
 namespace {
 
 constexpr int kMostGpus = 16;
+constexpr std::int64_t kSteps = 3;
+constexpr Schedule kSchedules[] = {Schedule::sharded, Schedule::lanes, Schedule::hierarchical};
 
 BallotLayout ragged_layout() {
   std::vector<BallotSegment> segments(3);
@@ -61,6 +63,29 @@ bool are_equal(const Verdict& a, const Verdict& b) {
          a.statistics == b.statistics;
 }
 
+// Every schedule that goes from GPU to GPU, against the CPU's sharded one; how many verdicts
+// differ.
+int count_other_verdicts(Transport& nccl, Transport& control, Deadline deadline) {
+  const BallotLayout layout = ragged_layout();
+  Ballot ballot(layout);
+  VoteOptions options{.ties = Ties::hold, .piece_elements = 1 << 16};
+  const auto here = make_vote(ballot, control, options, deadline);
+  int others = 0;
+  for (const Schedule schedule : kSchedules) {
+    options.schedule = schedule;
+    // Nodes of two where that goes up, else one node.
+    if (schedule == Schedule::hierarchical)
+      options.node_size = control.size() % 2 == 0 ? 2 : control.size();
+    const auto there = make_vote(ballot, nccl, options, deadline);
+    for (std::int64_t step = 0; step < kSteps; ++step) {
+      cast(layout, control.rank(), step, ballot);
+      others += !are_equal(there->elect(step, deadline), here->elect(step, deadline));
+    }
+    control.barrier(deadline);  // pinned memory is given back when all GPUs are idle
+  }
+  return others;
+}
+
 // Of pseudo-random numbers; each rank leaves one tensor out.
 bool means_are_equal(DType wire, Transport& nccl, Transport& control, Deadline deadline) {
   const std::vector<std::int64_t> lengths = {300'000, 1, 5000, 777};
@@ -94,21 +119,12 @@ SelftestCheck selftest_nccl() {
   try {
     const std::string version = cuda_nccl().version();
     const int gpus = std::min(cuda_core().device_count(), kMostGpus);
-    const BallotLayout layout = ragged_layout();
     std::atomic<int> wrong = 0, other_means = 0;
-    constexpr std::int64_t kSteps = 3;
     run_loopback(gpus, [&](Transport& control) {
       const Deadline deadline = Deadline::in(std::chrono::minutes(1));
       const Device device{Device::Kind::cuda, control.rank()};
       const auto nccl = make_nccl_transport(control, device, deadline);
-      Ballot ballot(layout);
-      const VoteOptions options{.ties = Ties::hold, .piece_elements = 1 << 16};
-      const auto there = make_vote(ballot, *nccl, options, deadline);
-      const auto here = make_vote(ballot, control, options, deadline);
-      for (std::int64_t step = 0; step < kSteps; ++step) {
-        cast(layout, control.rank(), step, ballot);
-        wrong += !are_equal(there->elect(step, deadline), here->elect(step, deadline));
-      }
+      wrong += count_other_verdicts(*nccl, control, deadline);
       for (const DType wire : {DType::f32, DType::bf16}) {
         other_means += !means_are_equal(wire, *nccl, control, deadline);
         control.barrier(deadline);  // pinned memory is given back when all GPUs are idle
@@ -116,8 +132,10 @@ SelftestCheck selftest_nccl() {
     });
     check.passed = wrong == 0 && other_means == 0;
     check.detail = fmt::format(
-        "{} between {} GPU{}: {} of {} verdicts and {} of {} means differ from the CPU's", version,
-        gpus, gpus == 1 ? "" : "s", wrong.load(), gpus * kSteps, other_means.load(), 2 * gpus);
+        "{} between {} GPU{}: {} of {} verdicts (sharded, lanes, hierarchical) and {} of {} means "
+        "differ from the CPU's",
+        version, gpus, gpus == 1 ? "" : "s", wrong.load(), gpus * kSteps * std::size(kSchedules),
+        other_means.load(), 2 * gpus);
   } catch (const Unavailable& missing) {
     check.passed = true;  // a run that asks for it will be refused, and others need it not
     check.detail = fmt::format("not tried: {}", missing.what());

@@ -1,10 +1,11 @@
-// `ballot status ADDRESS` and `ballot expel ADDRESS WORKER`: what an operator asks of a
-// coordinator.
+// `ballot status ADDRESS|RUN` and `ballot expel ADDRESS WORKER`: what an operator asks of a
+// coordinator, or of a run's record.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -14,16 +15,22 @@
 #include "launcher/commands.h"
 #include "launcher/coordinator_flags.h"
 #include "launcher/environment.h"
+#include "launcher/run_status.h"
+#include "launcher/status_text.h"
 #include "launcher/units.h"
+#include "launcher/watch_screen.h"
 #include "runtime/coordinator/coordinator_client.h"
 
 namespace ballot {
 namespace {
 
+constexpr std::chrono::duration<double> kShortestWatch{0.1};
+
 struct OperatorFlags {
   std::string address, reason = "by an operator", timeout = "5s";
   std::int32_t worker = 0;
   bool json = false;
+  std::string watch;  // every so often; empty: once
   CoordinatorAccess access;
 };
 
@@ -36,109 +43,6 @@ CoordinatorAccess access_of(const OperatorFlags& flags) {
 Duration patience_of(const OperatorFlags& flags) {
   return std::chrono::duration_cast<Duration>(
       std::chrono::duration<double>(parse_duration("--timeout", flags.timeout)));
-}
-
-const char* state_of(const WorkerStatus& worker) {
-  return worker.silent ? "silent" : to_string(worker.state);
-}
-
-double rate_of(const ServiceStatus& status, std::int32_t worker) {
-  const auto found = status.rates.find(worker);
-  return found == status.rates.end() ? 0 : found->second;
-}
-
-nlohmann::ordered_json json_of(const Position& position) {
-  return {{"step", position.step}, {"digest", to_string(position.digest)}};
-}
-
-nlohmann::ordered_json json_of(const ServiceStatus& status) {
-  const CoordinatorStatus& from = status.coordinator;
-  nlohmann::ordered_json workers = nlohmann::ordered_json::array();
-  for (const WorkerStatus& worker : from.workers) {
-    nlohmann::ordered_json suspects = nlohmann::ordered_json::array();
-    for (const Suspicion& suspicion : worker.suspects)
-      suspects.push_back({{"worker", suspicion.worker}, {"reason", suspicion.reason}});
-    workers.push_back(
-        {{"worker", worker.identity.worker},
-         {"incarnation", worker.identity.incarnation},
-         {"address", worker.address},
-         {"voter",
-          worker.voter < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(worker.voter)},
-         {"state", to_string(worker.state)},
-         {"silent", worker.silent},
-         {"seconds_since_pulse", seconds(worker.since_pulse)},
-         {"held", json_of(worker.held)},
-         {"durable", json_of(worker.durable)},
-         {"steps_per_second", rate_of(status, worker.identity.worker)},
-         {"agreement", worker.agreement < 0 ? nlohmann::ordered_json()
-                                            : nlohmann::ordered_json(worker.agreement)},
-         {"stage", worker.stage},
-         {"suspects", suspects}});
-  }
-  nlohmann::ordered_json checkpoints = nlohmann::ordered_json::array();
-  for (const CheckpointFact& fact : from.checkpoints)
-    checkpoints.push_back(
-        {{"position", json_of(fact.position)}, {"parameters", to_string(fact.parameters)}});
-  nlohmann::ordered_json changes = nlohmann::ordered_json::array();
-  for (const TermChange& change : status.changes)
-    changes.push_back(
-        {{"term", change.term}, {"reason", change.reason}, {"seconds_ago", change.seconds_ago}});
-  return {{"run", status.run},
-          {"version", status.version},
-          {"store", status.store},
-          {"seconds_up", status.seconds_up},
-          {"leading", from.leading},
-          {"term", from.term},
-          {"start", json_of(from.start)},
-          {"commit", json_of(from.commit)},
-          {"head", from.head},
-          {"steps", from.steps > 0 ? nlohmann::ordered_json(from.steps) : nlohmann::ordered_json()},
-          {"steps_per_second", status.commit_rate},
-          {"decision", from.decision},
-          {"reason", from.reason},
-          {"revision", from.revision},
-          {"changes", changes},
-          {"workers", workers},
-          {"checkpoints", checkpoints},
-          {"refusals", status.refusals}};
-}
-
-void print(const ServiceStatus& status) {
-  const CoordinatorStatus& from = status.coordinator;
-  fmt::print("run {}, coordinator up {} (ballot {}), {}\n", status.run,
-             duration_text(status.seconds_up), status.version, status.store);
-  if (from.term == 0)
-    fmt::print("no term yet\n");
-  else
-    fmt::print("term {} from step {}; step {} is held, step {} committed{}, {:.2f} steps/s\n",
-               from.term, from.start.step, from.head, from.commit.step,
-               from.steps > 0 ? fmt::format(" of {}", from.steps) : "", status.commit_rate);
-  fmt::print("{}{}{}{}\n", from.decision, from.reason.empty() ? "" : ": ", from.reason,
-             from.leading ? "" : " (does not lead)");
-  if (!from.workers.empty())
-    fmt::print("\n{:>6} {:>4} {:>5} {:>8} {:>8} {:>8} {:>8} {:>7} {:>9}  {:<22} {}\n", "worker",
-               "inc.", "voter", "state", "held", "durable", "steps/s", "agrees", "pulse", "address",
-               "stage");
-  for (const WorkerStatus& worker : from.workers) {
-    fmt::print("{:>6} {:>4} {:>5} {:>8} {:>8} {:>8} {:>8.2f} {:>7} {:>9}  {:<22} {}\n",
-               worker.identity.worker, worker.identity.incarnation,
-               worker.voter < 0 ? "-" : std::to_string(worker.voter), state_of(worker),
-               worker.held.step, worker.durable.step, rate_of(status, worker.identity.worker),
-               worker.agreement < 0 ? "-" : fmt::format("{:.1f} %", 100 * worker.agreement),
-               fmt::format("{:.1f} s", seconds(worker.since_pulse)), worker.address, worker.stage);
-    for (const Suspicion& suspicion : worker.suspects)
-      fmt::print("{:>6} suspects worker {}: {}\n", "", suspicion.worker, suspicion.reason);
-  }
-  if (!status.changes.empty()) fmt::print("\n");
-  for (const TermChange& change : status.changes)
-    fmt::print("term {} began {} ago: {}\n", change.term, duration_text(change.seconds_ago),
-               change.reason);
-  if (!status.refusals.empty()) {
-    std::vector<std::string> counts;
-    for (const auto& [why, count] : status.refusals)
-      counts.push_back(fmt::format("{} {}", why, count));
-    fmt::print("\nturned away: {}\n", fmt::join(counts, ", "));
-  }
 }
 
 struct Answer {
@@ -165,13 +69,43 @@ Answer ask_in_turn(const OperatorFlags& flags) {
   return std::move(answers.front());
 }
 
-int show_status(const OperatorFlags& flags) {
-  const ServiceStatus status = ask_in_turn(flags).status;
-  if (flags.json)
-    fmt::print("{}\n", json_of(status).dump());
-  else
-    print(status);
+template <class Status>
+int show(const OperatorFlags& flags, const Status& status) {
+  if (flags.json) {
+    fmt::print("{}\n",
+               status_json(status).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    return 0;
+  }
+  for (const std::string& line : status_lines(status))
+    fmt::print("{}\n", fit_line(line, line.size()));  // nothing that a terminal obeys
   return 0;
+}
+
+template <class Status>
+WatchFrame frame_of(const Status& status, bool ended) {
+  return {status_lines(status), status_summary(status), ended};
+}
+
+int show_status(const OperatorFlags& flags) {
+  const bool folder = std::filesystem::is_directory(flags.address);
+  const auto interval = std::chrono::duration<double>(
+      flags.watch.empty() ? 0 : parse_duration("--watch", flags.watch));
+  if (flags.watch.empty())
+    return folder ? show(flags, read_run_status(flags.address))
+                  : show(flags, ask_in_turn(flags).status);
+  if (flags.json)
+    throw ConfigError("--json with --watch: expected one of them (ask for --json again and again)");
+  if (interval.count() < kShortestWatch.count())
+    throw ConfigError("--watch {}: expected {} s or more", flags.watch, kShortestWatch.count());
+  if (folder)
+    return watch(interval, [&flags] {
+      const RunStatus status = read_run_status(flags.address);
+      return frame_of(status, status.ended);
+    });
+  return watch(interval, [&flags] {
+    const ServiceStatus status = ask_in_turn(flags).status;
+    return frame_of(status, has_ended(status));
+  });
 }
 
 int expel(const OperatorFlags& flags) {
@@ -183,12 +117,14 @@ int expel(const OperatorFlags& flags) {
   return 0;
 }
 
-void add_operator_flags(CLI::App& command, OperatorFlags& flags) {
+void add_operator_flags(CLI::App& command, OperatorFlags& flags, const std::string& also = "",
+                        const std::string& type = "HOST:PORT[,HOST:PORT...]") {
   command
-      .add_option("address", flags.address,
-                  "where the coordinator listens; of several that stand by, the one that leads")
+      .add_option(
+          "address", flags.address,
+          "where the coordinator listens; of several that stand by, the one that leads" + also)
       ->required()
-      ->type_name("HOST:PORT[,HOST:PORT...]");
+      ->type_name(type);
   command.add_option("--timeout", flags.timeout, "for an answer")
       ->type_name("TIME")
       ->capture_default_str();
@@ -204,10 +140,22 @@ void add_status(CLI::App& app, Action& action) {
   CLI::App* status = app.add_subcommand(
       "status",
       "what a coordinator knows: workers, term, steps, rates, and what it waits for. Where it asks "
-      "for a secret, that is BALLOT_TOKEN in the environment");
-  add_operator_flags(*status, *flags);
+      "for a secret, that is BALLOT_TOKEN in the environment. Of a run folder: how its record says "
+      "that it stands, for a job without a coordinator");
+  add_operator_flags(*status, *flags, "; or a run folder", "HOST:PORT[,HOST:PORT...]|RUN");
+  status
+      ->add_option("--watch", flags->watch,
+                   "show it again and again, every so often: in place on a terminal, until q or "
+                   "Ctrl-C; else a line each, until the run has ended")
+      ->expected(0, 1)
+      ->type_name("SECONDS");
   status->add_flag("--json", flags->json, "one JSON object with all of it");
-  status->callback([&action, flags] { action = [flags] { return show_status(*flags); }; });
+  status->callback([&action, flags, status] {
+    if (status->count("--watch") > 0 && flags->watch.empty()) flags->watch = "2s";
+    if (flags->watch.find_first_not_of("0123456789.") == std::string::npos && !flags->watch.empty())
+      flags->watch += "s";
+    action = [flags] { return show_status(*flags); };
+  });
 
   CLI::App* expulsion = app.add_subcommand(
       "expel",

@@ -48,6 +48,7 @@ BallotCaster::BallotCaster(const OptimizerState& state, const StepLayout& layout
   const Device device = stream_.device();
   direction_ = Buffer(static_cast<std::size_t>(largest) * sizeof(float), device);
   silent_rows_.assign(static_cast<std::size_t>(most_rows), 0);
+  under_way_.reserve(state.parameter_count());
   if (!on_gpu()) return;
   device_silent_rows_ = Buffer(static_cast<std::size_t>(most_rows), device);
   square_sums_ = Buffer(state.parameter_count() * sizeof(double), device);
@@ -60,7 +61,8 @@ void BallotCaster::begin(std::int64_t step, int voter) {
   step_ = step;
   voter_ = voter;
   times_ = {};
-  require(under_way_.empty(), "step {} begins while {} tensors are cast", step, under_way_.size());
+  require(under_way_.empty(), "step {} begins while {} tensors are cast", step,
+          under_way_.size() - told_);
 }
 
 // In an untied embedding a row without a gradient is a row without a token in this voter's batch.
@@ -112,7 +114,7 @@ void BallotCaster::contribute(ParameterState& state, Stream& gradients, bool usa
 
 std::optional<BallotCaster::Made> BallotCaster::next(bool wait) {
   if (under_way_.empty()) return {};
-  Cast& cast = under_way_.front();
+  Cast& cast = under_way_[told_];
   if (on_gpu()) {
     const Event& arrived = arrived_[index_of(*cast.made.state)];
     Stopwatch watch;
@@ -124,7 +126,10 @@ std::optional<BallotCaster::Made> BallotCaster::next(bool wait) {
     times_.pack += watch.lap();
   }
   const Made made = cast.made;
-  under_way_.pop_front();
+  if (++told_ == under_way_.size()) {
+    under_way_.clear();
+    told_ = 0;
+  }
   return made;
 }
 

@@ -13,7 +13,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -98,7 +97,8 @@ class BallotCaster {
   std::array<std::unique_ptr<NewtonSchulz>, 2> newton_schulz_;  // f32, bf16
   Buffer direction_;                                            // scratch of the largest tensor
   std::vector<std::uint8_t> silent_rows_;
-  std::deque<Cast> under_way_;
+  std::vector<Cast> under_way_;  // and before told_ what next() has told of
+  std::size_t told_ = 0;
   // Of a GPU, by tensor: squares' sums there and here, and when they, and the bits, have come.
   Buffer square_sums_, device_silent_rows_;
   PinnedBuffer arrived_square_sums_;

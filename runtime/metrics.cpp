@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "runtime/metrics_names.h"
+#include "runtime/watching/tensorboard_log.h"
 
 namespace ballot {
 namespace {
@@ -20,6 +22,12 @@ using Json = nlohmann::ordered_json;
 // JSON has no NaN or infinity: they are null.
 Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+// A line as text, with when it was written or what it tells of happened.
+std::string dated(Json line, double time = wall_clock()) {
+  line[metric::kTime] = std::round(time * 1000) / 1000;
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 // Keeps what belongs to steps up to `last_step`; a torn last line goes too. Returns the last step
@@ -47,13 +55,32 @@ std::int64_t cut_after(const std::string& path, std::int64_t last_step) {
   return last;
 }
 
+using Values = std::vector<std::pair<std::string, double>>;
+
+// The numbers of a line, each under its name; an array's under the name and the place.
+Values numbers_of(const Json& line, const std::string& prefix = "") {
+  Values values;
+  for (const auto& [name, value] : line.items()) {
+    if (name == metric::kStep) continue;
+    if (value.is_number()) values.emplace_back(prefix + name, value.get<double>());
+    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i)
+      if (value[i].is_number())
+        values.emplace_back(fmt::format("{}{}/{}", prefix, name, i), value[i].get<double>());
+  }
+  return values;
+}
+
 }  // namespace
 
-MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step)
+MetricsLog::MetricsLog(const std::string& folder, std::int64_t last_step, bool tensorboard)
     : path_(folder + "/metrics.jsonl") {
   opened_after_ = cut_after(path_, last_step);
   file_ = std::fopen(path_.c_str(), "a");
   if (file_ == nullptr) throw_file_error("open", path_);
+  // Steps that follow are told again; those before the first (an evaluation) as well.
+  if (tensorboard)
+    tensorboard_ =
+        std::make_unique<TensorBoardLog>(folder, opened_after_ == 0 ? 0 : opened_after_ + 1);
 }
 
 MetricsLog::~MetricsLog() {
@@ -86,7 +113,7 @@ void MetricsLog::run(const RunFacts& facts) {
   if (!facts.schedule.empty()) line["vote_schedule"] = facts.schedule;
   line["overlap"] = facts.overlap;
   line["config"] = facts.config_toml;
-  write(line.dump(-1, ' ', false, Json::error_handler_t::replace));
+  write(dated(std::move(line)));
 }
 
 void MetricsLog::step(const StepMetrics& r) {
@@ -161,27 +188,28 @@ void MetricsLog::step(const StepMetrics& r) {
     line[name + "(s)"] = slow.seconds;
     line[name + "_median(s)"] = slow.median_seconds;
   }
-  write(line.dump());
+  if (tensorboard_) tensorboard_->add(r.step, numbers_of(line));
+  write(r.time > 0 ? dated(std::move(line), r.time) : dated(std::move(line)));
 }
 
 void MetricsLog::evaluation(std::int64_t step, double loss, std::int64_t tokens, double seconds) {
-  write(Json{{"type", "evaluation"},
-             {"step", step},
-             {"loss", number(loss)},
-             {"tokens", tokens},
-             {"seconds", seconds}}
-            .dump());
+  Json line{{"type", "evaluation"},
+            {"step", step},
+            {"loss", number(loss)},
+            {"tokens", tokens},
+            {"seconds", seconds}};
+  if (tensorboard_) tensorboard_->add(step, numbers_of(line, "evaluation/"));
+  write(dated(std::move(line)));
 }
 
 void MetricsLog::memory(std::int64_t step, const MemoryPlan& plan, std::int64_t used_bytes) {
   Json parts = Json::object();
   for (const MemoryPlan::Line& line : plan.lines) parts[line.name] = line.bytes;
-  write(Json{{"type", "memory"},
-             {"step", step},
-             {"planned_bytes", plan.total()},
-             {"used_bytes", used_bytes < 0 ? Json(nullptr) : Json(used_bytes)},
-             {"parts", std::move(parts)}}
-            .dump());
+  write(dated(Json{{"type", "memory"},
+                   {"step", step},
+                   {"planned_bytes", plan.total()},
+                   {"used_bytes", used_bytes < 0 ? Json(nullptr) : Json(used_bytes)},
+                   {"parts", std::move(parts)}}));
 }
 
 void MetricsLog::layers(std::int64_t step, const LayerTable& table) {
@@ -191,35 +219,50 @@ void MetricsLog::layers(std::int64_t step, const LayerTable& table) {
     for (std::size_t v = 0; v < table.voters; ++v) row.push_back(number(table.share(layer, v)));
     shares.push_back(std::move(row));
   }
-  write(Json{{"type", "agreement"},
-             {"step", step},
-             {"steps", table.steps},
-             {"layers", table.layers},
-             {"agreement", std::move(shares)}}
-            .dump(-1, ' ', false, Json::error_handler_t::replace));
+  write(dated(Json{{"type", "agreement"},
+                   {"step", step},
+                   {"steps", table.steps},
+                   {"layers", table.layers},
+                   {"agreement", std::move(shares)}}));
 }
 
 void MetricsLog::notice(const char* type, std::int64_t step, int worker, const std::string& text) {
-  write(Json{{"type", type}, {"step", step}, {"worker", worker}, {"text", text}}.dump());
+  write(dated(Json{{"type", type}, {"step", step}, {"worker", worker}, {"text", text}}));
 }
 
 void MetricsLog::checkpoint(std::int64_t step, const std::string& path, double seconds,
                             double write_seconds, std::uint64_t bytes) {
-  write(Json{{"type", "checkpoint"},
-             {"step", step},
-             {"path", path},
-             {"seconds", seconds},
-             {metric::kCheckpointWriteSeconds, write_seconds},
-             {metric::kCheckpointBytes, bytes}}
-            .dump(-1, ' ', false, Json::error_handler_t::replace));
+  if (tensorboard_)
+    tensorboard_->add(step, {{metric::kCheckpointWriteSeconds, write_seconds},
+                             {metric::kCheckpointBytes, static_cast<double>(bytes)}});
+  write(dated(Json{{"type", "checkpoint"},
+                   {"step", step},
+                   {"path", path},
+                   {"seconds", seconds},
+                   {metric::kCheckpointWriteSeconds, write_seconds},
+                   {metric::kCheckpointBytes, bytes}}));
+}
+
+void MetricsLog::checkpoint(std::int64_t step, const std::string& path) {
+  write(dated(Json{{"type", "checkpoint"}, {"step", step}, {"path", path}}));
+}
+
+void MetricsLog::term(std::int64_t step, std::int64_t term,
+                      const std::vector<std::int32_t>& workers, const std::string& reason) {
+  write(dated(Json{
+      {"type", "term"}, {"step", step}, {"term", term}, {"workers", workers}, {"reason", reason}}));
 }
 
 void MetricsLog::end(std::int64_t step, bool replicas_identical, double seconds) {
-  write(Json{{"type", "end"},
-             {"step", step},
-             {"replicas_identical", replicas_identical},
-             {"seconds", seconds}}
-            .dump());
+  write(dated(Json{{"type", "end"},
+                   {"step", step},
+                   {"replicas_identical", replicas_identical},
+                   {"seconds", seconds}}));
+}
+
+double wall_clock() {
+  using namespace std::chrono;
+  return duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
 std::string human_bytes(double bytes) {

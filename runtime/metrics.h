@@ -19,6 +19,8 @@
 
 namespace ballot {
 
+class TensorBoardLog;
+
 struct RunFacts {
   std::string version, model, processor, compute, backend, config_toml, rule, reduce;
   std::string schedule;  // of votes; empty: nothing is voted on
@@ -29,6 +31,7 @@ struct RunFacts {
 };
 
 struct StepMetrics {
+  double time = 0;        // when it was done, seconds since the epoch; 0: when it is written
   std::int64_t step = 0;  // from 1: steps done
   double loss = 0, rate = 0;
   std::int64_t tokens = 0, tokens_total = 0;  // all workers
@@ -62,8 +65,9 @@ struct StepMetrics {
 class MetricsLog {
  public:
   // Appends to FOLDER/metrics.jsonl; lines of steps after `last_step` (a resumed run repeats them)
-  // are cut away first.
-  MetricsLog(const std::string& folder, std::int64_t last_step);
+  // are cut away first. With `tensorboard` the numbers of steps, evaluations and checkpoints go to
+  // an event file too, each before its line.
+  MetricsLog(const std::string& folder, std::int64_t last_step, bool tensorboard = false);
   ~MetricsLog();
   // The last step that had a line when it was opened; 0: none.
   std::int64_t opened_after() const { return opened_after_; }
@@ -78,6 +82,11 @@ class MetricsLog {
   void notice(const char* type, std::int64_t step, int worker, const std::string& text);
   void checkpoint(std::int64_t step, const std::string& path, double seconds, double write_seconds,
                   std::uint64_t bytes);
+  // Of an elastic run, by whomever it was published.
+  void checkpoint(std::int64_t step, const std::string& path);
+  // A term of an elastic run began after `step`, with these workers; `reason` empty: not known.
+  void term(std::int64_t step, std::int64_t term, const std::vector<std::int32_t>& workers,
+            const std::string& reason);
   void end(std::int64_t step, bool replicas_identical, double seconds);
 
  private:
@@ -85,6 +94,7 @@ class MetricsLog {
   std::string path_;
   std::FILE* file_ = nullptr;
   std::int64_t opened_after_ = 0;
+  std::unique_ptr<TensorBoardLog> tensorboard_;  // null: nobody asked for it
 };
 
 // The progress of a run for a person: a line that rewrites itself on a terminal, else a log line
@@ -104,5 +114,8 @@ class ProgressLine {
 
 // "1.4 MB", "312 B": for people; files carry whole numbers.
 std::string human_bytes(double bytes);
+
+// Seconds since the epoch, as the lines' `time`.
+double wall_clock();
 
 }  // namespace ballot

@@ -1,6 +1,9 @@
 // The names in metrics.jsonl, one JSON object a line; units stand in the name. Those that
 // torchtitan also has are spelled as there.
 //
+// Every line has its "time", seconds since the epoch: of a step when it was done, else when it was
+// written. Runs of before have none.
+//
 //   {"type": "run", ...}         first line of each start: version, workers, seed, compute,
 //   threads, processor, config ...
 //   {"type": "step", ...}        one per step, the keys below
@@ -8,6 +11,7 @@
 //   per predicted token
 //   {"type": "checkpoint", "step", "path", "seconds", "checkpoint/write(s)", "checkpoint/bytes"}
 //   when it is published, "seconds" after its beginning: lines of later steps may stand before it
+//   (of an elastic run without the last three: other workers wrote it)
 //   {"type": "checkpoint_failed", "step", "worker", "text"}
 //   {"type": "agreement", "step", "steps", "layers": [..], "agreement": [[..] ..]}   once in
 //   audit.agreement_window steps, over the "steps" before: by layer, then voter, what
@@ -18,12 +22,16 @@
 //   {"type": "memory", "step", "planned_bytes", "used_bytes", "parts": {..}}   of worker 0, before
 //   the first step and at the end; used: the growth of the process since it began, null where that
 //   is not known
+//   {"type": "term", "step", "term", "workers": [..], "reason"}   of an elastic run: a term began
+//   after "step" with these workers; why, as the coordinator said it, or "". A line of type run
+//   goes before
 //   {"type": "end", "step", "replicas_identical", "seconds"}
 #pragma once
 
 namespace ballot::metric {
 
 inline constexpr const char* kStep = "step";
+inline constexpr const char* kTime = "time";
 inline constexpr const char* kLoss =
     "loss_metrics/global_avg_loss";                          // nats per counted token, all workers
 inline constexpr const char* kRate = "rate";                 // of the first group

@@ -1,4 +1,4 @@
-// The page: what was run and what it cost in one table, then the curves.
+// The page: the runs side by side in one table and their curves together, then each alone.
 #include "runtime/report.h"
 
 #include <fmt/format.h>
@@ -8,110 +8,17 @@
 #include <filesystem>
 #include <functional>
 
-#include "core/error.h"            // require
-#include "core/file.h"             // replace_file_atomically
-#include "runtime/report_chart.h"  // line_chart, stacked_chart, log_bars
-#include "runtime/report_data.h"   // RunRecord
+#include "core/error.h"                  // ConfigError
+#include "core/file.h"                   // replace_file_atomically
+#include "runtime/report_bars.h"         // bar_rows, parted_bars
+#include "runtime/report_chart.h"        // line_chart
+#include "runtime/report_data.h"         // RunRecord
+#include "runtime/report_figures.h"      // mean_of, reach
+#include "runtime/report_run_section.h"  // run_section, card
+#include "runtime/report_style.h"
 
 namespace ballot {
 namespace {
-
-using Value = std::function<double(const StepRecord&)>;
-
-// Colours: dark enough on white and light enough on near-black for 3:1; dashes tell the curves
-// apart without them.
-constexpr const char* kStyle = R"css(
-:root{color-scheme:light dark;--page:#fbfbfa;--card:#fff;--ink:#1d2126;--soft:#5b636d;--edge:#dfe2e6;--grid:#e8eaed;
---c0:#1f5fbf;--c1:#c2410c;--c2:#0f7b5f;--c3:#8b35a8;--c4:#8a6d00;--c5:#0e7490;--c6:#b4235f;--c7:#5b6470;
---s0:#9aa3ad;--s1:#4f8fe6;--s2:#1f5fbf;--s3:#8b5fd0;--s4:#e3a008;--s5:#d9480f;--s6:#b4235f;--s7:#e68fb3;--s8:#12a07a;
---s9:#6bc4a6;--s10:#cfd4da;--bad:#b42318;--good:#0f7b5f}
-@media(prefers-color-scheme:dark){:root{--page:#14171a;--card:#1b1f24;--ink:#e8eaed;--soft:#a4adb8;--edge:#2e343b;
---grid:#2a3037;--c0:#74aaff;--c1:#ff9a5c;--c2:#4ecfa6;--c3:#d393ee;--c4:#e0c04a;--c5:#57c7e6;--c6:#ff8ab5;--c7:#b3bcc7;
---s0:#79828c;--s1:#8fbaff;--s2:#4a86e0;--s3:#a884e8;--s4:#f0b93a;--s5:#ff8552;--s6:#e0568f;--s7:#f2b3cc;--s8:#35b98f;
---s9:#8fdcc2;--s10:#4b535c;--bad:#ff8a80;--good:#4ecfa6}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif}
-main{max-width:1400px;margin:0 auto;padding:28px 24px 48px}
-h1{font-size:1.55rem;margin:0}h2{font-size:1.2rem;margin:36px 0 12px;overflow-wrap:anywhere}h3{font-size:1rem;margin:0 0 8px}
-.lead{color:var(--soft);margin:2px 0 20px;overflow-wrap:anywhere}
-.grid2{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));gap:18px}
-.card{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:16px 18px;min-width:0}
-.scroll{overflow-x:auto}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--edge);vertical-align:top}
-tbody tr:last-child>*{border-bottom:0}
-th[scope=row]{font-weight:400;color:var(--soft);white-space:nowrap}
-td{overflow-wrap:anywhere;min-width:8em}.strong td{font-weight:650}.heat td{min-width:0;padding:6px 10px;text-align:right}
-.good{color:var(--good);font-weight:650}.bad{color:var(--bad);font-weight:650}
-svg{display:block;width:100%;height:auto}
-.wide{grid-column:1/-1}.wide svg{max-width:860px}
-svg text{font:12px system-ui,"Segoe UI","DejaVu Sans",sans-serif;fill:var(--soft)}
-svg .label{fill:var(--ink)}svg .note{font-size:11px}.middle{text-anchor:middle}.end{text-anchor:end}
-.grid{stroke:var(--grid);fill:none}.axis{stroke:var(--soft);fill:none}
-.reference{stroke:var(--soft);stroke-dasharray:3 4;fill:none}
-.line{fill:none;stroke-width:1.9;stroke-linejoin:round;stroke-linecap:round}.thin{stroke-width:1.1;opacity:.85}
-.point{stroke:var(--card);stroke-width:1.3}
-.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1);stroke-dasharray:7 4}.line.c2{stroke:var(--c2);stroke-dasharray:2 4}
-.line.c3{stroke:var(--c3);stroke-dasharray:9 3 2 3}.line.c4{stroke:var(--c4);stroke-dasharray:14 4}
-.line.c5{stroke:var(--c5);stroke-dasharray:5 3 1 3 1 3}.line.c6{stroke:var(--c6);stroke-dasharray:4 4}
-.line.c7{stroke:var(--c7);stroke-dasharray:1 5}
-.point.c0,.b0{fill:var(--c0)}.point.c1,.b1{fill:var(--c1)}.point.c2,.b2{fill:var(--c2)}.point.c3,.b3{fill:var(--c3)}
-.point.c4,.b4{fill:var(--c4)}.point.c5,.b5{fill:var(--c5)}.point.c6,.b6{fill:var(--c6)}.point.c7,.b7{fill:var(--c7)}
-.point.c1,.point.c3,.point.c5,.point.c7{fill:none;stroke-width:2}.point.c1{stroke:var(--c1)}.point.c3{stroke:var(--c3)}
-.point.c5{stroke:var(--c5)}.point.c7{stroke:var(--c7)}
-.minor{opacity:.6}
-.area{stroke:none}.s0{fill:var(--s0)}.s1{fill:var(--s1)}.s2{fill:var(--s2)}.s3{fill:var(--s3)}
-.s4{fill:var(--s4)}.s5{fill:var(--s5)}.s6{fill:var(--s6)}.s7{fill:var(--s7)}.s8{fill:var(--s8)}.s9{fill:var(--s9)}
-.s10{fill:var(--s10)}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 18px;margin:8px 0 0;padding:0;font-size:13px}
-.legend li{display:flex;align-items:center;gap:7px;overflow-wrap:anywhere}.legend svg{width:auto;flex:none}
-.small,.empty{color:var(--soft);font-size:13px;margin:8px 0 0}
-details{margin-top:18px}summary{cursor:pointer;color:var(--soft)}
-@media print{.card{break-inside:avoid}}
-)css";
-
-std::vector<Point> points_of(const RunRecord& run, const Value& y, bool by_tokens = false) {
-  std::vector<Point> points;
-  points.reserve(run.steps.size());
-  for (const StepRecord& step : run.steps) {
-    const double x = by_tokens ? step.tokens : static_cast<double>(step.step);
-    if (std::isfinite(x)) points.push_back({x, y(step)});
-  }
-  return points;
-}
-
-double mean_of(const RunRecord& run, const Value& value) {
-  double sum = 0;
-  std::size_t count = 0;
-  for (const StepRecord& step : run.steps)
-    if (const double x = value(step); std::isfinite(x)) {
-      sum += x;
-      ++count;
-    }
-  return count ? sum / static_cast<double>(count) : kNoValue;
-}
-
-double sum_of(const RunRecord& run, const Value& value) {
-  double sum = 0;
-  for (const StepRecord& step : run.steps)
-    if (const double x = value(step); std::isfinite(x)) sum += x;
-  return sum;
-}
-
-double median_of(const RunRecord& run, const Value& value) {
-  std::vector<double> values;
-  for (const StepRecord& step : run.steps)
-    if (const double x = value(step); std::isfinite(x)) values.push_back(x);
-  if (values.empty()) return kNoValue;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-bool any(const std::vector<Point>& points) {
-  return std::any_of(points.begin(), points.end(),
-                     [](const Point& point) { return std::isfinite(point.y); });
-}
 
 double bytes(const StepRecord& step) {
   return step.bytes;
@@ -119,23 +26,9 @@ double bytes(const StepRecord& step) {
 double fp32_bytes(const StepRecord& step) {
   return step.fp32_bytes;
 }
-double all_faults(const StepRecord& step) {
-  return (std::isfinite(step.gradient_faults) ? step.gradient_faults : 0) +
-         (std::isfinite(step.loss_faults) ? step.loss_faults : 0);
-}
 
 std::string text_or_dash(const std::string& text) {
   return text.empty() ? "–" : escape_html(text);
-}
-
-// What 1 fp32 all-reduce would send, as a multiple of what was sent.
-std::string ratio(const RunRecord& run) {
-  const double sent = mean_of(run, bytes), fp32 = mean_of(run, fp32_bytes);
-  if (!(sent > 0) || !std::isfinite(fp32)) return "–";
-  const double times = fp32 / sent;
-  return times >= 1.05   ? fmt::format("{:.1f} times less", times)
-         : times > 0.952 ? "the same"
-                         : fmt::format("{:.1f} times more", 1 / times);
 }
 
 std::string identical(const RunRecord& run) {
@@ -150,6 +43,30 @@ std::string faults_text(const RunRecord& run) {
   if (gradients + losses == 0) return "none";
   return fmt::format("<span class=\"bad\">{} tensors, {} losses not finite</span>", gradients,
                      losses);
+}
+
+std::string progress(const RunRecord& run) {
+  std::string text = run.steps.empty() ? "0" : std::to_string(run.steps.back().step);
+  const bool partly =
+      run.planned_steps > 0 && (run.steps.empty() || run.steps.back().step < run.planned_steps);
+  if (partly) text += fmt::format(" of {}", run.planned_steps);
+  if (!run.ended) text += ", has not ended";
+  return text;
+}
+
+std::string events_text(const RunRecord& run) {
+  std::string text;
+  for (std::size_t k = 0; k < kMarkKinds; ++k) {
+    const auto kind = static_cast<MarkKind>(k);
+    const auto count = std::ranges::count(run.events, kind, &EventRecord::kind);
+    if (count == 0) continue;
+    const std::string name = name_of(kind);
+    text += (text.empty() ? "" : ", ") + fmt::format("{} {}", count,
+                                                     count == 1 || kind == MarkKind::failure ? name
+                                                     : kind == MarkKind::term ? "changes of term"
+                                                                              : name + "s");
+  }
+  return text.empty() ? "–" : text;
 }
 
 std::string summary(const std::vector<RunRecord>& runs) {
@@ -175,9 +92,7 @@ std::string summary(const std::vector<RunRecord>& runs) {
                               : text_or_dash(run.rule) + ", " + escape_html(run.reduce);
   });
   row("Products computed in", [](const RunRecord& run) { return text_or_dash(run.compute); });
-  row("Steps", [](const RunRecord& run) {
-    return run.steps.empty() ? std::string("0") : fmt::format("{}", run.steps.size());
-  });
+  row("Steps", progress);
   row("Tokens", [](const RunRecord& run) {
     return run.steps.empty() ? std::string("–") : si_number(run.steps.back().tokens);
   });
@@ -192,61 +107,168 @@ std::string summary(const std::vector<RunRecord>& runs) {
       [](const RunRecord& run) { return si_bytes(mean_of(run, bytes)); }, true);
   row("An fp32 all-reduce sends",
       [](const RunRecord& run) { return si_bytes(mean_of(run, fp32_bytes)); });
-  row("Against fp32", ratio, true);
+  row(
+      "Against fp32", [](const RunRecord& run) { return text_or_dash(against_fp32(run)); }, true);
+  row("Sent in all, per worker", [](const RunRecord& run) {
+    return si_bytes(sum_of(run, bytes)) + " (fp32: " + si_bytes(sum_of(run, fp32_bytes)) + ")";
+  });
   row("Replicas identical", identical);
   row("Time per step", [](const RunRecord& run) {
     const double time = median_of(run, [](const StepRecord& s) { return s.seconds; });
     return std::isfinite(time) ? plain_number(1000 * time, 3) + " ms (median)" : "–";
   });
-  row("Tokens/s per worker", [](const RunRecord& run) {
+  row(
+      "Time in all",
+      [](const RunRecord& run) {
+        return plain_duration(last_elapsed(run)) + " (" + clock_of(run) + ")";
+      },
+      true);
+  row("Tokens/s, all workers, over that time",
+      [](const RunRecord& run) { return si_number(tokens_per_second(run)); });
+  row("Tokens/s per worker, of a step (median)", [](const RunRecord& run) {
     return si_number(median_of(run, [](const StepRecord& s) { return s.tokens_per_second; }));
   });
   row("Faults", faults_text);
+  row("Events", events_text);
   return out + "</tbody></table>";
 }
 
-std::string card(const std::string& title, const std::string& body, bool wide = false) {
-  return std::string("<section class=\"card") + (wide ? " wide" : "") + "\"><h3>" +
-         escape_html(title) + "</h3>" + body + "</section>";
+enum class Across { step, tokens, time };
+
+// Seconds, minutes or hours, as the longest run needs.
+struct TimeUnit {
+  const char* name;
+  double seconds;
+};
+TimeUnit time_unit(const std::vector<RunRecord>& runs) {
+  double longest = 0;
+  for (const RunRecord& run : runs)
+    if (!run.steps.empty()) longest = std::max(longest, last_elapsed(run));
+  if (longest < 180) return {"seconds", 1};
+  if (longest < 3 * 3600) return {"minutes", 60};
+  return {"hours", 3600};
 }
 
-std::string loss_card(const std::vector<RunRecord>& runs, bool by_tokens) {
+// The last step that is not after `step`; null where there is none.
+const StepRecord* step_at(const RunRecord& run, std::int64_t step) {
+  const auto after =
+      std::upper_bound(run.steps.begin(), run.steps.end(), step,
+                       [](std::int64_t at, const StepRecord& s) { return at < s.step; });
+  return after == run.steps.begin() ? nullptr : &*std::prev(after);
+}
+
+// Where a record of `step` at `elapsed` stands.
+double place_of(const RunRecord& run, Across across, const TimeUnit& unit, std::int64_t step,
+                double elapsed) {
+  if (across == Across::step) return static_cast<double>(step);
+  if (across == Across::time) return elapsed / unit.seconds;
+  const StepRecord* at = step_at(run, step);
+  return at == nullptr ? 0 : at->tokens;
+}
+
+// On the curve of the training loss: at the last value that it had by then, or its first.
+double height_at(const RunRecord& run, std::int64_t step) {
+  const StepRecord* at = step_at(run, step);
+  const std::ptrdiff_t from = at == nullptr ? 0 : at - run.steps.data();
+  for (std::ptrdiff_t i = from; i >= 0 && at != nullptr; --i)
+    if (std::isfinite(run.steps[static_cast<std::size_t>(i)].loss))
+      return run.steps[static_cast<std::size_t>(i)].loss;
+  for (const StepRecord& later : run.steps)
+    if (std::isfinite(later.loss)) return later.loss;
+  return kNoValue;
+}
+
+std::string loss_card(const std::vector<RunRecord>& runs, Across across) {
+  const TimeUnit unit = time_unit(runs);
   std::vector<Curve> curves;
+  std::vector<Mark> marks;
   for (std::size_t i = 0; i < runs.size(); ++i) {
-    Curve line{runs[i].name + ", training",
-               points_of(
-                   runs[i], [](const StepRecord& s) { return s.loss; }, by_tokens),
-               i, false, true};
+    const RunRecord& run = runs[i];
+    Curve line{run.name + ", training", {}, i, false, true};
+    for (const StepRecord& step : run.steps) {
+      const double x = place_of(run, across, unit, step.step, step.elapsed);
+      if (std::isfinite(x)) line.points.push_back({x, step.loss});
+    }
     if (any(line.points)) curves.push_back(std::move(line));
+    for (const EventRecord& event : run.events) {
+      if (event.kind == MarkKind::start && event.step == 0) continue;  // where the curve begins
+      const double x = place_of(run, across, unit, event.step, event.elapsed);
+      marks.push_back({{x, height_at(run, event.step)},
+                       event.kind,
+                       i,
+                       fmt::format("{}, step {}: {}{}", run.name, event.step, name_of(event.kind),
+                                   event.text.empty() ? "" : ", " + event.text)});
+    }
   }
   for (std::size_t i = 0; i < runs.size(); ++i) {
     Curve held_out{runs[i].name + ", held out", {}, i, true, false};
-    for (const EvaluationRecord& evaluation : runs[i].evaluations) {
-      double x = static_cast<double>(evaluation.step);
-      if (by_tokens) {
-        // Held-out tokens stand in the line; the curve's x is the trained ones at that step.
-        const auto at =
-            std::upper_bound(runs[i].steps.begin(), runs[i].steps.end(), evaluation.step,
-                             [](std::int64_t step, const StepRecord& s) { return step < s.step; });
-        x = evaluation.step == 0 || at == runs[i].steps.begin() ? 0 : std::prev(at)->tokens;
-      }
-      held_out.points.push_back({x, evaluation.loss});
-    }
+    for (const EvaluationRecord& evaluation : runs[i].evaluations)
+      held_out.points.push_back(
+          {place_of(runs[i], across, unit, evaluation.step, evaluation.elapsed), evaluation.loss});
     if (any(held_out.points)) curves.push_back(std::move(held_out));
   }
-  const char* title = by_tokens ? "Loss by tokens" : "Loss by step";
+  const char* title = across == Across::tokens ? "Loss by tokens"
+                      : across == Across::time ? "Loss by time"
+                                               : "Loss by step";
+  const std::string x_label = across == Across::tokens ? "tokens, all workers"
+                              : across == Across::time
+                                  ? fmt::format("{} of the run, as counted below", unit.name)
+                                  : "step";
   return card(title, line_chart({.title = title,
-                                 .x_label = by_tokens ? "tokens, all workers" : "step",
+                                 .x_label = x_label,
                                  .y_label = "loss (nats per token)",
+                                 .x_low = 0,
+                                 .x_high = across == Across::time ? 1e-9 : 0,  // from 0 on
+                                 .whole_x = across != Across::time,
                                  .reference_label = ""},
-                                curves));
+                                curves, marks));
+}
+
+// "1.8 times as fast as mean".
+std::string speed_up(const Reached& one, const Reached& reference, const std::string& name) {
+  if (!(one.seconds > 0) || !(reference.seconds > 0)) return "";
+  const double times = reference.seconds / one.seconds;
+  return times >= 1 ? fmt::format("{:.3g} times as fast as {}", times, name)
+                    : fmt::format("{:.3g} times as long as {}", 1 / times, name);
+}
+
+std::string speed_card(const std::vector<RunRecord>& runs) {
+  const std::size_t window = smoothing_window(runs), reference = reference_run(runs);
+  const std::vector<double> losses = common_losses(runs, window);
+  std::string out;
+  if (losses.empty()) {
+    out = "<p class=\"empty\">There is no loss that all of these runs have come down to.</p>";
+  } else {
+    out = "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">training loss</th>";
+    for (const RunRecord& run : runs) out += "<th scope=\"col\">" + escape_html(run.name) + "</th>";
+    out += "</tr></thead><tbody>";
+    for (const double loss : losses) {
+      out += fmt::format("<tr><th scope=\"row\">{} nats</th>", plain_number(loss));
+      const Reached base = reach(runs[reference], loss, window);
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        const Reached at = reach(runs[i], loss, window);
+        out += fmt::format("<td>after {}<br><span class=\"soft\">step {}, {} tokens</span>",
+                           plain_duration(at.seconds), at.step, si_number(at.tokens));
+        const std::string faster = i == reference ? "" : speed_up(at, base, runs[reference].name);
+        if (!faster.empty()) out += "<br><strong>" + escape_html(faster) + "</strong>";
+        out += "</td>";
+      }
+      out += "</tr>";
+    }
+    out += "</tbody></table></div>";
+    out += fmt::format(
+        "<p class=\"small\">The training loss is the mean of the last {}; the lowest row is the "
+        "lowest that all have come to.</p>",
+        window == 1 ? "step alone" : fmt::format("{} steps", window));
+  }
+  return card("Time to reach a loss", out, true);
 }
 
 std::string bytes_card(const std::vector<RunRecord>& runs) {
   std::vector<Bar> bars;
-  double fp32 = kNoValue;
+  std::vector<double> references;
   for (std::size_t i = 0; i < runs.size(); ++i) {
-    const double sent = mean_of(runs[i], bytes);
+    const double sent = mean_of(runs[i], bytes), fp32 = mean_of(runs[i], fp32_bytes);
     if (!std::isfinite(sent)) continue;
     const auto part = [&](const char* name, double value) {
       if (value > 0) bars.push_back({name, value, si_bytes(value), i, true});
@@ -255,213 +277,71 @@ std::string bytes_card(const std::vector<RunRecord>& runs) {
     part("votes", mean_of(runs[i], [](const StepRecord& s) { return s.vote_bytes; }));
     part("means", mean_of(runs[i], [](const StepRecord& s) { return s.mean_bytes; }));
     part("control", mean_of(runs[i], [](const StepRecord& s) { return s.control_bytes; }));
-    if (!std::isfinite(fp32)) fp32 = mean_of(runs[i], fp32_bytes);
+    // Runs of one model and as many workers have one reference; where some were away for a few
+    // steps, nearly.
+    const bool known = std::ranges::any_of(
+        references, [&](double one) { return std::abs(one - fp32) <= 0.05 * fp32; });
+    if (fp32 > 0 && !known) references.push_back(fp32);
   }
-  bool positive = false;
-  for (const Bar& bar : bars) positive = positive || bar.value > 0;
-  if (!positive)
+  if (std::ranges::none_of(bars, [](const Bar& bar) { return bar.value > 0; }))
     return card("Bytes per step and worker",
-                "<p class=\"empty\">Nothing was sent: one worker, or no step yet.</p>");
-  if (fp32 > 0) bars.push_back({"fp32 all-reduce", fp32, si_bytes(fp32) + " (reckoned)", 7, false});
+                "<p class=\"empty\">Nothing was sent: one worker, or no step yet.</p>", true);
+  for (const double fp32 : references)
+    bars.push_back({"an fp32 all-reduce", fp32, si_bytes(fp32) + " (reckoned)", 7, false});
   return card("Bytes per step and worker",
-              log_bars({.title = "Bytes sent per step and worker, log scale",
-                        .x_label = "bytes sent per step by one worker, mean (log scale)",
-                        .y_label = "",
-                        .reference_label = ""},
-                       bars),
+              bar_rows(bars) +
+                  "<p class=\"small\">Sent in a step by worker 0, or by the one that "
+                  "wrote the record; means of all steps.</p>",
               true);
 }
 
-std::string stages_card(const RunRecord& run) {
-  std::vector<Layer> layers;
-  for (std::size_t stage = 0; stage < kStageCount; ++stage)
-    layers.push_back({kStages[stage].name,
-                      points_of(run, [&](const StepRecord& s) { return s.stages[stage]; })});
-  layers.push_back({"other", points_of(run, [](const StepRecord& s) {
-                      double rest = s.seconds;
-                      for (const double stage : s.stages)
-                        if (std::isfinite(stage)) rest -= stage;
-                      return std::isfinite(rest) ? std::max(0.0, rest) : kNoValue;
-                    })});
-  return card("Time per stage, worker 0", stacked_chart({.title = "Seconds per step by stage",
-                                                         .x_label = "step",
-                                                         .y_label = "seconds per step",
-                                                         .reference_label = ""},
-                                                        layers));
-}
-
-std::string agreement_card(const RunRecord& run) {
-  std::size_t voters = 0;
-  for (const StepRecord& step : run.steps) voters = std::max(voters, step.agreement.size());
-  if (voters == 0) return "";
-  std::vector<Curve> curves;
-  const auto of_voter = [](std::size_t voter) {
-    return [voter](const StepRecord& step) {
-      return voter < step.agreement.size() ? static_cast<double>(step.agreement[voter]) : kNoValue;
-    };
-  };
-  if (voters <= kPalette) {
-    for (std::size_t voter = 0; voter < voters; ++voter)
-      curves.push_back({fmt::format("voter {}", voter),
-                        bucket_means(points_of(run, of_voter(voter)), 200), voter});
-  } else {
-    for (const auto& [name, share] :
-         {std::pair{"least", 0.0}, {"median", 0.5}, {"greatest", 1.0}}) {
-      const double rank = share;
-      const Value value = [rank](const StepRecord& step) {
-        std::vector<float> sorted;
-        for (const float x : step.agreement)
-          if (std::isfinite(x)) sorted.push_back(x);
-        if (sorted.empty()) return kNoValue;
-        std::sort(sorted.begin(), sorted.end());
-        return static_cast<double>(
-            sorted[static_cast<std::size_t>(rank * static_cast<double>(sorted.size() - 1))]);
-      };
-      curves.push_back({fmt::format("{} of {} voters", name, voters),
-                        bucket_means(points_of(run, value), 200), curves.size()});
+// Means of all steps, every run's beside the others'.
+std::string stages_side_by_side(const std::vector<RunRecord>& runs) {
+  std::vector<std::string> parts;
+  for (const Stage& stage : kStages) parts.push_back(stage.name);
+  parts.push_back("other");
+  std::vector<PartedBar> bars;
+  for (const RunRecord& run : runs) {
+    PartedBar bar{run.name, {}, ""};
+    const double whole = mean_of(run, [](const StepRecord& s) { return s.seconds; });
+    double rest = whole;
+    for (std::size_t stage = 0; stage < kStageCount; ++stage) {
+      bar.parts.push_back(mean_of(run, [&](const StepRecord& s) { return s.stages[stage]; }));
+      if (std::isfinite(bar.parts.back())) rest -= bar.parts.back();
     }
+    bar.parts.push_back(rest > 0 ? rest : kNoValue);
+    if (std::isfinite(whole)) bar.text = plain_number(1000 * whole, 3) + " ms";
+    bars.push_back(std::move(bar));
   }
-  if (std::none_of(curves.begin(), curves.end(),
-                   [](const Curve& curve) { return any(curve.points); }))
-    return "";
-  return card(
-      "Agreement of each voter with the others",
-      line_chart({.title = "Share of elements where a voter agrees with the majority of the others",
-                  .x_label = "step",
-                  .y_label = "share of elements",
-                  .reference = 0.5,
-                  .reference_label = "chance"},
-                 curves));
+  return card("Time of a step by stage", parted_bars(parts, bars), true);
 }
 
-// Red as far as a voter is behind its layer's median, from the median down to chance.
-std::string layers_card(const RunRecord& run) {
-  if (!run.layers || run.layers->layers.empty() || run.layers->agreement[0].empty()) return "";
-  const LayerRecord& record = *run.layers;
-  constexpr std::size_t kMostVoters = 64;
-  const std::size_t voters = record.agreement[0].size(), shown = std::min(voters, kMostVoters);
-  // The worst, where not all find room.
-  std::vector<std::pair<double, std::size_t>> order;
-  for (std::size_t v = 0; v < voters; ++v) {
-    double sum = 0, count = 0;
-    for (const std::vector<float>& row : record.agreement)
-      if (std::isfinite(row[v])) sum += row[v], ++count;
-    order.emplace_back(count > 0 ? sum / count : 2, v);
-  }
-  if (shown < voters) std::sort(order.begin(), order.end());
-  order.resize(shown);
-  std::string out =
-      "<div class=\"scroll\"><table class=\"heat\"><thead><tr><th scope=\"col\">layer</th>";
-  for (const auto& [mean, voter] : order)
-    out += fmt::format("<th scope=\"col\">voter {}</th>", voter);
-  out += "</tr></thead><tbody>";
-  for (std::size_t layer = 0; layer < record.layers.size(); ++layer) {
-    const std::vector<float>& row = record.agreement[layer];
-    std::vector<float> sorted;
-    for (const float share : row)
-      if (std::isfinite(share)) sorted.push_back(share);
-    std::sort(sorted.begin(), sorted.end());
-    const double median = sorted.empty() ? kNoValue : sorted[sorted.size() / 2];
-    out += "<tr><th scope=\"row\">" + escape_html(record.layers[layer]) + "</th>";
-    for (const auto& [mean, voter] : order) {
-      const double share = row[voter];
-      const double behind = median > 0.5 ? (median - share) / (median - 0.5) : 0;
-      const double red = std::isfinite(behind) ? std::clamp(behind, 0.0, 1.0) * 60 : 0;
-      out += fmt::format(
-          "<td style=\"background:color-mix(in srgb,var(--bad) {:.0f}%,transparent)\">{}</td>", red,
-          std::isfinite(share) ? fmt::format("{:.3f}", share) : "–");
-    }
-    out += "</tr>";
-  }
-  out += "</tbody></table></div><p class=\"small\">" +
-         fmt::format("Over {} steps up to step {}; chance is 0.5.", plain_number(record.steps),
-                     record.step);
-  if (shown < voters) out += fmt::format(" The {} voters of {} that agree least.", shown, voters);
-  return card("Agreement by layer", out + "</p>", true);
-}
+const char* const kClockNote =
+    "<p class=\"small\">Time is the wall clock while the run ran, from the first line of its "
+    "record: "
+    "evaluations and checkpoints are in it, and between two terms of an elastic run the waiting. "
+    "Not "
+    "in it are the pauses between a stop and the next start, and work that was lost by a stop and "
+    "done again, which counts once. Records of older versions have no time of day; for them the "
+    "times of the steps are added up, without what was between them.</p>";
 
-std::string ties_card(const RunRecord& run) {
-  std::vector<Curve> curves;
-  const auto add = [&](const char* name, const Value& value, std::size_t color) {
-    Curve curve{name, bucket_means(points_of(run, value), 200), color};
-    if (any(curve.points)) curves.push_back(std::move(curve));
-  };
-  add(
-      "tied", [](const StepRecord& s) { return s.ties; }, 1);
-  add(
-      "unanimous", [](const StepRecord& s) { return s.unanimous; }, 2);
-  add(
-      "held (all abstained)", [](const StepRecord& s) { return s.held; }, 3);
-  if (curves.empty()) return "";
-  return card("Ties and unanimous votes", line_chart({.title = "Shares of voted elements",
-                                                      .x_label = "step",
-                                                      .y_label = "share of voted elements",
-                                                      .from_zero = true,
-                                                      .reference_label = ""},
-                                                     curves));
-}
-
-std::string faults_card(const RunRecord& run) {
-  if (sum_of(run, all_faults) == 0) return "";
-  std::vector<Curve> curves;
-  const auto add = [&](const char* name, const Value& value, std::size_t color) {
-    Curve curve{name, {}, color, true};
-    for (const Point& point : points_of(run, value))
-      if (point.y > 0) curve.points.push_back(point);
-    if (!curve.points.empty()) curves.push_back(std::move(curve));
-  };
-  add(
-      "tensors whose gradient was not finite",
-      [](const StepRecord& s) { return s.gradient_faults; }, 1);
-  add(
-      "workers whose loss was not finite", [](const StepRecord& s) { return s.loss_faults; }, 3);
-  return card("Faults", line_chart({.title = "Faults by step",
-                                    .x_label = "step",
-                                    .y_label = "count in the step",
-                                    .from_zero = true,
-                                    .x_low = static_cast<double>(run.steps.front().step),
-                                    .x_high = static_cast<double>(run.steps.back().step),
-                                    .whole = true,
-                                    .reference_label = ""},
-                                   curves));
-}
-
-std::string facts(const RunRecord& run) {
-  if (run.facts.empty()) return "";
-  std::string rows;
-  for (const auto& [key, value] : run.facts) {
-    const bool cut = value.size() > 300;
-    rows += "<tr><th scope=\"row\">" + escape_html(key.substr(0, 100)) + "</th><td>" +
-            escape_html(value.substr(0, 300)) + (cut ? " …" : "") + "</td></tr>";
-  }
-  return "<details><summary>What this run says of itself</summary><div class=\"card "
-         "scroll\"><table><tbody>" +
-         rows + "</tbody></table></div></details>";
-}
-
-std::string run_section(const RunRecord& run) {
-  std::string out =
-      "<h2>" + escape_html(run.name) + "</h2><p class=\"lead\">" + escape_html(run.folder);
-  if (!run.ended) out += " · has not ended";
-  if (run.starts > 1) out += fmt::format(" · started {} times", run.starts);
-  out += "</p><div class=\"grid2\">";
-  out +=
-      stages_card(run) + agreement_card(run) + layers_card(run) + ties_card(run) + faults_card(run);
-  return out + "</div>" + facts(run);
-}
-
-}  // namespace
-
-std::string write_report(const std::vector<std::string>& run_folders, const std::string& path) {
-  require(!run_folders.empty(), "a report of no run");
-  std::vector<RunRecord> runs;
-  for (const std::string& folder : run_folders) runs.push_back(read_run_record(folder));
-  // Two folders of one name are told apart by their whole paths.
+// Two folders of one name are told apart by their whole paths.
+void name_apart(std::vector<RunRecord>& runs) {
   std::vector<std::string> names;
   for (const RunRecord& run : runs) names.push_back(run.name);
   for (RunRecord& run : runs)
     if (run.name.empty() || std::count(names.begin(), names.end(), run.name) > 1)
       run.name = run.folder;
+}
+
+}  // namespace
+
+std::string write_report(const std::vector<std::string>& run_folders, const std::string& path) {
+  if (run_folders.empty() || run_folders.size() > kMostRuns)
+    throw ConfigError("a report of {} runs: expected 1 to {}", run_folders.size(), kMostRuns);
+  std::vector<RunRecord> runs;
+  for (const std::string& folder : run_folders) runs.push_back(read_run_record(folder));
+  name_apart(runs);
 
   std::string page =
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
@@ -469,13 +349,18 @@ std::string write_report(const std::vector<std::string>& run_folders, const std:
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none';style-src "
       "'unsafe-inline'\">"
       "<title>Ballot: ";
-  page += escape_html(runs[0].name) + "</title><style>" + kStyle + "</style></head><body><main>";
+  page +=
+      escape_html(runs[0].name) + "</title><style>" + kReportStyle + "</style></head><body><main>";
   page += "<h1>Ballot run report</h1><p class=\"lead\">";
   for (std::size_t i = 0; i < runs.size(); ++i)
     page += (i ? " · " : "") + escape_html(runs[i].name);
   page += "</p><div class=\"card scroll\">" + summary(runs) + "</div>";
-  page += "<h2>Loss and traffic</h2><div class=\"grid2\">";
-  page += loss_card(runs, false) + loss_card(runs, true) + bytes_card(runs) + "</div>";
+  page += "<h2>Loss</h2><div class=\"grid2\">";
+  page += loss_card(runs, Across::tokens) + loss_card(runs, Across::time) +
+          loss_card(runs, Across::step) + "</div>" + kClockNote;
+  page += "<h2>Time and traffic</h2><div class=\"grid2\">";
+  if (runs.size() > 1) page += speed_card(runs);
+  page += bytes_card(runs) + stages_side_by_side(runs) + "</div>";
   for (const RunRecord& run : runs) page += run_section(run);
   page += "</main></body></html>\n";
 

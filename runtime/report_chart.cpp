@@ -1,4 +1,4 @@
-// Numbers to SVG text. Coordinates are in the picture's own units, 640 x 320, scaled by the
+// Numbers to SVG text. Coordinates are in the picture's own units, 640 x 300, scaled by the
 // browser.
 #include "runtime/report_chart.h"
 
@@ -7,45 +7,17 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <map>
+#include <utility>
 
 namespace ballot {
 namespace {
 
-constexpr double kWidth = 640, kHeight = 320;
-constexpr double kLeft = 62, kRight = 628, kTop = 14, kBottom = 270;
+constexpr double kWidth = 640, kHeight = 300;
+constexpr double kLeft = 62, kRight = 604, kTop = 14, kBottom = 270;
 
 bool visible(const Point& point) {
   return std::isfinite(point.x) && std::isfinite(point.y);
-}
-
-// The bytes of the UTF-8 character at `at`, or 0 if there is none.
-std::size_t character_length(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(at);
-  const std::size_t length = first < 0x80                    ? 1
-                             : first >= 0xc2 && first < 0xe0 ? 2
-                             : first >= 0xe0 && first < 0xf0 ? 3
-                             : first >= 0xf0 && first < 0xf5 ? 4
-                                                             : 0;
-  if (length == 0 || at + length > text.size()) return 0;
-  for (std::size_t i = 1; i < length; ++i)
-    if ((byte(at + i) & 0xc0) != 0x80) return 0;
-  if (first == 0xe0 && byte(at + 1) < 0xa0) return 0;  // longer than needed
-  if (first == 0xed && byte(at + 1) > 0x9f) return 0;  // surrogates
-  if (first == 0xf0 && byte(at + 1) < 0x90) return 0;
-  if (first == 0xf4 && byte(at + 1) > 0x8f) return 0;  // beyond U+10FFFF
-  return length;
-}
-
-std::string with_prefix(double value, const char* unit) {
-  if (!std::isfinite(value)) return "–";
-  static constexpr const char* kPrefixes[] = {"", "k", "M", "G", "T", "P"};
-  std::size_t prefix = 0;
-  while (std::abs(value) >= 999.5 && prefix + 1 < std::size(kPrefixes)) {
-    value /= 1000;
-    ++prefix;
-  }
-  return fmt::format("{:.3g} {}{}", value, kPrefixes[prefix], unit);
 }
 
 // Round steps that cut [low, high] into about `count` parts.
@@ -68,8 +40,8 @@ std::vector<double> ticks(double low, double high, int count, bool whole = false
 std::string tick_text(double value) {
   if (std::abs(value) < 1e-12) return "0";
   if (std::abs(value) >= 1000) {
-    std::string text = with_prefix(value, "");
-    text.erase(std::remove(text.begin(), text.end(), ' '), text.end());
+    std::string text = si_number(value);
+    std::erase(text, ' ');
     return text;
   }
   return fmt::format("{:.4g}", value);
@@ -85,9 +57,14 @@ struct Frame {
   }
 };
 
-std::string open_picture(const Chart& chart, double height = kHeight) {
-  return fmt::format("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">", kWidth, height,
-                     escape_html(chart.title));
+std::string open_picture(const Chart& chart) {
+  return fmt::format(
+      "<p class=\"axis-name\">{}</p><svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">",
+      escape_html(chart.y_label), kWidth, kHeight, escape_html(chart.title));
+}
+
+std::string close_picture(const Chart& chart) {
+  return "</svg><p class=\"axis-name below\">" + escape_html(chart.x_label) + "</p>";
 }
 
 std::string axes(const Chart& chart, const Frame& frame) {
@@ -98,18 +75,13 @@ std::string axes(const Chart& chart, const Frame& frame) {
     out += fmt::format("<text x=\"{}\" y=\"{:.1f}\" class=\"end\">{}</text>", kLeft - 7, y + 4,
                        tick_text(value));
   }
-  for (const double value : ticks(frame.x_low, frame.x_high, 6, true)) {
+  for (const double value : ticks(frame.x_low, frame.x_high, 6, chart.whole_x)) {
     const double x = frame.x(value);
     out += fmt::format("<path class=\"axis\" d=\"M{:.1f} {}v4\"/>", x, kBottom);
     out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" class=\"middle\">{}</text>", x, kBottom + 18,
                        tick_text(value));
   }
   out += fmt::format("<path class=\"axis\" d=\"M{} {}H{}\"/>", kLeft, kBottom, kRight);
-  out += fmt::format("<text x=\"{}\" y=\"{}\" class=\"middle label\">{}</text>",
-                     (kLeft + kRight) / 2, kBottom + 40, escape_html(chart.x_label));
-  out += fmt::format(
-      "<text transform=\"translate(15 {}) rotate(-90)\" class=\"middle label\">{}</text>",
-      (kTop + kBottom) / 2, escape_html(chart.y_label));
   if (chart.reference > frame.y_low && chart.reference < frame.y_high) {
     const double y = frame.y(chart.reference);
     out += fmt::format("<path class=\"reference\" d=\"M{} {:.1f}H{}\"/>", kLeft, y, kRight);
@@ -159,7 +131,76 @@ std::string legend_item(const Curve& curve) {
   else
     picture += fmt::format("<path class=\"line {}c{}\" d=\"M2 6H32\"/>", curve.thin ? "thin " : "",
                            curve.color % kPalette);
-  return fmt::format("<li>{}</svg>{}</li>", picture, escape_html(curve.name));
+  return fmt::format("<li>{}</svg><span>{}</span></li>", picture, escape_html(curve.name));
+}
+
+constexpr double kStem = 17;
+
+// A stem up from (x, y), and upon it a sign by which kinds are told apart without colour.
+std::string mark_path(MarkKind kind, double x, double y) {
+  const double top = y - kStem;
+  const std::string stem = fmt::format("M{:.1f} {:.1f}V{:.1f}", x, y, top + 4);
+  switch (kind) {
+    case MarkKind::start:
+      return stem + fmt::format("M{:.1f} {:.1f}l9 5l-9 5z", x, top - 6);
+    case MarkKind::term:
+      return stem + fmt::format("M{:.1f} {:.1f}l5 5l-5 5l-5 -5z", x, top - 6);
+    case MarkKind::checkpoint:
+      return fmt::format("M{:.1f} {:.1f}v10", x, y - 5);
+    case MarkKind::repair:
+      return stem + fmt::format("M{:.1f} {:.1f}h10m-5 -5v10", x - 5, top - 1);
+    case MarkKind::alarm:
+      return stem + fmt::format("M{:.1f} {:.1f}l5.5 9h-11z", x, top - 5);
+    case MarkKind::failure:
+      return stem + fmt::format("M{:.1f} {:.1f}l9 9m0 -9l-9 9", x - 4.5, top - 5);
+  }
+  return stem;
+}
+
+const char* mark_class(MarkKind kind) {
+  switch (kind) {
+    case MarkKind::alarm:
+    case MarkKind::failure:
+      return "mark trouble";
+    case MarkKind::checkpoint:
+      return "mark tick";
+    default:
+      return "mark";
+  }
+}
+
+std::string draw_marks(const std::vector<Mark>& marks, const Frame& frame) {
+  std::map<std::pair<MarkKind, std::size_t>, std::vector<const Mark*>> groups;
+  for (const Mark& mark : marks)
+    if (visible(mark.at)) groups[{mark.kind, mark.color}].push_back(&mark);
+  std::string out;
+  for (const auto& [key, group] : groups) {
+    const std::size_t shown = std::min(group.size(), kMostMarks);
+    for (std::size_t i = 0; i < shown; ++i) {
+      const Mark& mark = *group[i * group.size() / shown];
+      const double x = frame.x(mark.at.x), y = std::max(frame.y(mark.at.y), kTop + kStem + 6);
+      out += fmt::format("<path class=\"{} m{}\" d=\"{}\"><title>{}</title></path>",
+                         mark_class(mark.kind), mark.color % kPalette, mark_path(mark.kind, x, y),
+                         escape_html(mark.title));
+    }
+  }
+  return out;
+}
+
+std::string marks_legend(const std::vector<Mark>& marks) {
+  std::string out;
+  for (std::size_t k = 0; k < kMarkKinds; ++k) {
+    const auto kind = static_cast<MarkKind>(k);
+    if (std::none_of(marks.begin(), marks.end(),
+                     [&](const Mark& mark) { return mark.kind == kind && visible(mark.at); }))
+      continue;
+    out += fmt::format(
+        "<li><svg viewBox=\"0 0 24 24\" width=\"18\" height=\"18\" aria-hidden=\"true\"><path "
+        "class=\"{}\" d=\"{}\"/></svg><span>{}</span></li>",
+        mark_class(kind), mark_path(kind, 10, kind == MarkKind::checkpoint ? 12 : 24),
+        name_of(kind));
+  }
+  return out;
 }
 
 std::string nothing_to_show() {
@@ -167,57 +208,6 @@ std::string nothing_to_show() {
 }
 
 }  // namespace
-
-std::string escape_html(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t length = character_length(text, at);
-    const char first = text[at];
-    if (length == 0 ||
-        (length == 1 && (static_cast<unsigned char>(first) < 0x20 || first == 0x7f))) {
-      out += first == '\n' || first == '\t' ? " " : "\xef\xbf\xbd";
-    } else if (length > 1) {
-      out += text.substr(at, length);
-    } else {
-      switch (first) {
-        case '&':
-          out += "&amp;";
-          break;
-        case '<':
-          out += "&lt;";
-          break;
-        case '>':
-          out += "&gt;";
-          break;
-        case '"':
-          out += "&quot;";
-          break;
-        case '\'':
-          out += "&#39;";
-          break;
-        default:
-          out += first;
-      }
-    }
-    at += std::max<std::size_t>(length, 1);
-  }
-  return out;
-}
-
-std::string si_number(double value) {
-  std::string text = with_prefix(value, "");
-  while (!text.empty() && text.back() == ' ') text.pop_back();
-  return text;
-}
-
-std::string si_bytes(double value) {
-  return std::isfinite(value) ? with_prefix(value, "B") : "–";
-}
-
-std::string plain_number(double value, int digits) {
-  return std::isfinite(value) ? fmt::format("{:.{}g}", value, digits) : "–";
-}
 
 std::vector<Point> envelope(const std::vector<Point>& points) {
   if (points.size() <= kMostPoints) return points;
@@ -263,7 +253,26 @@ std::vector<Point> bucket_means(const std::vector<Point>& points, std::size_t co
   return result;
 }
 
-std::string line_chart(const Chart& chart, const std::vector<Curve>& curves) {
+const char* name_of(MarkKind kind) {
+  switch (kind) {
+    case MarkKind::start:
+      return "start";
+    case MarkKind::term:
+      return "change of term";
+    case MarkKind::checkpoint:
+      return "checkpoint";
+    case MarkKind::repair:
+      return "repair";
+    case MarkKind::alarm:
+      return "alarm";
+    case MarkKind::failure:
+      return "checkpoint failed";
+  }
+  return "";
+}
+
+std::string line_chart(const Chart& chart, const std::vector<Curve>& curves,
+                       const std::vector<Mark>& marks) {
   double x_low = INFINITY, x_high = -INFINITY, y_low = INFINITY, y_high = -INFINITY;
   for (const Curve& curve : curves)
     for (const Point& point : curve.points) {
@@ -274,6 +283,11 @@ std::string line_chart(const Chart& chart, const std::vector<Curve>& curves) {
       y_high = std::max(y_high, point.y);
     }
   if (!(x_low <= x_high)) return nothing_to_show();
+  for (const Mark& mark : marks)  // a last checkpoint is published after the last step
+    if (visible(mark.at)) {
+      x_low = std::min(x_low, mark.at.x);
+      x_high = std::max(x_high, mark.at.x);
+    }
   const double flat = std::max(0.05 * std::abs(y_high), 1e-3);
   const double margin = y_high > y_low ? 0.06 * (y_high - y_low) : flat;
   y_low = chart.from_zero ? std::min(0.0, y_low) : y_low - margin;
@@ -308,8 +322,8 @@ std::string line_chart(const Chart& chart, const std::vector<Curve>& curves) {
       points += "</path>";
     }
   }
-  return open_picture(chart) + axes(chart, frame) + lines + points + "</svg><ul class=\"legend\">" +
-         legend + "</ul>";
+  return open_picture(chart) + axes(chart, frame) + lines + points + draw_marks(marks, frame) +
+         close_picture(chart) + "<ul class=\"legend\">" + legend + marks_legend(marks) + "</ul>";
 }
 
 std::string stacked_chart(const Chart& chart, const std::vector<Layer>& layers) {
@@ -365,7 +379,7 @@ std::string stacked_chart(const Chart& chart, const std::vector<Layer>& layers) 
                            up, down, text);
       legend += fmt::format(
           "<li><svg viewBox=\"0 0 12 12\" width=\"12\" height=\"12\" aria-hidden=\"true\">"
-          "<path class=\"area s{}\" d=\"M0 0h12v12h-12z\"/></svg>{}</li>",
+          "<path class=\"area s{}\" d=\"M0 0h12v12h-12z\"/></svg><span>{}</span></li>",
           layer, text);
     }
     base = std::move(top);
@@ -378,52 +392,8 @@ std::string stacked_chart(const Chart& chart, const std::vector<Layer>& layers) 
         fmt::format("<p class=\"small\">{} of {} columns leave the frame, the tallest at {} s.</p>",
                     taller, count, plain_number(greatest, 3));
   }
-  return open_picture(chart) + axes(chart, frame) + areas + "</svg><ul class=\"legend\">" + legend +
-         "</ul>" + note;
-}
-
-std::string log_bars(const Chart& chart, const std::vector<Bar>& bars) {
-  double least = INFINITY, greatest = 0;
-  for (const Bar& bar : bars)
-    if (std::isfinite(bar.value) && bar.value > 0) {
-      least = std::min(least, bar.value);
-      greatest = std::max(greatest, bar.value);
-    }
-  if (!(greatest > 0)) return nothing_to_show();
-  // A whole decade below the least, so that its bar has a length.
-  const double low =
-      std::floor(std::log10(least)) - (std::log10(least) == std::floor(std::log10(least)) ? 1 : 0);
-  const double high = std::max(low + 1, std::ceil(std::log10(greatest) - 1e-9));
-  constexpr double kNames = 190, kRow = 25;
-  const double end = kWidth - 120, bottom = kTop + kRow * static_cast<double>(bars.size()) + 4;
-  const auto x = [&](double logarithm) {
-    return kNames + (logarithm - low) / (high - low) * (end - kNames);
-  };
-  std::string out = open_picture(chart, bottom + 48);
-  for (double decade = low; decade <= high; ++decade) {
-    out += fmt::format("<path class=\"grid\" d=\"M{:.1f} {}V{}\"/>", x(decade), kTop, bottom);
-    out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" class=\"middle\">{}</text>", x(decade),
-                       bottom + 16, si_bytes(std::pow(10, decade)));
-  }
-  out += fmt::format("<text x=\"{:.1f}\" y=\"{}\" class=\"middle label\">{}</text>",
-                     (kNames + end) / 2, bottom + 38, escape_html(chart.x_label));
-  double y = kTop + 2;
-  for (const Bar& bar : bars) {
-    const double height = bar.minor ? 9 : 17, top = y + (kRow - 4 - height) / 2;
-    const bool positive = std::isfinite(bar.value) && bar.value > 0;
-    const double width = positive ? x(std::log10(bar.value)) - kNames : 0;
-    out += fmt::format("<text x=\"{}\" y=\"{:.1f}\" class=\"end{}\">{}</text>", kNames - 8, y + 15,
-                       bar.minor ? " note" : "", escape_html(bar.name));
-    if (positive)
-      out += fmt::format(
-          "<rect class=\"bar b{}{}\" x=\"{}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{}\" "
-          "rx=\"2\"/>",
-          bar.color % kPalette, bar.minor ? " minor" : "", kNames, top, width, height);
-    out += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\"{}>{}</text>", kNames + width + 7, y + 15,
-                       bar.minor ? " class=\"note\"" : "", escape_html(bar.text));
-    y += kRow;
-  }
-  return out + "</svg>";
+  return open_picture(chart) + axes(chart, frame) + areas + close_picture(chart) +
+         "<ul class=\"legend\">" + legend + "</ul>" + note;
 }
 
 }  // namespace ballot

@@ -1,25 +1,18 @@
-// Charts as inline SVG: lines and points, stacked areas, bars on a log scale. Colours and dashes
-// are classes c0..c7 (s0..s10 for stages) of the page's style, so that one page reads in light and
-// dark.
+// Charts as inline SVG: lines, points and marks of events, stacked areas. Colours and dashes are
+// classes c0..c7 (s0..s10 for stages) of the page's style (report_style.h), so that one page reads
+// in light and dark. The axes' names are text of the page, above and below, so that they wrap.
 #pragma once
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
+
+#include "runtime/report_text.h"  // escape_html
 
 namespace ballot {
 
 inline constexpr std::size_t kMostPoints = 1000;  // of one curve
 inline constexpr std::size_t kPalette = 8;
-
-// Safe as text and in quoted attributes; bytes that are not UTF-8 and control characters become
-// U+FFFD.
-std::string escape_html(std::string_view text);
-
-std::string si_number(double value);  // "1.25 M"
-std::string si_bytes(double value);   // "1.25 MB"
-std::string plain_number(double value, int digits = 4);
 
 struct Point {
   double x, y;  // y NaN: a gap
@@ -44,11 +37,26 @@ struct Chart {
   bool from_zero = false;
   double x_low = 0, x_high = 0;  // shown at the least, where x_low < x_high
   bool whole = false;            // y counts things
+  bool whole_x = true;           // x counts steps or tokens
   double reference = 0;          // a horizontal line, 0: none
   std::string reference_label;
 };
 
-std::string line_chart(const Chart& chart, const std::vector<Curve>& curves);
+// What happened in a run, on its curve: a stem at (x, y) with a sign of its kind.
+enum class MarkKind { start, term, checkpoint, repair, alarm, failure };
+inline constexpr std::size_t kMarkKinds = 6;
+const char* name_of(MarkKind kind);
+struct Mark {
+  Point at;
+  MarkKind kind;
+  std::size_t color;  // the run's
+  std::string title;
+};
+
+// Marks beyond kMostMarks of one kind and colour are thinned out, evenly.
+inline constexpr std::size_t kMostMarks = 60;
+std::string line_chart(const Chart& chart, const std::vector<Curve>& curves,
+                       const std::vector<Mark>& marks = {});
 
 // Layers upon each other, first at the bottom; all with the same x.
 struct Layer {
@@ -56,14 +64,5 @@ struct Layer {
   std::vector<Point> points;
 };
 std::string stacked_chart(const Chart& chart, const std::vector<Layer>& layers);
-
-struct Bar {
-  std::string name;
-  double value;
-  std::string text;  // beside the bar
-  std::size_t color = 0;
-  bool minor = false;  // a part of the bar above
-};
-std::string log_bars(const Chart& chart, const std::vector<Bar>& bars);
 
 }  // namespace ballot

@@ -1,9 +1,13 @@
 // metrics.jsonl, line by line.
 #include "runtime/report_data.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -66,6 +70,26 @@ std::vector<float> read_shares(const json& list, const char* name, const Place& 
     shares.push_back(share.is_null() ? static_cast<float>(kNoValue) : share.get<float>());
   }
   return shares;
+}
+
+// A string, or what is said where there is none.
+std::string text_of(const json& object, const char* key, const Place& place) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return "";
+  if (!found->is_string()) damaged(place, fmt::format("\"{}\" is not a string", key));
+  return found->get<std::string>();
+}
+
+std::vector<std::int64_t> workers_of(const json& object, const Place& place) {
+  const json list = object.value("workers", json());
+  if (!list.is_array()) damaged(place, "\"workers\" is not a list");
+  std::vector<std::int64_t> workers;
+  for (const json& worker : list) {
+    if (!worker.is_number_integer()) damaged(place, "\"workers\" holds what is not a whole number");
+    workers.push_back(worker.get<std::int64_t>());
+  }
+  std::ranges::sort(workers);
+  return workers;
 }
 
 StepRecord read_step(const json& object, const Place& place) {
@@ -151,8 +175,104 @@ std::string config_value(const json& config, const std::string& table, const std
   return plain(*at);
 }
 
-void read_run_line(const json& object, const std::string& folder, RunRecord& run) {
+// What is kept between lines.
+struct Reading {
+  RunRecord& run;
+  double before = 0;         // seconds of the starts before this one
+  double began = kNoValue;   // this start's first line, by the wall clock
+  double elapsed = 0;        // at the line before
+  bool start_event = false;  // the last event is a line of type run
+  std::optional<std::vector<std::int64_t>> workers = {};  // of the term before
+};
+
+// The run's seconds at a line; `seconds` of its own where it has no time.
+double elapsed_at(const json& object, const Place& place, Reading& reading, double seconds) {
+  const double time = number(object, metric::kTime, place);
+  if (std::isfinite(time) && std::isfinite(reading.began))
+    reading.elapsed = std::max(reading.elapsed, reading.before + time - reading.began);
+  else if (std::isfinite(seconds))
+    reading.elapsed += std::max(0.0, seconds);
+  return reading.elapsed;
+}
+
+// The clock of a start; a term of an elastic run that goes on keeps the one of the first.
+void begin_clock(const json& object, const Place& place, Reading& reading) {
+  const double time = number(object, metric::kTime, place);
+  const bool goes_on = object.value(metric::kBackend, json()) == "elastic" &&
+                       reading.run.starts > 0 && !reading.run.ended && std::isfinite(reading.began);
+  if (goes_on) {
+    elapsed_at(object, place, reading, 0);
+    return;
+  }
+  // Steps after its first, which it repeats, were in vain.
+  const double first = number(object, "first_step", place);
+  const std::vector<StepRecord>& steps = reading.run.steps;
+  const auto lost = std::ranges::find_if(
+      steps, [first](const StepRecord& step) { return static_cast<double>(step.step) > first; });
+  if (lost != steps.end()) reading.elapsed = lost == steps.begin() ? 0 : std::prev(lost)->elapsed;
+  reading.before = reading.elapsed;
+  reading.began = time;
+}
+
+std::string list_of(const std::vector<std::int64_t>& workers) {
+  return fmt::format("{} {}", workers.size() == 1 ? "worker" : "workers", fmt::join(workers, ", "));
+}
+
+void read_term(const json& object, const Place& place, Reading& reading) {
+  const std::vector<std::int64_t> workers = workers_of(object, place);
+  std::string text =
+      fmt::format("term {}: {}", plain_number(number(object, "term", place), 17), list_of(workers));
+  if (reading.workers) {
+    std::vector<std::int64_t> left, joined;
+    std::ranges::set_difference(*reading.workers, workers, std::back_inserter(left));
+    std::ranges::set_difference(workers, *reading.workers, std::back_inserter(joined));
+    if (!left.empty()) text += "; " + list_of(left) + " left";
+    if (!joined.empty()) text += "; " + list_of(joined) + " joined";
+  }
+  if (const std::string reason = text_of(object, "reason", place); !reason.empty())
+    text += " (" + reason + ")";
+  std::vector<EventRecord>& events = reading.run.events;
+  if (reading.start_event) events.pop_back();  // the run line says the same with less
+  events.push_back({reading.workers ? MarkKind::term : MarkKind::start, step_of(object, place),
+                    elapsed_at(object, place, reading, 0), std::move(text)});
+  reading.workers = workers;
+}
+
+void read_checkpoint(const json& object, const Place& place, Reading& reading) {
+  const std::string path = text_of(object, "path", place);
+  std::string text = path.substr(path.find_last_of('/') + 1);
+  const double seconds = number(object, "seconds", place),
+               size = number(object, metric::kCheckpointBytes, place);
+  if (std::isfinite(seconds))
+    text += fmt::format(", {} in {}", si_bytes(size), plain_duration(seconds));
+  reading.run.events.push_back({MarkKind::checkpoint, step_of(object, place),
+                                elapsed_at(object, place, reading, 0), std::move(text)});
+}
+
+void read_notice(MarkKind kind, const json& object, const Place& place, Reading& reading) {
+  std::string text = text_of(object, "text", place);
+  if (kind == MarkKind::failure)
+    text = fmt::format("worker {}: {}", plain(object.value("worker", json())), text);
+  reading.run.events.push_back(
+      {kind, step_of(object, place), elapsed_at(object, place, reading, 0), std::move(text)});
+}
+
+void read_run_line(const json& object, const Place& place, Reading& reading) {
+  RunRecord& run = reading.run;
+  begin_clock(object, place, reading);
   run.starts += 1;
+  run.elastic = object.value(metric::kBackend, json()) == "elastic";
+  const double first_step = number(object, "first_step", place),
+               steps = number(object, "steps", place);
+  run.planned_steps = steps > 0 && steps < 9e15 ? static_cast<std::int64_t>(steps) : 0;
+  const std::int64_t from =
+      first_step > 0 && first_step < 9e15 ? static_cast<std::int64_t>(first_step) : 0;
+  const std::string workers = plain(object.value("workers", json()));
+  run.events.push_back(
+      {MarkKind::start, from, reading.elapsed,
+       fmt::format("{}{}", from == 0 ? "started" : fmt::format("goes on after step {}", from),
+                   workers.empty() ? "" : ", workers: " + workers)});
+  const std::string& folder = run.folder;
   run.ended = false;
   run.replicas_identical.reset();
   run.facts.clear();
@@ -183,29 +303,49 @@ void read_run_line(const json& object, const std::string& folder, RunRecord& run
                       config_value(config, "optimizer", "reduce")});
 }
 
-void read_line(const json& object, const Place& place, RunRecord& run) {
+void read_line(const json& object, const Place& place, Reading& reading) {
+  RunRecord& run = reading.run;
   if (!object.is_object()) damaged(place, "not a JSON object");
   const auto type = object.find("type");
   if (type == object.end() || !type->is_string())
     damaged(place, "\"type\" is missing or not a string");
   const std::string kind = type->get<std::string>();
   if (kind == "run") {
-    read_run_line(object, run.folder, run);
-  } else if (kind == "step") {
-    put(run.steps, read_step(object, place));
+    read_run_line(object, place, reading);
+    reading.start_event = true;
+    return;
+  }
+  if (kind == "step") {
+    StepRecord step = read_step(object, place);
+    step.elapsed = elapsed_at(object, place, reading, step.seconds);
+    if (std::isfinite(number(object, metric::kTime, place))) ++run.steps_with_time;
+    put(run.steps, std::move(step));
   } else if (kind == "evaluation") {
-    put(run.evaluations, EvaluationRecord{step_of(object, place), number(object, "loss", place),
-                                          number(object, "tokens", place)});
+    put(run.evaluations,
+        EvaluationRecord{step_of(object, place), number(object, "loss", place),
+                         number(object, "tokens", place), elapsed_at(object, place, reading, 0)});
+  } else if (kind == "term") {
+    read_term(object, place, reading);
+  } else if (kind == "checkpoint") {
+    read_checkpoint(object, place, reading);
+  } else if (kind == "checkpoint_failed") {
+    read_notice(MarkKind::failure, object, place, reading);
+  } else if (kind == "repair") {
+    read_notice(MarkKind::repair, object, place, reading);
+  } else if (kind == "alarm") {
+    read_notice(MarkKind::alarm, object, place, reading);
   } else if (kind == "agreement") {
     run.layers = read_layers(object, place);
   } else if (kind == "end") {
     run.ended = true;
+    elapsed_at(object, place, reading, 0);
     const auto identical = object.find("replicas_identical");
     if (identical != object.end() && !identical->is_null()) {
       if (!identical->is_boolean()) damaged(place, "\"replicas_identical\" is not true or false");
       run.replicas_identical = identical->get<bool>();
     }
   }  // other types are newer than this page
+  reading.start_event = false;
 }
 
 }  // namespace
@@ -219,6 +359,7 @@ RunRecord read_run_record(const std::string& folder) {
   const std::string path = (std::filesystem::path(folder) / "metrics.jsonl").string();
   std::ifstream file(path, std::ios::binary);
   if (!file) throw_file_error("open", path);
+  Reading reading{run};
   std::string line;
   for (std::int64_t count = 1; std::getline(file, line); ++count) {
     const bool torn = file.eof();  // no newline: it was being written
@@ -228,7 +369,7 @@ RunRecord read_run_record(const std::string& folder) {
       if (torn) break;
       damaged(place, "not a line of JSON");
     }
-    read_line(object, place, run);
+    read_line(object, place, reading);
   }
   if (file.bad()) throw_file_error("read", path);
   return run;

@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/report_chart.h"  // MarkKind
+
 namespace ballot {
 
 inline constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();
@@ -26,6 +28,8 @@ extern const std::array<Stage, kStageCount> kStages;  // in the order of a step
 
 struct StepRecord {
   std::int64_t step = 0;
+  // Seconds of the run so far, as RunRecord says; never falls.
+  double elapsed = 0;
   double loss = kNoValue, tokens = kNoValue, tokens_per_second = kNoValue, seconds = kNoValue;
   double bytes = kNoValue, vote_bytes = kNoValue, mean_bytes = kNoValue, control_bytes = kNoValue;
   double fp32_bytes = kNoValue, ties = kNoValue, unanimous = kNoValue, held = kNoValue;
@@ -37,6 +41,15 @@ struct StepRecord {
 struct EvaluationRecord {
   std::int64_t step = 0;
   double loss = kNoValue, tokens = kNoValue;
+  double elapsed = 0;
+};
+
+// Something that happened in a run, other than a step.
+struct EventRecord {
+  MarkKind kind = MarkKind::start;
+  std::int64_t step = 0;
+  double elapsed = 0;
+  std::string text;
 };
 
 // Agreement by layer, then voter, over the steps before.
@@ -47,12 +60,20 @@ struct LayerRecord {
   std::vector<std::vector<float>> agreement;
 };
 
+// Its time is the wall clock's while it ran: from each start's first line on, evaluations and
+// checkpoints included, without the pauses between a stop and the next start; of an elastic run
+// also the waiting between two terms, unless it had ended. Steps that a start repeats count once.
+// Lines without a time (of older versions) count with the seconds of their steps alone.
 struct RunRecord {
   std::string name;  // the folder's last part
   std::string folder;
   std::string model, rule, reduce, compute, workers;       // empty: not said
   std::vector<std::pair<std::string, std::string>> facts;  // the run line's plain values
-  int starts = 0;
+  std::int64_t planned_steps = 0;                          // 0: not said
+  bool elastic = false;
+  int starts = 0;  // of an elastic run: terms whose record was begun
+  std::size_t steps_with_time = 0;
+  std::vector<EventRecord> events;  // in order
   std::vector<StepRecord> steps;
   std::vector<EvaluationRecord> evaluations;
   std::optional<LayerRecord> layers;  // the last one

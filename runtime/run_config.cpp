@@ -9,6 +9,7 @@
 #include <limits>
 #include <sstream>
 
+#include "collectives/transport/network_address.h"  // parse_listen
 #include "core/error.h"
 #include "models/chat_template.h"  // chat_template_names
 #include "runtime/config_table.h"
@@ -390,6 +391,12 @@ void add_run(ConfigTable& table, RunConfig& config) {
   table.add("audit.agreement_window", config.audit.agreement_window,
             "steps; once in so many, agreement is also told by layer", 2, 100000);
   table.add("output.folder", config.output_folder, "run directory");
+  table.add(
+      "output.prometheus", config.prometheus,
+      "HOST:PORT where each worker answers Prometheus, such as 127.0.0.1:0; port 0: any, which "
+      "several workers of a machine need; empty: none (docs/watching.md)");
+  table.add("output.tensorboard", config.tensorboard,
+            "event files for TensorBoard in output.folder/tensorboard");
 }
 
 bool is_file(const std::string& path) {
@@ -452,6 +459,13 @@ void check_combinations(const RunConfig& config, bool here, std::vector<std::str
         "or "
         "does not, expected \"warn\"",
         to_string(config.estimator));
+  if (!config.prometheus.empty()) {
+    try {
+      parse_listen(config.prometheus, "output.prometheus =");
+    } catch (const ConfigError& failure) {
+      problems.push_back(failure.what());
+    }
+  }
   if (config.schedule.warmup_steps > config.steps)
     wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps,
           config.steps);

@@ -98,6 +98,8 @@ struct RunConfig {
   AuditConfig audit;
 
   std::string output_folder;
+  std::string prometheus;    // "HOST:PORT" of each worker's endpoint; empty: none
+  bool tensorboard = false;  // event files
 
   const ParameterGroup& group(ParameterKind kind) const {
     return groups[static_cast<std::size_t>(kind)];

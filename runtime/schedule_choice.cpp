@@ -12,7 +12,7 @@ MeasuredChoice choose_by_measurement(const BallotLayout& layout, const VoteOptio
                                      Transport& transport, Deadline deadline) {
   if (transport.size() == 1) return {{Schedule::sharded, "there is one worker", {}}};
   if (transport.device_link() != nullptr)
-    return {{Schedule::sharded, "votes from GPU to GPU are sharded", {}}};
+    return {{Schedule::sharded, "from GPU to GPU nothing is measured", {}}};
   Cluster cluster;
   cluster.workers = transport.size();
   cluster.node_size = options.node_size;

@@ -31,6 +31,7 @@
 #include "runtime/run_folder.h"
 #include "runtime/run_journal.h"
 #include "runtime/step_pipeline.h"
+#include "runtime/watching/worker_watch.h"
 
 namespace ballot {
 namespace {
@@ -77,6 +78,7 @@ bool require_same_configuration(const RunConfig& config, const Architecture& arc
   RunConfig shared = config;
   shared.threads = 0;  // resolved per machine; voters may differ in it
   shared.device = "";  // and in this: ballots are their own
+  shared.prometheus = "";
   require_same_everywhere(
       fmt::format("version {}\n{}model {}\n", version(), to_toml(shared), architecture.to_json()),
       transport, Deadline::in(deadline));
@@ -95,6 +97,13 @@ bool keeps_journal(const RunConfig& config, const StepLayout& layout, bool say) 
         reason);
   if (say) log_info("no journal, this run recovers from checkpoints only: {}", reason);
   return false;
+}
+
+// Null: nobody asked for it.
+std::unique_ptr<WorkerWatch> make_watch(const RunConfig& config, const Transport& transport) {
+  if (config.prometheus.empty()) return nullptr;
+  const auto voters = static_cast<std::size_t>(transport.size() / config.members);
+  return std::make_unique<WorkerWatch>(config.prometheus, WorkerWatch::Record::fixed, voters);
 }
 
 int members_of(const RunConfig& config, const Transport& transport) {
@@ -131,6 +140,7 @@ class Trainer {
         architecture_(read_architecture(config.model_folder)),
         same_configuration_(
             require_same_configuration(config, *architecture_, transport, deadline_)),
+        shown_(make_watch(config, transport)),
         memory_before_(process_memory()),
         device_(find_device(config, *architecture_, hooks.local_rank, &device_reason_)),
         compute_(resolve_compute(config.compute, device_)),
@@ -351,9 +361,23 @@ class Trainer {
           processor_features(device_), products());
   }
 
+  void show() {
+    if (shown_ == nullptr) return;
+    const int workers = transport_.size(), rank = transport_.rank();
+    if (leads()) remove_scrape_targets_from(config_.output_folder, workers);
+    const std::string run = fs::weakly_canonical(config_.output_folder).filename().string();
+    shown_->announce(config_.output_folder, fmt::format("worker-{}", rank), run,
+                     std::to_string(rank));
+    shown_->begin(training_.step, config_.steps, workers,
+                  static_cast<int>(workers / config_.members));
+    if (leads()) shown_->follows_checkpoints();
+  }
+
   void start_record() {
+    show();
     if (!leads()) return;
-    metrics_ = std::make_unique<MetricsLog>(config_.output_folder, training_.step);
+    metrics_ =
+        std::make_unique<MetricsLog>(config_.output_folder, training_.step, config_.tensorboard);
     const ParameterGroup& hidden = config_.group(ParameterKind::hidden_matrix);
     RunFacts facts;
     facts.version = version();
@@ -545,7 +569,7 @@ class Trainer {
           training_.step);
     }
     const double checkpoint_seconds = checkpoints_->take_wait_seconds();
-    if (!leads()) return stop;
+    if (!leads() && shown_ == nullptr) return stop;
 
     const double share = 2.0 * (transport_.size() - 1) / transport_.size();
     record.step = training_.step;
@@ -574,6 +598,8 @@ class Trainer {
     record.checkpoint_wait_seconds = checkpoint_seconds;
     record.slow_stages = slow_stages(reports);
     record.step_seconds = whole.elapsed();
+    if (shown_ != nullptr) shown_->step(record);
+    if (!leads()) return stop;
     metrics_->step(record);
     progress.update(record);
     return stop;
@@ -585,6 +611,7 @@ class Trainer {
       const std::string text =
           fmt::format("step {}: {}; it takes that from worker {}", training_.step,
                       audit_.describe(difference), difference.most.front());
+      if (shown_ != nullptr) shown_->repaired();
       if (!leads()) continue;
       log_warning("{}", text);
       metrics_->notice("repair", training_.step, difference.others.front(), text);
@@ -599,6 +626,7 @@ class Trainer {
     const bool silences = config_.audit.bad_voter == AuditConfig::BadVoter::abstain;
     if (silences && alarm->voter == transport_.rank() / plan_.members)
       pipeline_.abstain_from_now(true);
+    if (shown_ != nullptr) shown_->alarmed();
     if (!leads()) return;
     const std::string text = fmt::format(
         "step {}: {}{}{}", training_.step, alarm->describe(config_.audit.agreement_window),
@@ -690,6 +718,7 @@ class Trainer {
   double evaluate_now() {
     Stopwatch watch;
     const Loss loss = evaluate(*model_, *data_.windows(), config_.batch, transport_, deadline_);
+    if (shown_ != nullptr) shown_->evaluated(loss.mean());
     if (leads()) {
       metrics_->evaluation(training_.step, loss.mean(), loss.tokens, watch.elapsed());
       log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", training_.step,
@@ -727,6 +756,10 @@ class Trainer {
 
   void note_checkpoints() {
     for (const RunCheckpoints::Event& event : checkpoints_->take_events()) {
+      if (shown_ != nullptr && event.error.empty())
+        shown_->checkpoint(event.step, event.seconds, event.bytes);
+      else if (shown_ != nullptr)
+        shown_->checkpoint_failed();
       if (event.error.empty())
         metrics_->checkpoint(event.step, event.path, event.seconds, event.write_seconds,
                              event.bytes);
@@ -741,6 +774,7 @@ class Trainer {
   Duration deadline_;
   std::unique_ptr<Architecture> architecture_;
   bool same_configuration_;
+  std::unique_ptr<WorkerWatch> shown_;  // to Prometheus; null: to nobody
   ProcessMemory memory_before_;
   std::string device_reason_;  // empty: as configured
   Device device_;

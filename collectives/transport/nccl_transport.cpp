@@ -33,8 +33,7 @@ class NcclTransport final : public Transport, private DeviceLink {
 
   std::unique_ptr<Transport> split(int, Deadline) override {
     throw ConfigError(
-        "transport nccl does not carry voters of several members or nodes: expected vote.members = "
-        "1 and schedule = sharded");
+        "transport nccl does not carry voters of several members: expected vote.members = 1");
   }
 
  private:
@@ -56,6 +55,16 @@ class NcclTransport final : public Transport, private DeviceLink {
       sent_.messages_sent[i] += m.bytes > 0;
     }
     for (const DeviceMessage& m : from) sent_.bytes_received[i] += m.bytes;
+  }
+  void sum(Purpose purpose, std::uint32_t* values, std::int64_t count, Stream& stream) override {
+    communicator_->sum(values, count, stream, Deadline::in(call_deadline_));
+    const auto i = static_cast<std::size_t>(purpose);
+    const auto others = static_cast<std::uint64_t>(size() - 1);
+    const std::uint64_t bytes = 2 * others * static_cast<std::uint64_t>(count) *
+                                sizeof(std::uint32_t) / static_cast<std::uint64_t>(size());
+    sent_.bytes_sent[i] += bytes;
+    sent_.bytes_received[i] += bytes;
+    sent_.messages_sent[i] += 2 * others;
   }
   void check() override { communicator_->check(); }
   void abort() noexcept override { communicator_->abort(); }

@@ -93,6 +93,13 @@ HostPort parse_host_port(const std::string& text, const std::string& what) {
   return result;
 }
 
+HostPort parse_listen(const std::string& text, const std::string& what) {
+  if (!text.ends_with(":0")) return parse_host_port(text, what);
+  HostPort where = parse_host_port(text.substr(0, text.size() - 1) + "1", what);
+  where.port = 0;
+  return where;
+}
+
 bool NetworkAddress::loopback() const {
   return v6 ? ip == "::1" : ip.starts_with("127.");
 }
@@ -179,6 +186,12 @@ bool end_connection(const ConnectionEnd& end) {
   }
   closedir(folder);
   return found;
+}
+
+void try_to_connect(const NetworkAddress& to) {
+  const Socket tcp(to.v6, SOCK_STREAM | SOCK_NONBLOCK);
+  SocketAddress address = socket_address(to);
+  [[maybe_unused]] const int begun = connect(tcp.get(), address.get(), address.size);
 }
 
 std::string why_not_listen(const NetworkAddress& at) {

@@ -13,6 +13,8 @@ struct HostPort {
 
 // "name:29400", "10.0.0.1:29400", "[fe80::1]:29400"; ConfigError, naming `what`, for anything else.
 HostPort parse_host_port(const std::string& text, const std::string& what);
+// The same for where to listen: port 0 is any.
+HostPort parse_listen(const std::string& text, const std::string& what);
 
 // A numeric address.
 struct NetworkAddress {
@@ -45,6 +47,9 @@ NetworkAddress parse_grpc_peer(const std::string& text);
 // Ends the connection, whoever in this process holds its socket: what waits to be written fails at
 // once. False if there is none such.
 bool end_connection(const ConnectionEnd& end);
+
+// Opens a connection and closes it again, without waiting for either.
+void try_to_connect(const NetworkAddress& to);
 
 // Why nobody can listen there, or empty.
 std::string why_not_listen(const NetworkAddress& at);

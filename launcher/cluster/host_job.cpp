@@ -42,6 +42,7 @@ class HostJobMaker {
                                       std::to_string(placement_->voters()),
                                       "--min-workers",
                                       std::to_string(job_.min_voters)};
+    if (!job_.prometheus.empty()) words.insert(words.end(), {"--prometheus", job_.prometheus});
     add_access(words);
     return start(meeting_, std::move(words), 1, 0);
   }

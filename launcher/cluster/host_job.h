@@ -20,11 +20,12 @@ struct HostJob {
   std::string run_folder;       // output.folder
   std::string coordinator_run;  // its name at the coordinator; empty: the folder's
   bool elastic = false;
-  int min_voters = 1;  // elastic
-  std::string resume;  // fixed: --resume=...; empty: a new run
-  int threads = 0;     // of each worker; 0: the host's cores divided by its workers
-  int restarts = 0;    // elastic
-  std::string token;   // the job's secret
+  int min_voters = 1;      // elastic
+  std::string prometheus;  // elastic: of the coordinator's endpoint; empty: none
+  std::string resume;      // fixed: --resume=...; empty: a new run
+  int threads = 0;         // of each worker; 0: the host's cores divided by its workers
+  int restarts = 0;        // elastic
+  std::string token;       // the job's secret
   GrpcTls tls;
   bool insecure = false;
 };

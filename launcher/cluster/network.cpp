@@ -171,6 +171,10 @@ NetworkChoice choose_network(const std::vector<std::string>& hosts,
                     list_of(hosts, facts));
 }
 
+std::string network_text(const NetworkInterface& interface) {
+  return text_of(network_of(interface));
+}
+
 std::string resolve(const std::string& host) {
   const std::size_t at = host.rfind('@');
   const std::string name = at == std::string::npos ? host : host.substr(at + 1);

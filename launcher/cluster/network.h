@@ -28,6 +28,9 @@ NetworkChoice choose_network(const std::vector<std::string>& hosts,
                              const std::vector<HostFacts>& facts,
                              const std::vector<std::string>& resolved, const std::string& asked);
 
+// "10.77.0.0/24": the network that an interface is on.
+std::string network_text(const NetworkInterface& interface);
+
 // The IPv4 address that a host's name has for this machine; empty where it has none. A user@ before
 // it does not count. May take as long as the resolver does.
 std::string resolve(const std::string& host);

@@ -4,7 +4,7 @@
 
 #include "core/error.h"
 #include "launcher/cluster/program_run.h"
-#include "launcher/cluster/starter.h"  // shell_quoted
+#include "launcher/shell_words.h"
 
 namespace ballot {
 namespace {

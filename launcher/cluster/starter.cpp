@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "launcher/child_process.h"  // find_program
+#include "launcher/shell_words.h"
 
 namespace ballot {
 namespace {
@@ -38,40 +39,6 @@ const std::vector<std::string> kSrunOptions = {"--nodes=1",    "--ntasks=1",    
                                                "--unbuffered", "--kill-on-bad-exit=0"};
 
 }  // namespace
-
-std::string shell_quoted(const std::string& word) {
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
-std::vector<std::string> split_words(const std::string& flag, const std::string& text) {
-  std::vector<std::string> words;
-  std::string word;
-  bool in_word = false;
-  char quote = 0;
-  for (const char c : text) {
-    if (quote != 0) {
-      if (c == quote)
-        quote = 0;
-      else
-        word += c;
-    } else if (c == '\'' || c == '"') {
-      quote = c;
-      in_word = true;
-    } else if (c == ' ' || c == '\t') {
-      if (in_word) words.push_back(word);
-      word.clear();
-      in_word = false;
-    } else {
-      word += c;
-      in_word = true;
-    }
-  }
-  if (quote != 0) throw ConfigError("{} {}: a {} that does not end", flag, text, quote);
-  if (in_word) words.push_back(word);
-  return words;
-}
 
 StartCommand make_start(const Starter& starter, const std::string& host, const AgentOrder& order) {
   require(!starter.program.empty(), "a starter without a program");

@@ -30,11 +30,4 @@ struct StartCommand {
 // Unavailable, with the package to install, where ssh or srun is not in PATH.
 StartCommand make_start(const Starter& starter, const std::string& host, const AgentOrder& order);
 
-// A word as a POSIX shell reads it back unchanged: ssh hands the far side one line.
-std::string shell_quoted(const std::string& word);
-
-// The words of a command line that a user gave as one text: blanks part words, '...' and "..." keep
-// them together. ConfigError, naming `flag`, where a quote does not end.
-std::vector<std::string> split_words(const std::string& flag, const std::string& text);
-
 }  // namespace ballot

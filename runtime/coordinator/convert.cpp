@@ -104,6 +104,7 @@ std::string encode(const Pulse& pulse) {
     one.set_worker(accused.worker);
     one.set_reason(printable(accused.reason));
   }
+  if (pulse.recorded) write(*pulse.recorded, *message.mutable_recorded());
   if (pulse.rebuilt) {
     write(pulse.rebuilt->at, *message.mutable_rebuilt()->mutable_at());
     message.mutable_rebuilt()->set_wrong_from(pulse.rebuilt->wrong_from);
@@ -168,6 +169,7 @@ Pulse decode_pulse(ConstBytes bytes) {
         {read_worker(message.accused(i).worker(), {&at, "worker"}),
          read_text(message.accused(i).reason(), 0, kMostTextBytes, {&at, "reason"})});
   }
+  if (message.has_recorded()) pulse.recorded = read(message.recorded(), {&field, "recorded"});
   if (message.has_rebuilt()) {
     const Field rebuilt{&field, "rebuilt"}, at{&rebuilt, "at"}, from{&rebuilt, "wrong_from"};
     const wire::Rebuilt& one = message.rebuilt();
@@ -198,6 +200,7 @@ std::string encode(const Order& order) {
     write(checkpoint, *message.add_checkpoints());
   message.set_rewind(order.rewind);
   message.set_steps(order.steps);
+  message.set_reason(printable(order.reason));
   return serialize(message, kMostAnswerBytes);
 }
 
@@ -230,6 +233,7 @@ Order decode_order(ConstBytes bytes) {
     order.checkpoints.push_back(read(message.checkpoints(i), {&field, "checkpoints", i}));
   order.rewind = message.rewind();
   order.steps = read_count(message.steps(), {&field, "steps"});
+  order.reason = read_text(message.reason(), 0, kMostTextBytes, {&field, "reason"});
   return order;
 }
 

@@ -1,6 +1,5 @@
 // The answer to `ballot status` as bytes.
 #include <algorithm>
-#include <cmath>
 
 #include "runtime/coordinator/service_status.h"
 #include "runtime/coordinator/wire_values.h"
@@ -14,11 +13,6 @@ constexpr std::size_t kMostChanges = 100;
 // Of each worker, so that the answer stays within its limit with all of them.
 constexpr int kShownSuspects = 4;
 constexpr std::size_t kShownBytes = 120;
-
-double read_seconds(double value, const Field& field) {
-  expect(std::isfinite(value) && value >= 0, field, value, "0 or more");
-  return value;
-}
 
 }  // namespace
 
@@ -61,6 +55,7 @@ std::string encode(const ServiceStatus& status) {
   message.set_reason(printable(from.reason, kMostReasonBytes));
   message.set_revision(from.revision);
   message.set_steps(from.steps);
+  if (status.recorded) write(*status.recorded, *message.mutable_recorded());
   for (const auto& [reason, count] : status.refusals) {
     wire::RefusalCount& one = *message.add_refusals();
     one.set_reason(reason);
@@ -83,8 +78,8 @@ ServiceStatus decode_status(ConstBytes bytes) {
   status.run = read_text(message.run(), 0, kMostRunBytes, {&field, "run"});
   status.version = read_text(message.version(), 0, kMostVersionBytes, {&field, "version"});
   status.store = read_text(message.store(), 0, kMostTextBytes, {&field, "store"});
-  status.seconds_up = read_seconds(message.seconds_up(), {&field, "seconds_up"});
-  status.commit_rate = read_seconds(message.steps_per_second(), {&field, "steps_per_second"});
+  status.seconds_up = read_measure(message.seconds_up(), {&field, "seconds_up"});
+  status.commit_rate = read_measure(message.steps_per_second(), {&field, "steps_per_second"});
   to.leading = message.leading();
   to.term = read_count(message.term(), {&field, "term"});
   to.start = read(message.start(), {&field, "start"});
@@ -103,7 +98,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
     worker.state = read_state(one.state(), {&at, "state"});
     worker.silent = one.silent();
     worker.since_pulse = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(
-        std::min(1e8, read_seconds(one.seconds_since_pulse(), {&at, "seconds_since_pulse"}))));
+        std::min(1e8, read_measure(one.seconds_since_pulse(), {&at, "seconds_since_pulse"}))));
     worker.held = read(one.held(), {&at, "held"});
     worker.durable = read(one.durable(), {&at, "durable"});
     worker.stage = read_text(one.stage(), 0, kMostTextBytes, {&at, "stage"});
@@ -115,7 +110,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
            read_text(one.suspects(k).reason(), 0, kMostTextBytes, {&suspect, "reason"})});
     }
     status.rates[worker.identity.worker] =
-        read_seconds(one.steps_per_second(), {&at, "steps_per_second"});
+        read_measure(one.steps_per_second(), {&at, "steps_per_second"});
     if (one.has_agreement()) worker.agreement = read_share(one.agreement(), {&at, "agreement"});
     to.workers.push_back(std::move(worker));
   }
@@ -127,6 +122,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
   to.reason = read_text(message.reason(), 0, kMostReasonBytes, {&field, "reason"});
   to.revision = read_count(message.revision(), {&field, "revision"});
   to.steps = read_count(message.steps(), {&field, "steps"});
+  if (message.has_recorded()) status.recorded = read(message.recorded(), {&field, "recorded"});
   const int refusals = read_size(message.refusals_size(), kMostRefusalKinds, {&field, "refusals"});
   for (int i = 0; i < refusals; ++i) {
     const Field at{&field, "refusals", i};
@@ -139,7 +135,7 @@ ServiceStatus decode_status(ConstBytes bytes) {
     const wire::TermChange& one = message.changes(i);
     status.changes.push_back({read_count(one.term(), {&at, "term"}),
                               read_text(one.reason(), 0, kMostTextBytes, {&at, "reason"}),
-                              read_seconds(one.seconds_ago(), {&at, "seconds_ago"})});
+                              read_measure(one.seconds_ago(), {&at, "seconds_ago"})});
   }
   return status;
 }

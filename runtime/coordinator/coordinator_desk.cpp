@@ -179,8 +179,8 @@ void CoordinatorDesk::beat() {
   }
   end_late_joins();
   end_silent_streams(now);
-  push_orders(now);
   say_what_changed(now);
+  push_orders(now);
 }
 
 // What should not wait for a worker's next pulse.
@@ -189,11 +189,28 @@ void CoordinatorDesk::push_orders(TimePoint now) {
   pushed_ = core_->news();
   for (auto& [key, stream] : streams_) {
     if (!stream.identity) continue;
-    const std::optional<Order> order = core_->order_again(now, *stream.identity);
+    std::optional<Order> order = core_->order_again(now, *stream.identity);
     if (!order || !is_urgent(*order, stream.told, stream.state)) continue;
+    add_reason(*order);
     stream.told = *order;
     stream.call->answer(*order);
   }
+}
+
+// The core does not keep why a term began.
+void CoordinatorDesk::add_reason(Order& order) const {
+  if (!order.record) return;
+  for (const Change& change : changes_)
+    if (change.term == order.record->term) order.reason = change.reason;
+}
+
+// Whoever wrote the record in an earlier term may still tell of it.
+void CoordinatorDesk::keep_recorded(const Pulse& pulse) {
+  if (!pulse.recorded || pulse.term < recorded_term_ ||
+      (pulse.term == recorded_term_ && recorded_ && pulse.recorded->step < recorded_->step))
+    return;
+  recorded_ = pulse.recorded;
+  recorded_term_ = pulse.term;
 }
 
 void CoordinatorDesk::finish_request(const RowOutcome& outcome) {
@@ -359,14 +376,17 @@ void CoordinatorDesk::hear(const std::shared_ptr<PulseCall>& call, const Pulse& 
   stream.heard = now;
   const std::int64_t term = core_->row().term ? core_->row().term->term : 0;
   const bool speaks = core_->leading() && !core_->must_read();
-  const std::optional<Order> order = core_->pulse(now, pulse);
+  std::optional<Order> order = core_->pulse(now, pulse);
   if (order) {
+    add_reason(*order);
     if (order->rejoin)
       refusals_.add(Refusal::fenced, who,
                     fmt::format("worker {}, incarnation {} has to join (again)",
                                 pulse.identity.worker, pulse.identity.incarnation));
-    else
+    else {
       rates_[pulse.identity.worker].add(now, pulse.held.step);
+      keep_recorded(pulse);
+    }
     stream.told = *order;
     stream.state = pulse.state;
     call->answer(*order);
@@ -435,6 +455,7 @@ ServiceStatus CoordinatorDesk::make_status() const {
   status.version = version();
   status.store = rows_->store_name();
   status.seconds_up = seconds(now - began_);
+  status.recorded = recorded_;
   status.commit_rate = commit_rate_.steps_per_second(now);
   for (const auto& [worker, rate] : rates_) status.rates[worker] = rate.steps_per_second(now);
   for (const Change& change : changes_)

@@ -130,6 +130,8 @@ class CoordinatorDesk {
   void end_all(const CallEnd& why);
   void say_what_changed(TimePoint now);
   void push_orders(TimePoint now);
+  void add_reason(Order& order) const;
+  void keep_recorded(const Pulse& pulse);
   ServiceStatus make_status() const;
   bool ended() const;
   std::string why_ended() const;
@@ -146,6 +148,8 @@ class CoordinatorDesk {
   std::vector<ParkedJoin> joins_;
   std::map<std::int32_t, RateWindow> rates_;
   RateWindow commit_rate_;
+  std::optional<RecordedStep> recorded_;  // the newest, by term and step
+  std::int64_t recorded_term_ = 0;
   Request request_ = Request::none;  // of the row, under way
   int failures_ = 0;                 // of the store, since it last wrote
   TimePoint retry_at_{};             // not before is it asked again

@@ -22,15 +22,6 @@ constexpr auto kHealthEvery = std::chrono::milliseconds(200);
 // For what is on its way to callers when the coordinator ends.
 constexpr auto kLinger = std::chrono::seconds(2);
 
-// "host:0" as well, which parse_host_port() does not take.
-NetworkAddress parse_listen(const std::string& text) {
-  const bool any_port = text.ends_with(":0");
-  HostPort where = parse_host_port(any_port ? text.substr(0, text.size() - 1) + "1" : text,
-                                   "the address to listen at");
-  if (any_port) where.port = 0;
-  return resolve(where);
-}
-
 void require_access(const NetworkAddress& at, const CoordinatorAccess& access) {
   if (at.loopback() || access.tls.given()) return;
   if (access.secret.empty() && access.insecure)
@@ -84,7 +75,7 @@ CoordinatorServer::CoordinatorServer(CoordinatorServerOptions options,
                                      std::unique_ptr<RowStore> store, const Clock& clock)
     : options_(std::move(options)), refusals_(clock) {
   const CoordinatorAccess& access = options_.access;
-  NetworkAddress at = parse_listen(options_.listen);
+  NetworkAddress at = resolve(parse_listen(options_.listen, "the address to listen at"));
   require_access(at, access);
   prepare_grpc_process();
   const auto credentials = make_server_credentials(access);

@@ -36,6 +36,8 @@ class CoordinatorServer {
 
   // Where it listens: "10.0.0.1:29500".
   const std::string& address() const { return address_; }
+  // As the desk's; any thread.
+  void status(std::function<void(const ServiceStatus*)> reply) { desk_->status(std::move(reply)); }
   // Tells every caller that the coordinator goes, and why, then ends. Workers go on without it.
   void stop(const std::string& why);
   // Until it has ended; false at the deadline. Throws what ended it, if that was no stop().

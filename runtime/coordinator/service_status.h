@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,6 +25,7 @@ struct ServiceStatus {
   double seconds_up = 0;
   double commit_rate = 0;                // steps per second of the commit, over the last minute
   std::map<std::int32_t, double> rates;  // by worker: of the step it holds
+  std::optional<RecordedStep> recorded;  // the last that was told of, by whoever writes the record
   std::vector<TermChange> changes;       // the last few, the oldest first
   // Calls and messages turned away since the start, by why.
   std::map<std::string, std::int64_t> refusals;

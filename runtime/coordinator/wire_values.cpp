@@ -1,5 +1,7 @@
 #include "runtime/coordinator/wire_values.h"
 
+#include <cmath>
+
 #include <google/protobuf/stubs/logging.h>
 
 #include <algorithm>
@@ -21,6 +23,11 @@ std::int64_t read_count(std::int64_t value, const Field& field) {
 std::int32_t read_worker(std::int32_t value, const Field& field) {
   expect(value >= 0 && value < kMostWorkers, field, value,
          fmt::format("0 to {}", kMostWorkers - 1));
+  return value;
+}
+
+double read_measure(double value, const Field& field) {
+  expect(std::isfinite(value) && value >= 0, field, value, "0 or more");
   return value;
 }
 
@@ -189,6 +196,33 @@ TermRecord read(const wire::TermRecord& from, const Field& field) {
   record.quorum = small(from.quorum(), "quorum");
   record.config = read(from.config());
   return record;
+}
+
+void write(const RecordedStep& from, wire::RecordedStep& to) {
+  to.set_step(from.step);
+  if (from.loss) to.set_loss(*from.loss);
+  to.set_tokens_per_second(from.tokens_per_second);
+  to.set_tokens_total(from.tokens_total);
+  to.set_bytes_sent(from.bytes_sent);
+  to.set_fp32_bytes(from.fp32_bytes);
+  if (from.ties) to.set_ties(*from.ties);
+  if (from.agreement) to.set_agreement(*from.agreement);
+}
+
+RecordedStep read(const wire::RecordedStep& from, const Field& field) {
+  RecordedStep step;
+  step.step = read_count(from.step(), {&field, "step"});
+  if (from.has_loss()) {
+    expect(std::isfinite(from.loss()), {&field, "loss"}, from.loss(), "a finite number");
+    step.loss = from.loss();
+  }
+  step.tokens_per_second = read_measure(from.tokens_per_second(), {&field, "tokens_per_second"});
+  step.tokens_total = read_count(from.tokens_total(), {&field, "tokens_total"});
+  step.bytes_sent = read_count(from.bytes_sent(), {&field, "bytes_sent"});
+  step.fp32_bytes = read_count(from.fp32_bytes(), {&field, "fp32_bytes"});
+  if (from.has_ties()) step.ties = read_share(from.ties(), {&field, "ties"});
+  if (from.has_agreement()) step.agreement = read_share(from.agreement(), {&field, "agreement"});
+  return step;
 }
 
 wire::WorkerState wire_state(WorkerState state) {

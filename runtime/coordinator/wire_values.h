@@ -36,7 +36,8 @@ const Message& given(bool there, const Message& message, const Field& field) {
 
 std::int64_t read_count(std::int64_t value, const Field& field);
 std::int32_t read_worker(std::int32_t value, const Field& field);
-double read_share(double value, const Field& field);  // 0 to 1
+double read_share(double value, const Field& field);    // 0 to 1
+double read_measure(double value, const Field& field);  // finite, 0 or more
 int read_size(int size, std::size_t most, const Field& field);
 std::string read_text(const std::string& text, std::size_t least, std::size_t most,
                       const Field& field);
@@ -57,6 +58,9 @@ void write(const CheckpointFact& from, wire::CheckpointFact& to);
 CheckpointFact read(const wire::CheckpointFact& from, const Field& field, std::size_t most_files);
 void write(const TermRecord& from, wire::TermRecord& to);
 TermRecord read(const wire::TermRecord& from, const Field& field);
+
+void write(const RecordedStep& from, wire::RecordedStep& to);
+RecordedStep read(const wire::RecordedStep& from, const Field& field);
 
 wire::WorkerState wire_state(WorkerState state);
 WorkerState read_state(wire::WorkerState state, const Field& field);

@@ -24,6 +24,7 @@
 #include "runtime/layer_agreement.h"
 #include "runtime/metrics.h"
 #include "runtime/run_folder.h"
+#include "runtime/watching/worker_watch.h"
 
 namespace ballot {
 namespace {
@@ -54,7 +55,8 @@ ElasticJournal::Options journal_options(const RunConfig& config, const ElasticOp
   return journal;
 }
 
-constexpr std::size_t kLinesKept = 64;  // of steps, for the record that another worker leaves
+constexpr std::size_t kMostNumbers = 1024;  // workers' are below
+constexpr std::size_t kLinesKept = 64;      // of steps, for the record that another worker leaves
 
 // The run's record: written by the first worker of the term. All have what it says of a step (the
 // owners tell their figures with their verdicts), so that whoever takes over goes on in the same
@@ -62,17 +64,19 @@ constexpr std::size_t kLinesKept = 64;  // of steps, for the record that another
 class ElasticRecord {
  public:
   ElasticRecord(const RunConfig& config, const ElasticOptions& options, Replica& replica,
-                ElasticJournal& journal, ElasticWorker& worker, TrainingResult& result)
+                ElasticJournal& journal, ElasticWorker& worker, WorkerWatch* shown,
+                TrainingResult& result)
       : config_(config),
         options_(options),
         replica_(replica),
         journal_(journal),
         worker_(worker),
+        shown_(shown),
         result_(result),
         progress_(config.steps),
         layer_map_(replica.layout().voted()) {}
 
-  void entered(const TermRecord& record) {
+  void entered(const TermRecord& record, const std::string& reason) {
     const PeersTraffic traffic = worker_.traffic();
     log_info("term {}: {} workers, from step {}", record.term, record.workers.size(),
              record.start.step);
@@ -92,6 +96,10 @@ class ElasticRecord {
       layer_steps_ = 0;
       last_layers_.reset();
     }
+    if (shown_ != nullptr) {
+      const auto voters = static_cast<int>(workers_.size());
+      shown_->enter(record.term, voters * static_cast<int>(config_.members), voters);
+    }
     const bool leads = workers_.front() == options_.worker;
     if (!leads) {
       metrics_.reset();
@@ -102,21 +110,26 @@ class ElasticRecord {
     const std::int64_t step = replica_.position().step;
     std::erase_if(lines_, [step](const Line& line) { return line.metrics.step > step; });
     // Up to the start the lines are those of this history, though this worker may be behind it.
-    metrics_ = std::make_unique<MetricsLog>(config_.output_folder, record.start.step);
+    metrics_ =
+        std::make_unique<MetricsLog>(config_.output_folder, record.start.step, config_.tensorboard);
     for (const Line& line : lines_)
       if (line.metrics.step > metrics_->opened_after()) write(line);
     metrics_->run(facts(record));
+    metrics_->term(record.start.step, record.term, workers_, reason);
+    checkpoint_ = worker_.checkpoint();  // published before: by whom wrote the record then
     if (step == 0 && record.start.step == 0)
       if (const auto loss = evaluate()) result_.first_loss = *loss;
   }
 
-  VoterJudgement applied(const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
+  AppliedAnswer applied(const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
     std::erase_if(lines_, [&](const Line& line) { return line.metrics.step >= applied.step; });
     if (figures) {
       watch(*figures);
       lines_.push_back({line_of(applied, *figures), figures->votes});
       if (lines_.size() > kLinesKept) lines_.pop_front();
+      if (shown_ != nullptr) show(lines_.back());
       if (metrics_) {
+        note_checkpoint();
         write(lines_.back());
         progress_.update(lines_.back().metrics);
         const bool last = applied.step == config_.steps;
@@ -124,13 +137,15 @@ class ElasticRecord {
           if (const auto loss = evaluate()) result_.last_loss = *loss;
       }
     }
+    if (!figures && shown_ != nullptr) shown_->caught_up(applied.step);
     before_ = worker_.traffic();
     watch_step_ = Stopwatch();
-    return judgement();
+    return {judgement(), recorded()};
   }
 
   void end(bool finished) {
     progress_.finish();
+    note_checkpoint();
     if (metrics_) metrics_->end(replica_.position().step, finished, total_.elapsed());
   }
 
@@ -140,10 +155,30 @@ class ElasticRecord {
     VoteStatistics votes;
   };
 
-  void write(const Line& line) {
+  StepMetrics whole(const Line& line) const {
     StepMetrics metrics = line.metrics;
     if (replica_.layout().voted().count() > 0) metrics.votes = &line.votes;
-    metrics_->step(metrics);
+    return metrics;
+  }
+
+  void write(const Line& line) { metrics_->step(whole(line)); }
+
+  void show(const Line& line) {
+    // Of the term before, whose voters had other numbers.
+    const bool same_voters = line.votes.agreed.size() == workers_.size();
+    StepMetrics metrics = whole(line);
+    if (!same_voters) metrics.votes = nullptr;
+    shown_->step(metrics, workers_);
+    if (const std::int64_t step = worker_.checkpoint_step(); step > 0)
+      shown_->newest_checkpoint(step);
+  }
+
+  // Told by the coordinator, some steps after it.
+  void note_checkpoint() {
+    const std::string newest = worker_.checkpoint();
+    if (!metrics_ || newest == checkpoint_) return;
+    checkpoint_ = newest;
+    metrics_->checkpoint(worker_.checkpoint_step(), newest);
   }
 
   // The same on every worker of the term, being made of what all have.
@@ -162,6 +197,7 @@ class ElasticRecord {
                     describe_worst(layers, static_cast<std::size_t>(alarm->voter)),
                     sends_away ? "; it is sent away" : "");
     if (sends_away) accused_[worker] = text;
+    if (shown_ != nullptr) shown_->alarmed();
     if (!metrics_) return;
     log_warning("{}", text);
     metrics_->notice("alarm", figures.step, worker, text);
@@ -198,10 +234,36 @@ class ElasticRecord {
     return judgement;
   }
 
+  // Of the last line, while this worker writes them.
+  std::optional<RecordedStep> recorded() const {
+    if (!metrics_ || lines_.empty()) return std::nullopt;
+    const auto& [line, votes] = lines_.back();
+    RecordedStep recorded;
+    recorded.step = line.step;
+    if (std::isfinite(line.loss)) recorded.loss = line.loss;
+    if (line.step_seconds > 0)
+      recorded.tokens_per_second = static_cast<double>(line.tokens) / line.step_seconds;
+    recorded.tokens_total = line.tokens_total;
+    recorded.bytes_sent = static_cast<std::int64_t>(line.traffic.total_sent());
+    recorded.fp32_bytes = static_cast<std::int64_t>(line.fp32_bytes);
+    if (votes.elements > 0)
+      recorded.ties = static_cast<double>(votes.ties) / static_cast<double>(votes.elements);
+    double sum = 0;
+    int voters = 0;
+    for (std::size_t v = 0; v < votes.agreed.size(); ++v)
+      if (votes.compared[v] > 0) {
+        sum += static_cast<double>(votes.agreed[v]) / static_cast<double>(votes.compared[v]);
+        ++voters;
+      }
+    if (voters > 1) recorded.agreement = sum / voters;
+    return recorded;
+  }
+
   StepMetrics line_of(const AppliedRecord& applied, const StepFigures& decided) {
     StepMetrics line;
     const Replica::Times& times = replica_.times();
     const PeersTraffic traffic = worker_.traffic();
+    line.time = wall_clock();
     line.step = applied.step;
     line.loss =
         decided.loss.tokens > 0 ? decided.loss.mean() : std::numeric_limits<double>::quiet_NaN();
@@ -242,6 +304,7 @@ class ElasticRecord {
     if (!loss) return std::nullopt;
     const std::int64_t step = replica_.position().step;
     metrics_->evaluation(step, loss->mean(), loss->tokens, watch.elapsed());
+    if (shown_ != nullptr) shown_->evaluated(loss->mean());
     log_info("step {}: held-out loss {:.4f} nats per token over {} tokens", step, loss->mean(),
              loss->tokens);
     return loss->mean();
@@ -276,11 +339,13 @@ class ElasticRecord {
   Replica& replica_;
   ElasticJournal& journal_;
   ElasticWorker& worker_;
+  WorkerWatch* const shown_;  // to Prometheus; null: to nobody
   TrainingResult& result_;
   ProgressLine progress_;
   std::unique_ptr<MetricsLog> metrics_;  // null: another worker writes it
   PeersTraffic before_;
   std::uint64_t member_bytes_ = 0;
+  std::string checkpoint_;  // the newest that the record knows of
   bool entered_ = false;
   std::vector<std::int32_t> workers_;  // of the term, by voter
   AgreementWatch watch_;
@@ -306,10 +371,26 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
                      : fmt::format("worker {} member {}", options.worker, members->rank()));
   const auto patience =
       std::chrono::duration_cast<Duration>(std::chrono::duration<double>(config.deadline_seconds));
-  Replica replica(config, hooks, members);
+  std::optional<WorkerWatch> shown;  // before anything takes long: its port may be taken
+  if (!config.prometheus.empty())
+    shown.emplace(config.prometheus,
+                  first ? WorkerWatch::Record::elastic : WorkerWatch::Record::none, kMostNumbers);
+  TrainingHooks shown_hooks = hooks;
+  if (shown && !first)  // which has no record: all it knows is its steps
+    shown_hooks.after_step = [&](std::int64_t step, const ParameterArena& arena) {
+      shown->caught_up(step);
+      if (hooks.after_step) hooks.after_step(step, arena);
+    };
+  Replica replica(config, first ? hooks : shown_hooks, members);
   TrainingResult result;
   result.first_loss = result.last_loss = std::numeric_limits<double>::quiet_NaN();
   if (!first) {
+    if (shown) {
+      shown->announce(config.output_folder,
+                      fmt::format("worker-{}-member-{}", options.worker, members->rank()),
+                      options.run, fmt::format("{}.{}", options.worker, members->rank()));
+      shown->begin(replica.position().step, config.steps, 0, 0);
+    }
     result.stopped = !replica.follow();
     result.steps = replica.position().step;
     result.digest = replica.digest();
@@ -345,9 +426,17 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
     return finish();
   }
   ElasticWorker worker(config, options, hooks, replica, journal, recovery, std::move(start));
-  ElasticRecord record(config, options, replica, journal, worker, result);
+  if (shown) {
+    shown->announce(config.output_folder, fmt::format("worker-{}", options.worker), options.run,
+                    std::to_string(options.worker));
+    shown->begin(replica.position().step, config.steps, 0, 0);
+  }
+  ElasticRecord record(config, options, replica, journal, worker, shown ? &*shown : nullptr,
+                       result);
   const bool finished =
-      worker.run({[&](const TermRecord& entered) { record.entered(entered); },
+      worker.run({[&](const TermRecord& entered, const std::string& reason) {
+                    record.entered(entered, reason);
+                  },
                   [&](const AppliedRecord& applied, const std::optional<StepFigures>& figures) {
                     return record.applied(applied, figures);
                   }});

@@ -247,7 +247,11 @@ void ElasticWorker::listen_to_coordinator() {
     const auto heard = client_.wait_newer(seen, Deadline::in(kIdle));
     if (!heard) continue;
     seen = heard->number;
-    with_core([&](WorkerCore& core) { core.ordered(now(), heard->order); });
+    with_core([&](WorkerCore& core) {
+      if (heard->order.record && !heard->order.reason.empty())
+        reason_ = {heard->order.record->term, heard->order.reason};
+      core.ordered(now(), heard->order);
+    });
   }
 }
 
@@ -325,6 +329,7 @@ void ElasticWorker::pulse() {
     const std::lock_guard lock(mutex_);
     core_->synced(journal_.durable());
     if (core_->identity()) pulse = core_->pulse(now());
+    if (pulse) pulse->recorded = recorded_;
   }
   if (pulse) client_.tell(std::move(*pulse));
 }
@@ -428,11 +433,13 @@ void ElasticWorker::act(const OpenLinks& open) {
   places_[record_->term] = {static_cast<int>(me - record_->workers.data()),
                             static_cast<int>(record_->workers.size())};
   if (places_.size() > kPlacesKept) places_.erase(places_.begin());
+  std::string reason;
   {
     const std::lock_guard lock(mutex_);
     for (const TermWorker& w : record_->workers) addresses_[w.identity.worker] = w.address;
+    if (reason_.first == record_->term) reason = reason_.second;
   }
-  push(Enter{*record_});
+  push(Enter{*record_, std::move(reason)});
   peers_->open_links(*record_, me->identity);
 }
 
@@ -588,7 +595,7 @@ bool ElasticWorker::run(ElasticEvents events) {
 }
 
 void ElasticWorker::run(const Enter& enter) {
-  if (events_.entered) events_.entered(enter.record);
+  if (events_.entered) events_.entered(enter.record, enter.reason);
   if (replica_.position().step >= config_.steps) begin_last_checkpoint();
 }
 
@@ -650,8 +657,11 @@ void ElasticWorker::run(const Apply& apply) {
   if (events_.applied) {
     std::optional<StepFigures> figures;
     if (!apply.hold.fetched) figures = figures_of(record, apply.hold.figures);
-    VoterJudgement judgement = events_.applied(applied, figures);
-    with_core([&](WorkerCore& core) { core.judged(std::move(judgement)); });
+    AppliedAnswer answer = events_.applied(applied, figures);
+    with_core([&](WorkerCore& core) {
+      core.judged(std::move(answer.judgement));
+      recorded_ = answer.recorded;
+    });
   }
   if (hooks_.after_step) hooks_.after_step(record.step, replica_.arena());
 }
@@ -742,6 +752,11 @@ bool ElasticWorker::is_over() {
 double ElasticWorker::take_tally_seconds() {
   const std::lock_guard lock(mutex_);
   return std::exchange(tally_seconds_, 0.0);
+}
+
+std::int64_t ElasticWorker::checkpoint_step() const {
+  const std::lock_guard lock(mutex_);
+  return newest_checkpoint_.step;
 }
 
 std::string ElasticWorker::checkpoint() const {

@@ -38,13 +38,19 @@
 
 namespace ballot {
 
+// What the coordinator is told from now on.
+struct AppliedAnswer {
+  VoterJudgement judgement;
+  std::optional<RecordedStep> recorded;  // none: another worker writes the record
+};
+
 // Called on the computing thread.
 struct ElasticEvents {
-  // Before the first ballot of this process, and whenever its term changes.
-  std::function<void(const TermRecord&)> entered;
-  // After an update; with figures if this worker voted in the step. What it gives is told to the
-  // coordinator.
-  std::function<VoterJudgement(const AppliedRecord&, const std::optional<StepFigures>&)> applied;
+  // Before the first ballot of this process, and whenever its term changes; why, as the coordinator
+  // said it, or empty.
+  std::function<void(const TermRecord&, const std::string& reason)> entered;
+  // After an update; with figures if this worker voted in the step.
+  std::function<AppliedAnswer(const AppliedRecord&, const std::optional<StepFigures>&)> applied;
 };
 
 class ElasticWorker {
@@ -57,7 +63,8 @@ class ElasticWorker {
   // Until the run has ended or this worker has left; false: it has left.
   bool run(ElasticEvents events);
 
-  std::string checkpoint() const;  // the newest that is published, as far as it knows
+  std::string checkpoint() const;        // the newest that is published, as far as it knows
+  std::int64_t checkpoint_step() const;  // its step; 0: none
   PeersTraffic traffic() const { return peers_->traffic(); }
   // Of the computing thread, since the last call.
   double take_checkpoint_wait() { return writer_.take_wait_seconds(); }
@@ -79,6 +86,7 @@ class ElasticWorker {
   };
   struct Enter {
     TermRecord record;
+    std::string reason;
   };
   struct ConfirmShare {  // written by this member; by the voter's others?
     CheckpointFact fact;
@@ -157,6 +165,8 @@ class ElasticWorker {
   std::optional<Cast> cast_;
   double tally_seconds_ = 0;
   Position newest_checkpoint_;
+  std::optional<RecordedStep> recorded_;
+  std::pair<std::int64_t, std::string> reason_;    // of the newest term told of: why it began
   std::map<std::int32_t, std::string> addresses_;  // of workers, as last heard
 
   // The protocol's thread alone.

@@ -60,7 +60,8 @@ const RunConfig& elastic(const RunConfig& config, const Transport* members) {
 // number of steps is the coordinator's to compare: it may change while the run is not under way,
 // and no history depends on it (records hold the rates that were used).
 RunConfig shared_part(RunConfig config) {
-  config.model_folder = config.output_folder = config.device = "";
+  config.model_folder = config.output_folder = config.device = config.prometheus = "";
+  config.tensorboard = false;
   config.train_data.path = config.validation_data.path = "";
   config.threads = 0;
   config.recompute = RunConfig::Recompute::none;  // the same bits by either

@@ -573,6 +573,7 @@ CoordinatorStatus CoordinatorCore::status(TimePoint now) const {
     worker.identity = pulse.identity;
     worker.address = pulse.address;
     if (listed(pulse.identity)) worker.voter = row_.term->find(number)->voter;
+    worker.heard = true;
     worker.state = pulse.state;
     worker.silent = !fresh(now, heard);
     worker.since_pulse = now - heard.at;

@@ -45,6 +45,9 @@ struct WorkerStatus {
   Identity identity;
   std::string address;
   std::int32_t voter = -1;  // -1: not in the term
+  // Since the coordinator began; if not, the state and what follows `silent` are not known. Not
+  // told to others.
+  bool heard = false;
   WorkerState state = WorkerState::joining;
   bool silent = false;
   Duration since_pulse = {};

@@ -119,6 +119,19 @@ struct Rebuilt {
   auto operator<=>(const Rebuilt&) const = default;
 };
 
+// The last step of the run's record, as the worker that writes it tells it: for who looks at the
+// run, the protocol reads none of it.
+struct RecordedStep {
+  std::int64_t step = 0;
+  std::optional<double> loss;    // nats per token; none: not finite
+  double tokens_per_second = 0;  // of all workers
+  std::int64_t tokens_total = 0;
+  std::int64_t bytes_sent = 0, fp32_bytes = 0;  // by that worker in that step; what fp32 would have
+  std::optional<double> ties;                   // share of the voted elements
+  std::optional<double> agreement;              // of a voter with the others, their mean
+  bool operator==(const RecordedStep&) const = default;
+};
+
 struct Pulse {
   Identity identity;
   std::int64_t sequence = 0;  // rises within an incarnation
@@ -151,6 +164,7 @@ struct Pulse {
   std::vector<ParametersAt> parameters;
   VoterJudgement judgement;
   std::optional<Rebuilt> rebuilt;  // before it became this incarnation
+  std::optional<RecordedStep> recorded;
 };
 
 // A peer whose records may be fetched.
@@ -176,6 +190,7 @@ struct Order {
   bool rejoin = false;                // fenced: this incarnation is out, join again
   bool rewind = false;                // its parameters are wrong: out, rebuild them, join again
   bool dismissed = false;             // to a leaving worker: nothing waits for it any more
+  std::string reason;  // why `record`'s term began, for people; empty: not known. Not the core's
 };
 
 }  // namespace ballot

@@ -1,4 +1,5 @@
 ballot_cuda_test(collectives_vote_cuda_test vote_cuda_test.cpp LINK ballot_collectives ORDERS random:1 lazy)
+ballot_cuda_test(collectives_counts_cuda_test lanes_cuda_test.cpp count_planes_cuda_test.cpp LINK ballot_collectives)
 # Ranks are threads, each with a GPU of its own. LONG, so not under AddressSanitizer in CI: what a thread has for itself of
 # the opened plugin lies where another thread's stack was, and is taken for an overflow of it.
 ballot_cuda_test(collectives_nccl_test nccl_test.cpp LINK ballot_collectives LONG

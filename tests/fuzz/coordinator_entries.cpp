@@ -1,6 +1,7 @@
 // What a coordinator, its clients and its store read: bytes become values within their limits, and
 // what is accepted says the same when written again.
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "runtime/coordinator/convert.h"
@@ -31,6 +32,11 @@ Pulse check(Pulse pulse) {
   require(pulse.identity.worker >= 0 && pulse.identity.worker < kMostWorkers &&
               pulse.suspects.size() <= kMostSuspects && pulse.stage.size() <= kMostTextBytes,
           "worker {}", pulse.identity.worker);
+  if (const auto& recorded = pulse.recorded)
+    require(std::isfinite(recorded->loss.value_or(0)) && recorded->tokens_per_second >= 0 &&
+                std::isfinite(recorded->tokens_per_second) && recorded->bytes_sent >= 0 &&
+                recorded->ties.value_or(0) >= 0 && recorded->ties.value_or(0) <= 1,
+            "the figures of step {}", recorded->step);
   for (const CheckpointFact& checkpoint : pulse.checkpoints) {
     require(checkpoint.share >= 0 && checkpoint.share < checkpoint.shares, "share {} of {}",
             checkpoint.share, checkpoint.shares);

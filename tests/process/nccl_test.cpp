@@ -37,12 +37,17 @@ class Nccl : public SmallRun {
 };
 
 TEST_F(Nccl, AJobHasTheBitsOfOneWhoseVotesGoOverMpi) {
-  for (const std::string transport : {"mpi", "nccl"}) {
-    const Ended ended = ballot(job(transport, transport, 4), gpus(2));
+  const auto run = [this](const std::string& output, const std::string& transport,
+                          const std::vector<std::string>& more) {
+    const Ended ended = ballot(job(output, transport, 4, more), gpus(2));
     ASSERT_EQ(ended.exit_code, 0) << ended.output;
-    EXPECT_EQ(metrics(transport, "end").back()["replicas_identical"], true);
-  }
-  expect_same_bits("nccl/checkpoints/latest", "mpi/checkpoints/latest");
+    EXPECT_EQ(metrics(output, "end").back()["replicas_identical"], true);
+    expect_same_bits(output + "/checkpoints/latest", "mpi/checkpoints/latest");
+  };
+  run("mpi", "mpi", {});
+  run("nccl", "nccl", {});
+  run("lanes", "nccl", {"--set", "vote.schedule=lanes"});
+  run("hierarchical", "nccl", {"--set", "vote.schedule=hierarchical", "--set", "vote.node_size=2"});
   const auto there = metrics("nccl", "step"), here = metrics("mpi", "step");
   ASSERT_EQ(there.size(), 4u);
   for (std::size_t i = 0; i < there.size(); ++i)
@@ -106,15 +111,20 @@ TEST_F(Nccl, BesideGrpcTheDeathOfOneEndsTheOtherWithTheCodeToTryAgain) {
 TEST_F(Nccl, TheSelfTestVotesBetweenAllGpus) {
   const Ended ended = ballot({"selftest", "--device", "cuda", "--no-rates"}, gpus(3));
   EXPECT_EQ(ended.exit_code, 0) << ended.output;
-  EXPECT_THAT(ended.output,
-              HasSubstr("between 3 GPUs: 0 of 9 verdicts and 0 of 6 means differ from the CPU's"));
+  EXPECT_THAT(
+      ended.output,
+      HasSubstr("between 3 GPUs: 0 of 27 verdicts (sharded, lanes, hierarchical) and 0 of 6 means "
+                "differ from the CPU's"));
 }
 
 TEST_F(Nccl, WhatItDoesNotCarryIsRefusedBeforeAnythingStarts) {
   const Ended gathered =
       ballot(job("out", "nccl", 4, {"--set", "vote.schedule=gathered"}), gpus(2));
   EXPECT_EQ(gathered.exit_code, 2) << gathered.output;
-  EXPECT_THAT(gathered.output, HasSubstr("vote.schedule"));
+  EXPECT_THAT(gathered.output, HasSubstr("does not carry vote.schedule = \"gathered\""));
+  const Ended members = ballot(job("out", "nccl", 4, {"--set", "vote.members=2"}), gpus(2));
+  EXPECT_EQ(members.exit_code, 2) << members.output;
+  EXPECT_THAT(members.output, HasSubstr("vote.members"));
   const Ended crowded = ballot(job("out", "nccl", 4), gpus(1));
   EXPECT_EQ(crowded.exit_code, 2) << crowded.output;
   EXPECT_THAT(crowded.output, HasSubstr("2 workers on a machine with 1 GPU"));

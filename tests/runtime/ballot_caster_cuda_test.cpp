@@ -181,21 +181,26 @@ TEST(CasterOnGpu, ContributesOnTheDeviceWhatTheCpuContributes) {
   }
 }
 
+// Where it abstains its bits are 0 there too: lanes are added up as they are.
 TEST(CasterOnGpu, WithoutHostBitsTheBallotLiesOnTheDevice) {
   Voter there(test::cuda_device(), false), cpu(Device{});
-  for (Voter* voter : {&there, &cpu}) {
-    voter->caster.begin(3, 1);
-    voter->fill(4, "tall");
-    voter->give(true);
-    voter->take();
-  }
   EXPECT_EQ(there.ballot.bits().bit_count(), 0);
-  std::vector<std::uint64_t> bits(static_cast<std::size_t>(cpu.ballot.bits().word_count()));
-  copy_bytes(bits.data(), Device{}, there.ballot.device_bits(), test::cuda_device(),
-             bits.size() * 8, there.model);
-  there.model.synchronize();
-  EXPECT_EQ(bits, words(cpu.ballot.bits()));
-  EXPECT_EQ(words(there.ballot.abstentions()), words(cpu.ballot.abstentions()));
+  for (const auto& [poisoned, usable] :
+       {std::pair{"", true}, {"tall", true}, {"", false}, {"wide", true}}) {
+    for (Voter* voter : {&there, &cpu}) {
+      voter->caster.begin(3, 1);
+      voter->fill(4, poisoned);
+      voter->give(usable);
+      voter->take();
+    }
+    std::vector<std::uint64_t> bits(static_cast<std::size_t>(cpu.ballot.bits().word_count()));
+    copy_bytes(bits.data(), Device{}, there.ballot.device_bits(), test::cuda_device(),
+               bits.size() * 8, there.model);
+    there.model.synchronize();
+    EXPECT_EQ(bits, words(cpu.ballot.bits())) << poisoned << usable;
+    EXPECT_EQ(words(there.ballot.abstentions()), words(cpu.ballot.abstentions()))
+        << poisoned << usable;
+  }
 }
 
 // In the lazy order no stream's work is done until somebody waits for it.

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
+#include <limits>
 
 #include "core/error.h"
 #include "proto/coordinator.pb.h"
@@ -57,6 +59,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(pulse.parameters, sent.parameters);
   EXPECT_EQ(pulse.judgement, sent.judgement);
   EXPECT_EQ(pulse.rebuilt, sent.rebuilt);
+  EXPECT_EQ(pulse.recorded, test::full_recorded());
 
   const Order order = decode_order(bytes_of(encode(test::full_order())));
   EXPECT_EQ(order.incarnation, 2);
@@ -70,6 +73,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(order.checkpoints, test::full_order().checkpoints);
   EXPECT_TRUE(order.rejoin && order.rewind && order.dismissed);
   EXPECT_EQ(order.steps, 500);
+  EXPECT_EQ(order.reason, "worker 2 is silent");
 
   const Row row = decode_row(bytes_of(encode(test::full_row())));
   EXPECT_EQ(row.term, test::full_record());
@@ -84,6 +88,7 @@ TEST(CoordinatorMessages, ComeBackAsTheyWent) {
   EXPECT_EQ(status.coordinator.workers.at(0).since_pulse, std::chrono::milliseconds(1500));
   EXPECT_EQ(status.coordinator.workers.at(0).agreement, 0.75);
   EXPECT_EQ(status.coordinator.steps, 500);
+  EXPECT_EQ(status.recorded, test::full_recorded());
 }
 
 TEST(CoordinatorMessages, NothingIsNotTheSameAsZero) {
@@ -101,6 +106,10 @@ TEST(CoordinatorMessages, NothingIsNotTheSameAsZero) {
   pulse.parameters.clear();
   pulse.judgement = {};
   pulse.rebuilt.reset();
+  pulse.recorded = RecordedStep{};
+  EXPECT_EQ(decode_pulse(bytes_of(encode(pulse))).recorded, RecordedStep{});
+  pulse.recorded.reset();
+  EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).recorded.has_value());
   EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).rebuilt.has_value());
   EXPECT_EQ(decode_pulse(bytes_of(encode(pulse))).judgement, VoterJudgement{});
   EXPECT_FALSE(decode_pulse(bytes_of(encode(pulse))).pending.has_value());
@@ -222,6 +231,42 @@ TEST(CoordinatorMessages, ChecksTheSizeOfEveryListOfAPulse) {
               for (int i = 0; i < 1025; ++i) p.mutable_checkpoints(0)->add_files(file);
             }),
             "pulse.checkpoints[0].files has 1027 entries, expected at most 1024");
+}
+
+// What is shown to whoever looks at the run.
+TEST(CoordinatorMessages, TheFiguresOfAStepAreNumbersWithinTheirLimits) {
+  const double infinite = std::numeric_limits<double>::infinity(), none = std::nan("");
+  const auto with = [](const std::function<void(wire::RecordedStep&)>& change) {
+    const std::string said = pulse_with([&](wire::Pulse& p) { change(*p.mutable_recorded()); });
+    wire::StatusAnswer answer;
+    EXPECT_TRUE(answer.ParseFromString(encode(test::full_status())));
+    change(*answer.mutable_recorded());
+    const std::string of_status = why([&] { decode_status(bytes_of(answer.SerializeAsString())); });
+    EXPECT_EQ(said.substr(std::min(said.size(), said.find('.'))),
+              of_status.substr(std::min(of_status.size(), of_status.find('.'))));
+    return said;
+  };
+  using wire::RecordedStep;
+  EXPECT_EQ(with([](RecordedStep&) {}), "accepted");
+  EXPECT_EQ(with([](RecordedStep& r) { r.set_loss(-1e300); }), "accepted");
+  EXPECT_EQ(with([&](RecordedStep& r) { r.set_loss(none); }),
+            "pulse.recorded.loss = nan: expected a finite number");
+  EXPECT_EQ(with([&](RecordedStep& r) { r.set_loss(infinite); }),
+            "pulse.recorded.loss = inf: expected a finite number");
+  EXPECT_EQ(with([](RecordedStep& r) { r.set_step(-1); }),
+            "pulse.recorded.step = -1: expected 0 or more");
+  EXPECT_EQ(with([](RecordedStep& r) { r.set_tokens_total(-1); }),
+            "pulse.recorded.tokens_total = -1: expected 0 or more");
+  EXPECT_EQ(with([](RecordedStep& r) { r.set_bytes_sent(-2); }),
+            "pulse.recorded.bytes_sent = -2: expected 0 or more");
+  EXPECT_EQ(with([](RecordedStep& r) { r.set_fp32_bytes(-3); }),
+            "pulse.recorded.fp32_bytes = -3: expected 0 or more");
+  EXPECT_EQ(with([&](RecordedStep& r) { r.set_tokens_per_second(infinite); }),
+            "pulse.recorded.tokens_per_second = inf: expected 0 or more");
+  EXPECT_EQ(with([](RecordedStep& r) { r.set_ties(1.01); }),
+            "pulse.recorded.ties = 1.01: expected 0 to 1");
+  EXPECT_EQ(with([&](RecordedStep& r) { r.set_agreement(none); }),
+            "pulse.recorded.agreement = nan: expected 0 to 1");
 }
 
 // The whole checkpoint of many workers.

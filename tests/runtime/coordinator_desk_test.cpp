@@ -185,6 +185,46 @@ TEST_F(Desk, SaysNothingOfARowBeforeItIsDurable) {
   EXPECT_EQ(stored().term->term, 1);
 }
 
+TEST_F(Desk, AnOrderThatBringsATermSaysWhyItBegan) {
+  start();
+  const Identity me = std::get<Identity>(join(0));
+  const auto call = std::make_shared<Call>();
+  const Order order =
+      pulse_until(call, joining(me), [](const Order& o) { return o.record.has_value(); });
+  ASSERT_EQ(status().changes.size(), 1u);
+  EXPECT_FALSE(order.reason.empty());
+  EXPECT_EQ(order.reason, status().changes[0].reason);
+  const std::lock_guard lock(call->mutex);
+  for (const Order& other : call->orders)
+    EXPECT_EQ(other.reason.empty(), !other.record.has_value());
+}
+
+TEST_F(Desk, KeepsTheNewestFiguresOfTheRecord) {
+  start();
+  EXPECT_FALSE(status().recorded.has_value());
+  const Identity me = std::get<Identity>(join(0));
+  const auto call = std::make_shared<Call>();
+  pulse_until(call, joining(me), [](const Order& o) { return o.record.has_value(); });
+  const auto tell = [&](std::int64_t step) {
+    Pulse pulse = joining(me);
+    pulse.recorded = test::full_recorded();
+    pulse.recorded->step = step;
+    const auto orders = [&] {
+      const std::lock_guard lock(call->mutex);
+      return call->orders.size();
+    };
+    const std::size_t before = orders();
+    desk->pulse(call, pulse, "a test");
+    ASSERT_TRUE(within(10s, [&] { return orders() > before; }));
+  };
+  tell(41);
+  EXPECT_EQ(status().recorded, test::full_recorded());
+  tell(44);
+  EXPECT_EQ(status().recorded->step, 44);
+  tell(42);  // of one that wrote it before
+  EXPECT_EQ(status().recorded->step, 44);
+}
+
 TEST_F(Desk, AWriteWhoseAnswerIsLostIsReadBackBeforeAnythingIsSaid) {
   start();
   faults.unclear_written = 1;

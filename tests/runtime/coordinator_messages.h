@@ -36,6 +36,19 @@ inline Join full_join() {
   return join;
 }
 
+inline RecordedStep full_recorded() {
+  RecordedStep recorded;
+  recorded.step = 41;
+  recorded.loss = 2.25;
+  recorded.tokens_per_second = 1234.5;
+  recorded.tokens_total = 83968;
+  recorded.bytes_sent = 123456;
+  recorded.fp32_bytes = 15000000;
+  recorded.ties = 0.25;
+  recorded.agreement = 0.625;
+  return recorded;
+}
+
 inline Pulse full_pulse() {
   Pulse pulse;
   pulse.identity = {4, 2};
@@ -57,6 +70,7 @@ inline Pulse full_pulse() {
   pulse.parameters = {{{32, {13, 14}}, {15, 16}}, {{41, {1, 2}}, {17, 18}}};
   pulse.judgement = {0.625, {{2, "at chance"}}};
   pulse.rebuilt = Rebuilt{{41, {1, 2}}, 37};
+  pulse.recorded = full_recorded();
   return pulse;
 }
 
@@ -72,6 +86,7 @@ inline Order full_order() {
   order.publish = full_checkpoint();
   order.checkpoints = {{20, {19, 20}}, {30, {11, 12}}};
   order.steps = 500;
+  order.reason = "worker 2 is silent";
   order.rejoin = order.rewind = order.dismissed = true;
   return order;
 }
@@ -117,6 +132,7 @@ inline ServiceStatus full_status() {
   status.store = "run/coordinator.db";
   status.seconds_up = 12.5;
   status.commit_rate = 0.5;
+  status.recorded = full_recorded();
   status.rates = {{4, 2.0}};
   status.changes = {{7, "worker 3 fell silent or restarted", 3.5}};
   status.refusals = {{"token", 3}};

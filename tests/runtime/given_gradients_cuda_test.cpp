@@ -118,7 +118,9 @@ INSTANTIATE_TEST_SUITE_P(
                                              "vote.ties=\"hold\""},
                     std::vector<std::string>{"optimizer.preset=\"signum\"",
                                              "group.embedding.abstain_below=0.1"},
-                    std::vector<std::string>{"optimizer.preset=\"adamw\""}));
+                    std::vector<std::string>{"optimizer.preset=\"adamw\""},
+                    std::vector<std::string>{"optimizer.preset=\"lion\"",
+                                             "optimizer.reduce=\"mean-fp32\""}));
 
 }  // namespace
 }  // namespace ballot

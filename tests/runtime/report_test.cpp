@@ -117,7 +117,7 @@ TEST_F(ReportTest, SaysWhatWasRunAndWhatItSent) {
   for (const char* part :
        {"tiny-llama", "olion, vote", "5.25 nats/token", "2 nats/token", "500 kB", "15 MB",
         "30.0 times less", "<span class=\"good\">yes</span>", "voter 3", "Time per stage",
-        "log scale", "prefers-color-scheme", "Ties and unanimous"})
+        "Loss by time", "Sent in all", "prefers-color-scheme", "Ties and unanimous"})
     EXPECT_THAT(page, HasSubstr(part));
   EXPECT_THAT(page, Not(HasSubstr("has not ended")));
 }
@@ -189,7 +189,7 @@ TEST_F(ReportTest, ALongRunMakesASmallPage) {
                          2 + std::sin(step * 78.233), rest);
   const std::string run = write_run("long", lines);
   write_report({run});
-  EXPECT_THAT(read(run + "/report.html"), HasSubstr("<td>100000</td>"));
+  EXPECT_THAT(read(run + "/report.html"), HasSubstr("<td>100000, has not ended</td>"));
   EXPECT_LT(std::filesystem::file_size(run + "/report.html"), 400'000u);
 }
 
@@ -209,8 +209,8 @@ TEST_F(ReportTest, ShowsAgreementByLayerOfTheLastWindow) {
   EXPECT_THAT(page, HasSubstr("Over 5 steps up to step 10"));
   EXPECT_THAT(page, HasSubstr(">model.layers.0</th>"));
   EXPECT_THAT(page, HasSubstr(">&lt;b&gt;</th>"));
-  EXPECT_THAT(page, HasSubstr("var(--bad) 0%,transparent)\">0.575<"));
-  EXPECT_THAT(page, HasSubstr("var(--bad) 48%,transparent)\">0.514<"));  // (.573 - .514) / .073
+  EXPECT_THAT(page, HasSubstr("var(--heat) 0%,transparent)\">0.575<"));
+  EXPECT_THAT(page, HasSubstr("var(--heat) 48%,transparent)\">0.514<"));  // (.573 - .514) / .073
   EXPECT_THAT(page, HasSubstr("\">–</td>"));
   EXPECT_THAT(page_of({write_run("none", whole_run(10))}), Not(HasSubstr("Agreement by layer")));
 

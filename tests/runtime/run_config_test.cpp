@@ -132,6 +132,25 @@ TEST(RunConfig, ImpossibleCombinationsAreReportedTogether) {
   EXPECT_THAT(problems, HasSubstr("group.vector"));
 }
 
+TEST(RunConfig, WhoLooksAtTheRunIsNobodyUnlessAskedFor) {
+  const TinyRun tiny;
+  const RunConfig quiet = tiny.run("run", "");
+  EXPECT_EQ(quiet.prometheus, "");
+  EXPECT_FALSE(quiet.tensorboard);
+  const RunConfig seen =
+      tiny.run("run", "", {"output.prometheus=\"[::1]:0\"", "output.tensorboard=true"});
+  EXPECT_EQ(seen.prometheus, "[::1]:0");
+  EXPECT_TRUE(seen.tensorboard);
+  const RunConfig again = parse_run_config(to_toml(seen), "run.toml", {});
+  EXPECT_EQ(again.prometheus, "[::1]:0");
+  EXPECT_TRUE(again.tensorboard);
+  for (const char* wrong : {"9400", "localhost", ":9400", "127.0.0.1:70000", "127.0.0.1:-1"})
+    EXPECT_THAT(
+        problems_of("[output]\nfolder = \"x\"\nprometheus = \"" + std::string(wrong) + "\"\n"),
+        HasSubstr("output.prometheus = \"" + std::string(wrong) + "\": expected host:port"));
+  EXPECT_THAT(problems_of("[output]\ntensorboard = \"yes\"\n"), HasSubstr("output.tensorboard"));
+}
+
 TEST(RunConfig, ContradictionsInTheDataAreReportedTogether) {
   const std::string problems = problems_of(
       "[data]\ntrain = \"/nowhere.txt\"\ntrain_template = \"{x}\"\nvalidation = "

@@ -3,10 +3,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,30 +19,10 @@
 #include <vector>
 
 #include "tests/support/free_port.h"
+#include "tests/support/http_get.h"
 #include "tests/support/temporary_folder.h"
 
 namespace ballot::test {
-
-// What an HTTP server at this port says to GET `path`; empty where there is none (yet).
-inline std::string http_get(int port, const std::string& path) {
-  const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const timeval limit{2, 0};
-  ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  address.sin_port = htons(static_cast<std::uint16_t>(port));
-  std::string answer;
-  const std::string request = "GET " + path + " HTTP/1.0\r\n\r\n";
-  if (::connect(socket, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
-      ::send(socket, request.data(), request.size(), MSG_NOSIGNAL) > 0) {
-    char bytes[4096];
-    for (ssize_t count; (count = ::read(socket, bytes, sizeof bytes)) > 0;)
-      answer.append(bytes, static_cast<std::size_t>(count));
-  }
-  ::close(socket);
-  return answer;
-}
 
 class EtcdProcess {
  public:

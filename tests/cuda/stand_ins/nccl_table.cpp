@@ -16,6 +16,7 @@ const NcclFunctions& nccl_functions() {
       .group_end = ncclGroupEnd,
       .send = ncclSend,
       .recv = ncclRecv,
+      .all_reduce = ncclAllReduce,
   };
   return kTable;
 }
