@@ -75,7 +75,8 @@ TEST_F(KubernetesCommands, StoppedAtOnceNobodyIsWaitedFor) {
   ASSERT_EQ(launch().exit_code, 0);
   EXPECT_EQ(ballot({"stop", "first", "--now"}).exit_code, 0);
   EXPECT_THAT(fake.calls(),
-              AllOf(Contains(HasSubstr("delete job first")), Not(Contains(HasSubstr("patch")))));
+              AllOf(Contains(AllOf(HasSubstr("delete job first"), HasSubstr("--wait=false"))),
+                    Not(Contains(HasSubstr("patch")))));
 }
 
 TEST_F(KubernetesCommands, AJobThatTheClusterHasForgottenIsLost) {
