@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <ctime>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -38,6 +39,7 @@ void refuse_foreign_flags(const LaunchFlags& flags) {
   refuse(!slurm.account.empty(), "--account", {"slurm"});
   refuse(!slurm.options.empty(), "--sbatch", {"slurm"});
   refuse(flags.retries > 0, "--retries", {"slurm"});
+  refuse(slurm.retry != SlurmJob::Retry::requeue, "--retry", {"slurm"});
   refuse(flags.kubernetes != KubernetesFlags{}, "--kube-... and --operator", {"kubernetes"});
   refuse(!flags.resume.empty(), "--resume", {"local", "ssh", "mpirun", "slurm"});
   if (flags.on == "kubernetes" &&
@@ -171,6 +173,12 @@ void add_launch(CLI::App& app, Action& action) {
   slurm.nodes = 0;
   command->add_option("--nodes", slurm.nodes, "slurm: machines (default: one for each worker)")
       ->check(CLI::Range(1, 4096));
+  command
+      ->add_option("--retry", slurm.retry,
+                   "slurm: how a job is tried again: requeue, or array where the site forbids that")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, SlurmJob::Retry>{
+          {"requeue", SlurmJob::Retry::requeue}, {"array", SlurmJob::Retry::array}}))
+      ->default_str("requeue");
   command->add_option("--time", slurm.time, "slurm: the longest it may take, as sbatch takes it");
   command->add_option("--partition", slurm.partition, "slurm: where");
   command->add_option("--account", slurm.account, "slurm: for whom");

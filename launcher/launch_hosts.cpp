@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -53,6 +54,10 @@ class HostLaunch {
   }
 
   int run() {
+    if (const auto before = end_of_earlier_task()) {
+      log_info("an earlier task of this array has ended the job with {}", *before);
+      return *before;
+    }
     const bool goes_on = prepare_folder();
     place(flags_.workers);
     if (flags_.dry_run) return show();
@@ -95,6 +100,19 @@ class HostLaunch {
   }
 
  private:
+  // Of an array of retries the later tasks are for what an earlier one could not finish.
+  std::optional<int> end_of_earlier_task() const {
+    if (!flags_.inside || array_task() == 0) return std::nullopt;
+    const auto job = read_job(fs::absolute(config_.output_folder).string());
+    if (!job || !job->exit_code || *job->exit_code == static_cast<int>(ExitCode::retry) ||
+        *job->exit_code >= 128)
+      return std::nullopt;
+    return job->exit_code;
+  }
+  static int array_task() {
+    const auto task = process_environment("SLURM_ARRAY_TASK_ID");
+    return task ? std::atoi(task->c_str()) : 0;
+  }
   // True where a job that Slurm has put back into its queue goes on.
   bool prepare_folder() {
     if (flags_.elastic) {
@@ -103,7 +121,7 @@ class HostLaunch {
       return false;
     }
     const bool goes_on = flags_.inside && flags_.resume.empty() && has_state(config_, "journal") &&
-                         process_environment("SLURM_RESTART_COUNT").has_value();
+                         (process_environment("SLURM_RESTART_COUNT") || array_task() > 0);
     check_folder(config_, goes_on ? "journal" : flags_.resume);
     check_inputs(config_, goes_on || !flags_.resume.empty());
     return goes_on;

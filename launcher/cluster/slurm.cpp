@@ -99,10 +99,12 @@ SlurmState slurm_state(const std::string& id) {
 }
 
 void cancel_slurm_job(const std::string& id, bool now) {
-  if (now || slurm_state(id).pending)
+  if (now || slurm_state(id).pending) {
     output_of("scancel", {id}, kPackage);
-  else
-    output_of("scancel", {"--batch", "--signal=TERM", id}, kPackage);
+    return;
+  }
+  output_of("scancel", {"--state=PENDING", id}, kPackage);  // an array's later tasks
+  output_of("scancel", {"--batch", "--signal=TERM", id}, kPackage);
 }
 
 void requeue_slurm_job(const std::string& id) {

@@ -147,6 +147,23 @@ TEST_F(SlurmTest, AKilledWorkerPutsAFixedJobBackIntoTheQueueAndItResumes) {
   EXPECT_EQ(expected, 300);
 }
 
+TEST_F(SlurmTest, WhereNothingIsRequeuedAnArrayOfTasksGoesOn) {
+  const Ended submitted =
+      submit("out", {"--workers", "2", "--retries", "2", "--retry", "array", "--set",
+                     "train.steps=300", "--set", "train.checkpoint_every=5"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 12; })) << read("out/logs/launch.log");
+  const pid_t worker = find_worker("RANK=1", "out");
+  ASSERT_GT(worker, 0);
+  ::kill(worker, SIGKILL);
+  ASSERT_TRUE(within(90s, [&] { return cluster_->run("squeue --noheader") == ""; }))
+      << read("out/logs/launch.log");
+  EXPECT_EQ(job("out")["exit_code"], 0) << read("out/logs/launch.log");
+  EXPECT_EQ(last_step("out"), 300);
+  EXPECT_EQ(metrics("out", "run").size(), 2u);
+  EXPECT_THAT(read("out/logs/launch.log"), HasSubstr("an earlier task of this array has ended"));
+}
+
 TEST_F(SlurmTest, AKilledWorkerOfAnElasticJobIsStartedAgainInsideTheAllocation) {
   const Ended submitted =
       submit("out", {"--workers", "3", "--elastic", "--max-restarts", "2", "--set",
