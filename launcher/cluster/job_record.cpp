@@ -16,6 +16,7 @@
 #include "core/file.h"
 #include "launcher/cluster/slurm.h"
 #include "launcher/environment.h"
+#include "launcher/kubernetes/recorded_job.h"
 
 namespace ballot {
 namespace {
@@ -238,6 +239,21 @@ const char* to_string(JobState::Kind kind) {
   return "unknown";
 }
 
+// As the cluster has it.
+static JobState kubernetes_state(const JobRecord& job) {
+  using Kind = JobState::Kind;
+  const RecordedKubernetesJob recorded = parse_kubernetes_id(job.id);
+  const KubernetesState state = Kubectl(recorded.options).state(recorded.name, recorded.controller);
+  if (state.phase == KubernetesState::Phase::absent)
+    return {Kind::lost, fmt::format("lost: the cluster no longer has job {}", recorded.name)};
+  if (state.over()) {
+    const int code = exit_code_of(state);
+    return {Kind::ended, code == 0 ? "done" : fmt::format("ended with {}", code)};
+  }
+  return {state.phase == KubernetesState::Phase::running ? Kind::running : Kind::queued,
+          describe(state)};
+}
+
 JobState state_of(const JobRecord& job) {
   using Kind = JobState::Kind;
   if (job.exit_code)
@@ -252,6 +268,7 @@ JobState state_of(const JobRecord& job) {
     return {Kind::lost,
             fmt::format("lost: Slurm no longer has job {}, and it wrote no end", job.id)};
   }
+  if (job.on == "kubernetes") return kubernetes_state(job);
   if (job.launcher == 0) return {Kind::unknown, "unknown"};
   if (job.host != host_name())
     return {Kind::unknown, fmt::format("not known here: its launcher is process {} on {}",

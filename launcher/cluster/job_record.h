@@ -19,7 +19,7 @@ struct JobRecord {
   std::string name;        // unique in the list
   std::string on;          // local, ssh, mpirun, slurm, kubernetes
   std::string run_folder;  // absolute
-  std::string id;          // Slurm's, or namespace/name at Kubernetes; empty elsewhere
+  std::string id;          // Slurm's, or kubernetes/recorded_job.h's; empty elsewhere
   int workers = 0;
   bool elastic = false;
   double started = 0;  // seconds since the epoch
