@@ -98,7 +98,8 @@ int show_logs(const JobsFlags& flags) {
 }
 
 void ask_to_stop(const JobRecord& job, const JobState& state, bool now) {
-  if (job.on == "slurm") return cancel_slurm_job(job.id, now);
+  // In an allocation that somebody holds (salloc) there is no batch script to be told.
+  if (job.on == "slurm" && !launcher_runs_here(job)) return cancel_slurm_job(job.id, now);
   if (state.kind == JobState::Kind::unknown)
     throw ConfigError("{}: {}; stop it there", job.name, state.text);
   // Twice ends the workers at once.

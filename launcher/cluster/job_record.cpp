@@ -137,6 +137,9 @@ JobRecord decode_job(std::string_view bytes, const std::string& path) {
   }
   if (!is_name(job.name))
     throw DataError("{}: \"{}\" is no name of a job", path, job.name.substr(0, 60));
+  // It becomes an argument of scancel.
+  if (job.on == "slurm" && job.id.find_first_not_of("0123456789") != std::string::npos)
+    throw DataError("{}: \"{}\" is no number of a Slurm job", path, job.id.substr(0, 60));
   return job;
 }
 
@@ -254,13 +257,23 @@ static JobState kubernetes_state(const JobRecord& job) {
           describe(state)};
 }
 
+bool launcher_runs_here(const JobRecord& job) {
+  return job.launcher > 0 && job.host == host_name() &&
+         start_of(job.launcher) == job.launcher_start;
+}
+
 JobState state_of(const JobRecord& job) {
   using Kind = JobState::Kind;
   if (job.exit_code)
     return {Kind::ended,
             *job.exit_code == 0 ? "done" : fmt::format("ended with {}", *job.exit_code)};
   if (job.on == "slurm" && !job.id.empty()) {
-    const SlurmState state = slurm_state(job.id);
+    SlurmState state;
+    try {
+      state = slurm_state(job.id);
+    } catch (const TransportError& away) {
+      return {Kind::unknown, fmt::format("not known now: {}", away.what())};
+    }
     if (state.known)
       return {state.pending ? Kind::queued : Kind::running,
               fmt::format("{} (Slurm job {}{}{})", state.pending ? "queued" : "running", job.id,

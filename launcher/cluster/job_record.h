@@ -54,6 +54,8 @@ struct JobState {
   std::string text;  // "running (Slurm job 12 on node[0-2])"
 };
 const char* to_string(JobState::Kind kind);
+// Its launcher is a process of this host that has not ended.
+bool launcher_runs_here(const JobRecord& job);
 // Asks whoever keeps it: the kernel, squeue, kubectl.
 JobState state_of(const JobRecord& job);
 
