@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -99,6 +101,47 @@ TEST_F(SshTest, AnElasticAndAFixedJobHaveTheBitsOfLocalOnes) {
   for (const char* log :
        {"out/logs/worker-2.log", "out/logs/coordinator.log", "fixed/logs/worker-0.log"})
     EXPECT_GT(read(log).size(), 0u) << log;
+}
+
+// A file system of its own, in memory.
+class Disk {
+ public:
+  Disk(std::string folder, const std::string& options) : folder_(std::move(folder)) {
+    std::filesystem::create_directory(folder_);
+    mounted_ =
+        std::system(("mount -t tmpfs -o " + options + " ballot-test '" + folder_ + "'").c_str()) ==
+        0;
+  }
+  ~Disk() {
+    if (mounted_ && std::system(("umount '" + folder_ + "'").c_str()) != 0)
+      std::fprintf(stderr, "cannot unmount %s\n", folder_.c_str());
+  }
+  bool mounted() const { return mounted_; }
+
+ private:
+  const std::string folder_;
+  bool mounted_;
+};
+
+TEST_F(SshTest, ADiskThatIsTooSmallOrCannotBeWrittenIsRefusedOrNamed) {
+  const Disk small(file("small"), "size=1500k"), closed(file("closed"), "ro");
+  ASSERT_TRUE(small.mounted() && closed.mounted());
+  const Ended far = launch_on_ssh({"--workers", "3", "--set", "output.folder=small/run"});
+  EXPECT_EQ(far.exit_code, 2) << far.output;
+  EXPECT_THAT(far.output, HasSubstr("are free where output.folder small/run is"));
+  const Ended read_only = launch_on_ssh({"--workers", "3", "--set", "output.folder=closed/run"});
+  EXPECT_EQ(read_only.exit_code, 2) << read_only.output;
+  EXPECT_THAT(read_only.output, HasSubstr("Read-only file system"));
+
+  // On this machine nobody looks before: it is found out when it happens, and the checkpoint that
+  // could not be written is named.
+  const Ended full = ballot(launch(2, "small/run"), environment());
+  EXPECT_EQ(full.exit_code, 3) << full.output;
+  EXPECT_THAT(full.output, HasSubstr("No space left on device"));
+  EXPECT_THAT(full.output, HasSubstr("small/run/"));
+  const Ended local = ballot(launch(2, "closed/run"), environment());
+  EXPECT_EQ(local.exit_code, 3) << local.output;
+  EXPECT_THAT(local.output, HasSubstr("closed/run"));
 }
 
 TEST_F(SshTest, AHostThatIsNotThereGivesTheTableAndNothingStarts) {
