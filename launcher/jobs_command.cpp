@@ -16,6 +16,7 @@
 #include "launcher/cluster/job_record.h"
 #include "launcher/cluster/slurm.h"
 #include "launcher/commands.h"
+#include "launcher/kubernetes/recorded_job.h"
 #include "launcher/log_view.h"
 #include "launcher/units.h"
 
@@ -80,6 +81,11 @@ bool is_over(const std::string& run_folder) {
 
 int show_logs(const JobsFlags& flags) {
   const JobRecord job = find_job(flags.job);
+  if (job.on == "kubernetes") {
+    print_kubernetes_logs(parse_kubernetes_id(job.id), job.workers, flags.worker, flags.lines,
+                          flags.follow);
+    return 0;
+  }
   const bool number =
       !flags.worker.empty() && flags.worker.find_first_not_of("0123456789") == std::string::npos;
   const LogView view{job.run_folder + "/logs", number ? "worker-" + flags.worker : flags.worker,
@@ -92,7 +98,8 @@ int show_logs(const JobsFlags& flags) {
 }
 
 void ask_to_stop(const JobRecord& job, const JobState& state, bool now) {
-  if (job.on == "slurm") return cancel_slurm_job(job.id, now);
+  // In an allocation that somebody holds (salloc) there is no batch script to be told.
+  if (job.on == "slurm" && !launcher_runs_here(job)) return cancel_slurm_job(job.id, now);
   if (state.kind == JobState::Kind::unknown)
     throw ConfigError("{}: {}; stop it there", job.name, state.text);
   // Twice ends the workers at once.
@@ -101,11 +108,27 @@ void ask_to_stop(const JobRecord& job, const JobState& state, bool now) {
       throw_file_error("send a signal to", fmt::format("process {}", job.launcher));
 }
 
+// Workers leave in order, then everything of the job but its volume is deleted.
+int stop_in_cluster(JobRecord job, const JobsFlags& flags) {
+  const RecordedKubernetesJob recorded = parse_kubernetes_id(job.id);
+  const Kubectl kubectl(recorded.options);
+  if (flags.now)
+    kubectl.remove(recorded.name, recorded.controller, false);
+  else
+    kubectl.stop(recorded.name, recorded.controller,
+                 std::chrono::milliseconds(
+                     static_cast<std::int64_t>(1e3 * parse_duration("--wait", flags.wait))));
+  end_job(job, static_cast<int>(ExitCode::retry));
+  fmt::print("{}: {}\n", job.name, state_of(job).text);
+  return 0;
+}
+
 int stop_job(const JobsFlags& flags) {
   const JobRecord job = find_job(flags.job);
   const JobState state = state_of(job);
   if (state.kind == JobState::Kind::ended || state.kind == JobState::Kind::lost)
     throw ConfigError("{}: there is nothing to stop: {}", job.name, state.text);
+  if (job.on == "kubernetes") return stop_in_cluster(job, flags);
   ask_to_stop(job, state, flags.now);
   const Deadline deadline = Deadline::in(std::chrono::duration_cast<Duration>(
       std::chrono::duration<double>(parse_duration("--wait", flags.wait))));

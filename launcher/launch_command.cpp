@@ -1,12 +1,15 @@
 // `ballot launch RUN.toml --workers N [--on ...]`: a job, checked before anything of it starts.
 #include <CLI/CLI.hpp>
+#include <ctime>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 
 #include "core/error.h"
 #include "core/parallel.h"
 #include "launcher/commands.h"
+#include "launcher/kubernetes/recorded_job.h"
 #include "launcher/launch_flags.h"
 #include "launcher/launch_job.h"
 
@@ -36,6 +39,7 @@ void refuse_foreign_flags(const LaunchFlags& flags) {
   refuse(!slurm.account.empty(), "--account", {"slurm"});
   refuse(!slurm.options.empty(), "--sbatch", {"slurm"});
   refuse(flags.retries > 0, "--retries", {"slurm"});
+  refuse(slurm.retry != SlurmJob::Retry::requeue, "--retry", {"slurm"});
   refuse(flags.kubernetes != KubernetesFlags{}, "--kube-... and --operator", {"kubernetes"});
   refuse(!flags.resume.empty(), "--resume", {"local", "ssh", "mpirun", "slurm"});
   if (flags.on == "kubernetes" &&
@@ -69,10 +73,26 @@ int launch_here(const RunConfig& config, const LaunchFlags& flags) {
 int launch_in_pods(const LaunchFlags& flags) {
   KubernetesFlags kubernetes = flags.kubernetes;
   kubernetes.name = flags.name;
-  return launch_on_kubernetes(read_run_config_elsewhere(flags.run_file, flags.settings),
-                              flags.run_file, flags.settings, flags.workers,
-                              flags.min_workers.value_or(0), flags.restarts, flags.dry_run,
-                              flags.attach, kubernetes);
+  JobRecord record;
+  // The run's folder is the cluster's; the record lies here, where logs would be collected.
+  const auto submitted = [&](const KubernetesJob& job) {
+    record.on = flags.on;
+    record.name = job.name;
+    record.id = to_id({job.controller, kubectl_options(kubernetes), job.name});
+    record.workers = job.voters;
+    record.elastic = job.controller == KubernetesOperator::none;
+    record.started = static_cast<double>(std::time(nullptr));
+    record.run_folder =
+        std::filesystem::absolute(kubernetes_log_folder(job.name, kubernetes)).lexically_normal();
+    list_job(record);
+    write_job(record);
+  };
+  const int code = launch_on_kubernetes(read_run_config_elsewhere(flags.run_file, flags.settings),
+                                        flags.run_file, flags.settings, flags.workers,
+                                        flags.min_workers.value_or(0), flags.restarts,
+                                        flags.dry_run, flags.attach, kubernetes, submitted);
+  if (flags.attach && !record.name.empty()) end_job(record, code);
+  return code;
 }
 
 int launch(const LaunchFlags& flags) {
@@ -153,6 +173,12 @@ void add_launch(CLI::App& app, Action& action) {
   slurm.nodes = 0;
   command->add_option("--nodes", slurm.nodes, "slurm: machines (default: one for each worker)")
       ->check(CLI::Range(1, 4096));
+  command
+      ->add_option("--retry", slurm.retry,
+                   "slurm: how a job is tried again: requeue, or array where the site forbids that")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, SlurmJob::Retry>{
+          {"requeue", SlurmJob::Retry::requeue}, {"array", SlurmJob::Retry::array}}))
+      ->default_str("requeue");
   command->add_option("--time", slurm.time, "slurm: the longest it may take, as sbatch takes it");
   command->add_option("--partition", slurm.partition, "slurm: where");
   command->add_option("--account", slurm.account, "slurm: for whom");

@@ -41,6 +41,8 @@ struct LaunchFlags {
 int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob& job);
 // The same with a coordinator beside them.
 int launch_elastic(const RunConfig& config, const LaunchFlags& flags, LaunchedJob& job);
+// What contradicts itself of flags and run file, for a job on such hosts.
+void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags);
 // On hosts that ssh reaches, or those of the Slurm allocation that this process is in.
 int launch_on_hosts(const RunConfig& config, const LaunchFlags& flags);
 // Submits a batch script that does so; follows it where it is not to be detached.

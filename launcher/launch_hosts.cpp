@@ -1,15 +1,18 @@
 // `ballot launch --on ssh` and, inside an allocation, `--on slurm`: preflight, then one supervisor
 // for all hosts.
+#include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "core/error.h"
 #include "core/log.h"
 #include "launcher/cluster/host_job.h"
-#include "launcher/cluster/slurm.h"
 #include "launcher/cluster/slurm_allocation.h"
 #include "launcher/detach.h"
 #include "launcher/environment.h"
@@ -18,26 +21,13 @@
 #include "launcher/launch_job.h"
 #include "launcher/launch_preflight.h"
 #include "launcher/shell_words.h"
+#include "launcher/slurm_retries.h"
 #include "runtime/run_folder.h"
 
 namespace ballot {
 namespace {
 
 namespace fs = std::filesystem;
-
-void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
-  if (flags.transport.name != "auto" && flags.transport.name != "grpc")
-    throw ConfigError(
-        "--transport {}: on hosts that {} reaches workers speak gRPC to each other; "
-        "for MPI launch --on mpirun",
-        flags.transport.name, flags.on);
-  if (flags.workers % config.members != 0)
-    throw ConfigError("vote.members = {}: {} workers cannot be cut into voters of {}",
-                      config.members, flags.workers, config.members);
-  if (flags.elastic && !flags.resume.empty())
-    throw ConfigError(
-        "--resume: an elastic run always goes on where its journals end; leave the flag out");
-}
 
 bool may_succeed_again(const SupervisedResult& result) {
   return !result.asked_to_stop &&
@@ -53,15 +43,33 @@ class HostLaunch {
   }
 
   int run() {
+    if (const auto before = flags_.inside ? end_of_earlier_task(config_) : std::nullopt) {
+      log_info("an earlier task of this array has ended the job with {}", *before);
+      return *before;
+    }
+    LaunchedJob job(config_, flags_);
+    // Inside an allocation there is a record already, and whoever follows it.
+    if (flags_.inside) job.begin();
+    try {
+      return run(job);
+    } catch (const std::exception& failure) {
+      const Failure described = describe_failure(failure);
+      log_error("{}", described.message);
+      const int code = static_cast<int>(described.exit_code);
+      return job.has_begun() ? end(job, code, code == static_cast<int>(ExitCode::retry)) : code;
+    }
+  }
+
+ private:
+  int run(LaunchedJob& job) {
     const bool goes_on = prepare_folder();
     place(flags_.workers);
     if (flags_.dry_run) return show();
-    Preflight seen = look();
+    Preflight seen = look(!goes_on && flags_.resume.empty());
     require_ready(seen);
     require_private_links(seen);
-    LaunchedJob job(config_, flags_);
     if (flags_.detach && job.detach()) return 0;
-    job.begin();
+    if (!flags_.inside) job.begin();
     resume_ = flags_.elastic ? "" : goes_on && flags_.resume.empty() ? "journal" : flags_.resume;
     SupervisedResult result = supervise(make_job(seen));
     for (int restart = 1; !flags_.elastic && restart <= flags_.restarts &&
@@ -72,29 +80,31 @@ class HostLaunch {
                   result.lost ? "was lost" : fmt::format("ended with {}", result.exit_code),
                   restart, flags_.restarts);
       resume_ = "journal";
-      take_lost_host_out(result);
-      seen = look();
-      if (!seen.refusals.empty()) {
+      seen = look(false);
+      take_silent_hosts_out(seen);
+      if (seen.refusals.empty()) {
+        result = supervise(make_job(seen));
+      } else {
         fmt::print("{}", seen.table());
-        break;
+        if (!seen.may_pass) break;
+        pause(restart);  // a machine that starts anew takes a minute or two
       }
-      result = supervise(make_job(seen));
     }
     if (result.exit_code != 0)
       log_error("the job ended with exit code {}{}", result.exit_code,
                 result.failed.empty() ? "" : ": " + result.failed);
-    const char* why = result.stop_signal == SIGUSR1 ? "its time is over"
-                      : may_succeed_again(result)   ? "a retry can help"
-                                                    : nullptr;
-    // What goes on has not ended; and being put back ends this process.
-    if (why == nullptr || !may_requeue())
-      job.end(result.exit_code);
-    else
-      requeue(why);
-    return result.exit_code;
+    const bool time_is_over =
+        result.stop_signal == SIGUSR1 &&
+        (result.exit_code == static_cast<int>(ExitCode::retry) || result.exit_code >= 128);
+    return end(job, result.exit_code, time_is_over || may_succeed_again(result));
   }
 
- private:
+  // What Slurm will try again has not ended; and being put back ends this process.
+  int end(LaunchedJob& job, int exit_code, bool retry_helps) const {
+    if (flags_.inside && retry_helps && try_again_by_queue(flags_.retries)) return exit_code;
+    job.end(exit_code);
+    return exit_code;
+  }
   // True where a job that Slurm has put back into its queue goes on.
   bool prepare_folder() {
     if (flags_.elastic) {
@@ -102,8 +112,8 @@ class HostLaunch {
       check_inputs(config_, false);
       return false;
     }
-    const bool goes_on = flags_.inside && flags_.resume.empty() && has_state(config_, "journal") &&
-                         process_environment("SLURM_RESTART_COUNT").has_value();
+    const bool goes_on = flags_.inside && flags_.resume.empty() && is_retry_of_queue() &&
+                         has_state(config_, "journal");
     check_folder(config_, goes_on ? "journal" : flags_.resume);
     check_inputs(config_, goes_on || !flags_.resume.empty());
     return goes_on;
@@ -122,18 +132,26 @@ class HostLaunch {
         "--tls-certificate and --tls-key, or the explicit choice --insecure",
         network_text(seen.network.of_host[0]));
   }
-  Preflight look() const { return look_before_launch(config_, flags_, *placement_, starter_); }
-  // A fixed job goes on without the host that was lost, where the others have room.
-  void take_lost_host_out(const SupervisedResult& result) {
-    if (!result.host_lost) return;
-    const auto worker = static_cast<int>(result.failed_worker);
-    const std::size_t lost = placement_->host_of(worker);
-    std::vector<Host> others = hosts_;
-    others.erase(others.begin() + static_cast<std::ptrdiff_t>(lost));
-    if (others.empty() || total_slots(others) < flags_.workers) return;
-    log_warning("going on without {}", hosts_[lost].name);
+  Preflight look(bool compare_models) const {
+    return look_before_launch(config_, flags_, *placement_, starter_, compare_models);
+  }
+  // A fixed job goes on without the hosts that do not answer, where the others have room.
+  void take_silent_hosts_out(Preflight& seen) {
+    std::vector<Host> others;
+    for (const PreflightRow& row : seen.rows)
+      if (row.facts) others.push_back(row.host);
+    if (others.empty() || others.size() == hosts_.size() || total_slots(others) < flags_.workers)
+      return;
+    log_warning("going on without {} of {} hosts, which do not answer",
+                hosts_.size() - others.size(), hosts_.size());
     hosts_ = std::move(others);
     place(flags_.workers);
+    seen = look(false);
+  }
+  static void pause(int attempt) {
+    const auto seconds = std::chrono::seconds(std::min(60, 5 << std::min(attempt, 4)));
+    log_warning("looking again in {} s", seconds.count());
+    std::this_thread::sleep_for(seconds);
   }
   SupervisedJob make_job(const Preflight& seen) const {
     HostJob job;
@@ -168,21 +186,6 @@ class HostLaunch {
     }
     return 0;
   }
-  int requeues() const {
-    const auto count = process_environment("SLURM_RESTART_COUNT");
-    return count ? std::atoi(count->c_str()) : 0;
-  }
-  bool may_requeue() const {
-    return flags_.inside && process_environment("SLURM_JOB_ID") &&
-           !process_environment("SLURM_ARRAY_TASK_ID") && requeues() < flags_.retries;
-  }
-  void requeue(const char* why) const {
-    const std::string id = *process_environment("SLURM_JOB_ID");
-    log_warning("{}: putting Slurm job {} back into the queue ({} of {} retries)", why, id,
-                requeues() + 1, flags_.retries);
-    requeue_slurm_job(id);
-  }
-
   const RunConfig& config_;
   const LaunchFlags& flags_;
   const Starter starter_;
@@ -192,6 +195,29 @@ class HostLaunch {
 };
 
 }  // namespace
+
+void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
+  if (flags.transport.name != "auto" && flags.transport.name != "grpc")
+    throw ConfigError(
+        "--transport {}: on hosts that {} reaches workers speak gRPC to each other; "
+        "for MPI launch --on mpirun",
+        flags.transport.name, flags.on);
+  if (flags.workers % config.members != 0)
+    throw ConfigError("vote.members = {}: {} workers cannot be cut into voters of {}",
+                      config.members, flags.workers, config.members);
+  if (flags.elastic && !flags.resume.empty())
+    throw ConfigError(
+        "--resume: an elastic run always goes on where its journals end; leave the flag out");
+  if (!flags.min_workers) return;
+  if (!flags.elastic)
+    throw ConfigError(
+        "--min-workers {}: a fixed job on hosts is started again with all its workers; expected "
+        "--elastic",
+        *flags.min_workers);
+  if (const std::int64_t voters = flags.workers / config.members; *flags.min_workers > voters)
+    throw ConfigError("--min-workers {}: expected at most {}, the voters of {} workers",
+                      *flags.min_workers, voters, flags.workers);
+}
 
 int launch_on_hosts(const RunConfig& config, const LaunchFlags& flags) {
   return HostLaunch(config, flags).run();

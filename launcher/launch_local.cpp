@@ -107,7 +107,14 @@ MpiHosts find_hosts(const RunConfig& config, const LaunchFlags& flags) {
   for (const Host& host : placement.hosts())
     hosts.hosts += fmt::format("{}{}:{}", hosts.hosts.empty() ? "" : ",", host.name, host.slots);
   hosts.network = network_text(seen.network.of_host[0]);
-  for (const std::string& word : starter.ssh) hosts.ssh += (hosts.ssh.empty() ? "" : " ") + word;
+  for (const std::string& word : starter.ssh) {
+    if (word.find_first_of(" \t") != std::string::npos)
+      throw ConfigError(
+          "--ssh {}: mpirun parts words at every blank, and \"{}\" has one; put it into ssh's own "
+          "configuration",
+          flags.ssh, word);
+    hosts.ssh += (hosts.ssh.empty() ? "" : " ") + word;
+  }
   hosts.folder = std::filesystem::current_path().string();
   return hosts;
 }

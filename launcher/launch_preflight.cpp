@@ -67,9 +67,11 @@ Starter starter_of(const LaunchFlags& flags) {
 }
 
 Preflight look_before_launch(const RunConfig& config, const LaunchFlags& flags,
-                             const Placement& placement, const Starter& starter) {
-  return look_before_start(starter, placement.hosts(), needs_of(config, flags, placement),
-                           fs::current_path().string());
+                             const Placement& placement, const Starter& starter,
+                             bool compare_models) {
+  PreflightNeeds needs = needs_of(config, flags, placement);
+  if (!compare_models) needs.model_folder.clear();
+  return look_before_start(starter, placement.hosts(), needs, fs::current_path().string());
 }
 
 void require_ready(const Preflight& seen) {

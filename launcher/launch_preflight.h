@@ -11,7 +11,8 @@ namespace ballot {
 Starter starter_of(const LaunchFlags& flags);
 
 Preflight look_before_launch(const RunConfig& config, const LaunchFlags& flags,
-                             const Placement& placement, const Starter& starter);
+                             const Placement& placement, const Starter& starter,
+                             bool compare_models = true);
 
 // Prints its table; Error, with the exit code that tells whether a retry can help, where the job
 // may not be started.

@@ -34,6 +34,7 @@ std::vector<std::string> inner_command(const LaunchFlags& flags) {
   if (flags.restarts > 0) add("--max-restarts", std::to_string(flags.restarts));
   if (flags.retries > 0) add("--retries", std::to_string(flags.retries));
   if (!flags.resume.empty()) words.push_back("--resume=" + flags.resume);
+  add("--name", flags.name);
   add("--interface", flags.interface);
   add("--tls-ca", flags.transport.tls.ca);
   add("--tls-certificate", flags.transport.tls.certificate);
@@ -48,16 +49,19 @@ SlurmJob make_slurm_job(const RunConfig& config, const LaunchFlags& flags,
                         const std::string& name) {
   SlurmJob job = flags.slurm;
   if (job.nodes == 0) job.nodes = flags.workers;  // one worker on each
-  if (job.nodes > flags.workers)
-    throw ConfigError(
-        "--nodes {}: more than the {} workers; those beyond would stand idle (an "
-        "elastic job has spare nodes by more --nodes: say --elastic)",
-        job.nodes, flags.workers);
-  if (flags.workers % job.nodes != 0)
+  if (!flags.elastic && flags.workers % job.nodes != 0)
     throw ConfigError("--nodes {}: {} workers are not the same number on each of them", job.nodes,
                       flags.workers);
+  const bool private_links = flags.transport.tls.given() || flags.transport.insecure;
+  if (!flags.elastic && job.nodes > 1 && !private_links)
+    throw ConfigError(
+        "the workers of a fixed job speak gRPC between {} nodes; expected --tls-ca, "
+        "--tls-certificate and --tls-key, or the explicit choice --insecure (an elastic job has a "
+        "token of its own)",
+        job.nodes);
   job.name = name;
-  job.workers_per_node = flags.workers / job.nodes;
+  // Those of an elastic job beyond its workers stand by.
+  job.workers_per_node = (flags.workers + job.nodes - 1) / job.nodes;
   if (job.cpus_per_worker == 0 && config.threads > 0)
     job.cpus_per_worker = static_cast<int>(config.threads);
   if (job.gpus_per_node == 0 && config.device.starts_with("cuda"))
@@ -77,6 +81,7 @@ int launch_on_slurm(const RunConfig& config, const LaunchFlags& flags) {
         "--on slurm: this shell is inside Slurm job {} (SLURM_JOB_ID); run in that "
         "allocation with --inside, or submit from a shell outside of it",
         *inside);
+  check_hosts_flags(config, flags);
   if (flags.elastic) {
     if (fs::exists(config.output_folder + "/run.toml")) require_same_run(config);
   } else {
@@ -89,6 +94,7 @@ int launch_on_slurm(const RunConfig& config, const LaunchFlags& flags) {
     fmt::print("{}", script);
     return 0;
   }
+  job.require_free_folder();
   const std::string folder = job.record().run_folder, path = folder + "/job.sbatch";
   fs::create_directories(folder + "/logs");
   replace_file_atomically(path, script);

@@ -112,6 +112,7 @@ class RunningJob {
   int asked_signal_ = 0;
   bool draining_ = false;
   std::optional<LostRank> lost_;
+  bool host_lost_ = false;
   std::unique_ptr<ChildProcess> mpirun_;
 };
 
@@ -175,6 +176,7 @@ JobResult RunningJob::run() {
   for (LineOutput& output : outputs_) output.finish();
 
   JobResult result{mpirun_->exit_code(), lost_, asked_signal_ != 0};
+  if (host_lost_ && result.exit_code == 1) result.exit_code = static_cast<int>(ExitCode::retry);
   // A worker gave up by itself (MPI_Abort), and mpirun killed the others before it said so: they
   // are not the cause.
   if (result.exit_code < 128) result.lost.reset();
@@ -237,6 +239,13 @@ void RunningJob::see_ended_workers() {
 bool RunningJob::read_mpirun(std::string_view line) {
   if (!lost_) lost_ = parse_lost_rank(std::string(line));
   if (lost_ || line.find("job has been aborted") != std::string_view::npos) await_end();
+  // A host, or the way to it: mpirun itself ends with 1 then.
+  for (const char* words : {"ORTE has lost communication with a remote daemon",
+                            "ORTE was unable to reliably start one or more daemons"})
+    if (line.find(words) != std::string_view::npos) {
+      host_lost_ = true;
+      await_end();
+    }
   return true;
 }
 

@@ -49,8 +49,8 @@ struct LostRank {
 };
 
 struct JobResult {
-  // 0, a worker's own (also after a drain), or 128 + the signal that ended a worker or, asked for,
-  // the job.
+  // 0, a worker's own (also after a drain), ExitCode::retry where a host was lost, or 128 + the
+  // signal that ended a worker or, asked for, the job.
   int exit_code;
   std::optional<LostRank> lost;  // the worker that a signal ended, unless the job was asked to stop
   bool asked_to_stop = false;    // by SIGINT or SIGTERM to this process

@@ -80,12 +80,13 @@ class Agent {
                         program, std::strerror(errno));
     for (const auto& [name, value] : order_.environment) ::setenv(name.c_str(), value.c_str(), 1);
     child_ = std::make_unique<ChildProcess>(order_.command, output_, STDERR_FILENO);
+    heard();
     while (!child_->has_ended()) {
       wait();
       pass_on();
       while (const int signal = signals_.next())
         if (signal != SIGCHLD) leave();
-      if (input_ended_) leave();
+      if (input_ended_ || silence_.passed()) leave();
       if (end_.passed()) {
         child_->send_group(SIGKILL);
         end_ = {};
@@ -107,7 +108,13 @@ class Agent {
         input_ended_ = true;
       else
         words_.append(bytes.data(), static_cast<std::size_t>(count));
+      if (count > 0) heard();
     }
+  }
+  void heard() {
+    if (order_.silence_seconds > 0)
+      silence_ = Deadline::in(std::chrono::duration_cast<Duration>(
+          std::chrono::duration<double>(order_.silence_seconds)));
   }
 
   // "signal N" lines; anything else is passed over.
@@ -140,7 +147,7 @@ class Agent {
   AgentOrder order_;
   std::unique_ptr<ChildProcess> child_;
   std::string words_;  // read and not yet used
-  Deadline end_;
+  Deadline end_, silence_;
   bool input_ended_ = false, leaving_ = false;
 };
 

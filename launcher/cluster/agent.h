@@ -7,11 +7,13 @@
 //
 //   {"command": [...], "environment": {...}, "folder": "...", ...}     one line: what to run
 //   signal 15                                                          lines: to be passed on
+//   alive                                                              that the launcher still is
 //
 // and the agent runs the command as its child, with its own output, and ends its standard output
-// with a line that says how that ended. When its input ends, or it is told to end itself (SIGTERM,
-// SIGINT, SIGHUP), it asks the child to leave and, after the order's drain time, ends it: nothing
-// stays behind. Secrets travel in the order, never on a command line, where `ps` would show them.
+// with a line that says how that ended. When its input ends or falls silent (the network between
+// them may be gone without anybody's saying so), or it is told to end itself (SIGTERM, SIGINT,
+// SIGHUP), it asks the child to leave and, after the order's drain time, ends it: nothing stays
+// behind. Secrets travel in the order, never on a command line, where `ps` would show them.
 #pragma once
 
 #include <csignal>
@@ -29,6 +31,7 @@ struct AgentOrder {
   std::string folder;                                            // to run in; empty: where it is
   int leave_signal = SIGTERM;  // what asks the command to end in order
   double drain_seconds = 120;  // which it has then
+  double silence_seconds = 0;  // without a word: the launcher is gone; 0: it says none
 };
 
 inline constexpr std::size_t kLongestOrder = 1 << 20;  // bytes

@@ -51,7 +51,8 @@ std::string encode_order(const AgentOrder& order) {
                   {"environment", environment},
                   {"folder", order.folder},
                   {"leave_signal", order.leave_signal},
-                  {"drain_seconds", order.drain_seconds}};
+                  {"drain_seconds", order.drain_seconds},
+                  {"silence_seconds", order.silence_seconds}};
   return json.dump() + "\n";
 }
 
@@ -76,6 +77,7 @@ AgentOrder decode_order(std::string_view line) {
   order.folder = text_of(field(json, "folder", Json::value_t::string, "a text"), "folder");
   order.leave_signal = static_cast<int>(number_of(json, "leave_signal", 1, 64));
   order.drain_seconds = number_of(json, "drain_seconds", 0, 1e6);
+  order.silence_seconds = number_of(json, "silence_seconds", 0, 1e6);
   return order;
 }
 

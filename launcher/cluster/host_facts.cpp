@@ -161,8 +161,6 @@ HostFacts gather_host_facts(const std::string& run_folder, const std::string& mo
   ::gethostname(name, sizeof name - 1);
   facts.name = name;
   facts.machine = machine_name();
-  facts.time =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   facts.cores = default_threads(1);
   facts.memory_bytes = available_memory();
   look_at_disk(facts, run_folder);
@@ -170,6 +168,8 @@ HostFacts gather_host_facts(const std::string& run_folder, const std::string& mo
   if (with_gpus) look_at_gpus(facts);
   facts.free_port = find_free_port();
   if (!model_folder.empty()) facts.model_digest = digest_of_folder(model_folder);
+  facts.time =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   return facts;
 }
 

@@ -21,7 +21,7 @@ struct HostFacts {
   std::string version;            // of Ballot there
   std::string name;               // as the host calls itself
   std::string machine;            // the same for processes of one machine and network namespace
-  double time = 0;                // seconds since the epoch, when it was asked
+  double time = 0;                // seconds since the epoch, when it answered
   int cores = 0;                  // that a process may use
   std::int64_t memory_bytes = 0;  // available
   std::int64_t disk_bytes = 0;    // free where the run's folder is or will be

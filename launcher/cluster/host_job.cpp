@@ -82,6 +82,9 @@ class HostJobMaker {
       words = {"mpirun"};  // of that host, wherever it is there
       const std::vector<std::string> all = mpirun_words(placement_->members(), threads_[host]);
       words.insert(words.end(), all.begin() + 1, all.end());
+      // In a Slurm step mpirun would start its ranks by srun, on any of the job's nodes.
+      if (job_.starter.method == StartMethod::srun)
+        words.insert(words.begin() + 1, {"--mca", "plm", "isolated", "--mca", "ras", "^slurm"});
     }
     words.insert(words.end(),
                  {job_.starter.program, "train", job_.run_file, "--coordinator", meeting_address(),
@@ -112,6 +115,7 @@ class HostJobMaker {
     AgentOrder order;
     order.command = std::move(words);
     order.folder = job_.folder;
+    order.silence_seconds = kAgentSilenceSeconds;
     order.environment = std::move(more);
     order.environment.emplace_back("OMP_NUM_THREADS", std::to_string(threads));
     order.environment.emplace_back("OMP_WAIT_POLICY", "passive");

@@ -11,7 +11,6 @@
 
 #include "core/error.h"
 #include "launcher/child_process.h"
-#include "launcher/line_output.h"  // write_all
 #include "launcher/signals.h"
 
 namespace ballot {
@@ -23,10 +22,17 @@ struct Run {
   std::unique_ptr<ChildProcess> child;
 };
 
+double now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 void read_all(const Pipe& pipe, std::string& text) {
   std::array<char, 65536> bytes;
-  for (ssize_t count; (count = ::read(pipe.source.number(), bytes.data(), bytes.size())) > 0;)
+  for (int turn = 0; turn < 16; ++turn) {  // who writes without end is not all there is
+    const ssize_t count = ::read(pipe.source.number(), bytes.data(), bytes.size());
+    if (count <= 0) return;
     if (text.size() < kLongestAnswer) text.append(bytes.data(), static_cast<std::size_t>(count));
+  }
 }
 
 void start(Run& run, const StartCommand& command) {
@@ -35,7 +41,8 @@ void start(Run& run, const StartCommand& command) {
   const Descriptor input(ends[0]);
   run.to_agent = Descriptor(ends[1]);
   ::fcntl(ends[1], F_SETFL, O_NONBLOCK);
-  if (!write_all(ends[1], command.input))
+  if (::write(ends[1], command.input.data(), command.input.size()) !=
+      static_cast<ssize_t>(command.input.size()))
     throw ConfigError("an order of {} bytes is too long for an agent", command.input.size());
   run.child = std::make_unique<ChildProcess>(command.words, run.output.target.number(),
                                              run.errors.target.number(), input.number());
@@ -62,7 +69,7 @@ std::vector<HostAnswer> run_on_hosts(const Starter& starter, const std::vector<H
                                      const std::function<AgentOrder(std::size_t host)>& order_of,
                                      Deadline deadline) {
   std::signal(SIGPIPE, SIG_IGN);
-  const Signals signals;  // SIGCHLD, above all
+  Signals signals({SIGUSR1});
   std::vector<HostAnswer> answers(hosts.size());
   std::vector<Run> runs(hosts.size());
   for (std::size_t h = 0; h < hosts.size(); ++h) {
@@ -70,13 +77,18 @@ std::vector<HostAnswer> run_on_hosts(const Starter& starter, const std::vector<H
     start(runs[h], make_start(starter, hosts[h].name, order_of(h)));
   }
   for (std::size_t running = hosts.size(); running > 0;) {
-    std::vector<pollfd> waits;
+    std::vector<pollfd> waits{{signals.descriptor(), POLLIN, 0}};
     for (const Run& run : runs)
       if (run.child)
         for (const Pipe* pipe : {&run.output, &run.errors})
           waits.push_back({pipe->source.number(), POLLIN, 0});
     if (::poll(waits.data(), waits.size(), 20) < 0 && errno != EINTR)
       throw_file_error("wait for", "the hosts");
+    while (const int signal = signals.next())
+      if (signal != SIGCHLD)  // those that run are killed with this
+        throw Error(
+            ExitCode::retry,
+            fmt::format("asked to end by signal {} while the hosts were looked at", signal));
     for (std::size_t h = 0; h < hosts.size(); ++h) {
       Run& run = runs[h];
       if (!run.child) continue;
@@ -91,6 +103,7 @@ std::vector<HostAnswer> run_on_hosts(const Starter& starter, const std::vector<H
       read_all(run.output, answers[h].output);
       read_all(run.errors, answers[h].errors);
       take_end(answers[h], run.child->exit_code());
+      answers[h].ended_at = now();
       run.child.reset();
       --running;
     }

@@ -16,6 +16,7 @@ struct HostAnswer {
   bool reached = false;        // its agent was heard of
   int exit_code = 0;           // of the command, where it was reached; else of what was to reach it
   bool timed_out = false;      // it was ended at the deadline
+  double ended_at = 0;         // by the launcher's clock, seconds since the epoch
   std::string output, errors;  // at most kLongestAnswer bytes of each
 };
 

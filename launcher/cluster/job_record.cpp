@@ -16,6 +16,7 @@
 #include "core/file.h"
 #include "launcher/cluster/slurm.h"
 #include "launcher/environment.h"
+#include "launcher/kubernetes/recorded_job.h"
 
 namespace ballot {
 namespace {
@@ -136,6 +137,9 @@ JobRecord decode_job(std::string_view bytes, const std::string& path) {
   }
   if (!is_name(job.name))
     throw DataError("{}: \"{}\" is no name of a job", path, job.name.substr(0, 60));
+  // It becomes an argument of scancel.
+  if (job.on == "slurm" && job.id.find_first_not_of("0123456789") != std::string::npos)
+    throw DataError("{}: \"{}\" is no number of a Slurm job", path, job.id.substr(0, 60));
   return job;
 }
 
@@ -238,13 +242,38 @@ const char* to_string(JobState::Kind kind) {
   return "unknown";
 }
 
+// As the cluster has it.
+static JobState kubernetes_state(const JobRecord& job) {
+  using Kind = JobState::Kind;
+  const RecordedKubernetesJob recorded = parse_kubernetes_id(job.id);
+  const KubernetesState state = Kubectl(recorded.options).state(recorded.name, recorded.controller);
+  if (state.phase == KubernetesState::Phase::absent)
+    return {Kind::lost, fmt::format("lost: the cluster no longer has job {}", recorded.name)};
+  if (state.over()) {
+    const int code = exit_code_of(state);
+    return {Kind::ended, code == 0 ? "done" : fmt::format("ended with {}", code)};
+  }
+  return {state.phase == KubernetesState::Phase::running ? Kind::running : Kind::queued,
+          describe(state)};
+}
+
+bool launcher_runs_here(const JobRecord& job) {
+  return job.launcher > 0 && job.host == host_name() &&
+         start_of(job.launcher) == job.launcher_start;
+}
+
 JobState state_of(const JobRecord& job) {
   using Kind = JobState::Kind;
   if (job.exit_code)
     return {Kind::ended,
             *job.exit_code == 0 ? "done" : fmt::format("ended with {}", *job.exit_code)};
   if (job.on == "slurm" && !job.id.empty()) {
-    const SlurmState state = slurm_state(job.id);
+    SlurmState state;
+    try {
+      state = slurm_state(job.id);
+    } catch (const TransportError& away) {
+      return {Kind::unknown, fmt::format("not known now: {}", away.what())};
+    }
     if (state.known)
       return {state.pending ? Kind::queued : Kind::running,
               fmt::format("{} (Slurm job {}{}{})", state.pending ? "queued" : "running", job.id,
@@ -252,6 +281,7 @@ JobState state_of(const JobRecord& job) {
     return {Kind::lost,
             fmt::format("lost: Slurm no longer has job {}, and it wrote no end", job.id)};
   }
+  if (job.on == "kubernetes") return kubernetes_state(job);
   if (job.launcher == 0) return {Kind::unknown, "unknown"};
   if (job.host != host_name())
     return {Kind::unknown, fmt::format("not known here: its launcher is process {} on {}",

@@ -19,7 +19,7 @@ struct JobRecord {
   std::string name;        // unique in the list
   std::string on;          // local, ssh, mpirun, slurm, kubernetes
   std::string run_folder;  // absolute
-  std::string id;          // Slurm's, or namespace/name at Kubernetes; empty elsewhere
+  std::string id;          // Slurm's, or kubernetes/recorded_job.h's; empty elsewhere
   int workers = 0;
   bool elastic = false;
   double started = 0;  // seconds since the epoch
@@ -54,6 +54,8 @@ struct JobState {
   std::string text;  // "running (Slurm job 12 on node[0-2])"
 };
 const char* to_string(JobState::Kind kind);
+// Its launcher is a process of this host that has not ended.
+bool launcher_runs_here(const JobRecord& job);
 // Asks whoever keeps it: the kernel, squeue, kubectl.
 JobState state_of(const JobRecord& job);
 

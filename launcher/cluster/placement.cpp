@@ -1,5 +1,7 @@
 #include "launcher/cluster/placement.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace ballot {
@@ -44,13 +46,18 @@ std::size_t Placement::move(int voter) {
   const auto v = static_cast<std::size_t>(voter);
   const std::size_t from = host_of_[v];
   lost_[from] = true;
-  for (std::size_t host = 0; host < hosts_.size(); ++host) {
-    if (lost_[host]) continue;
-    if (const std::optional<int> slot = free_slot(host)) {
-      host_of_[v] = host;
-      slot_of_[v] = *slot;
-      return host;
+  for (const bool again : {false, true}) {
+    for (std::size_t host = 0; host < hosts_.size(); ++host) {
+      if (lost_[host]) continue;
+      if (const std::optional<int> slot = free_slot(host)) {
+        host_of_[v] = host;
+        slot_of_[v] = *slot;
+        return host;
+      }
     }
+    // One that was lost long ago may be back.
+    if (!again) std::fill(lost_.begin(), lost_.end(), false);
+    lost_[from] = true;
   }
   lost_[from] = false;
   return from;

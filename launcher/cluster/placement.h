@@ -24,7 +24,7 @@ class Placement {
   int slot_of(int voter) const { return slot_of_[static_cast<std::size_t>(voter)]; }
 
   // A voter whose host was lost goes to the next host that has room and was not lost itself; where
-  // there is none it stays, and its host counts as good again. Returns its host.
+  // there is none, to one that was lost before it and may be back, or it stays. Returns its host.
   std::size_t move(int voter);
 
  private:

@@ -27,8 +27,15 @@ std::string last_line(const std::string& text) {
                      end - (line == std::string::npos ? 0 : line + 1) + 1);
 }
 
+// Of bytes that came from elsewhere: nothing that a terminal would obey.
+std::string shown(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < ' ' || c == 127) c = '?';
+  return text.substr(0, 300);
+}
+
 std::string why_not(const HostAnswer& answer) {
-  const std::string said = last_line(answer.errors.empty() ? answer.output : answer.errors);
+  const std::string said = shown(last_line(answer.errors.empty() ? answer.output : answer.errors));
   if (answer.timed_out) return "did not answer in time" + (said.empty() ? "" : ": " + said);
   if (!answer.reached)
     return said.empty() ? fmt::format("cannot be reached (exit code {})", answer.exit_code) : said;
@@ -63,7 +70,8 @@ PreflightRow read_answer(const Host& host, const PreflightAnswer& answer) {
   try {
     row.facts = decode_facts(last_line(answer.answer.output));
   } catch (const Error& failure) {
-    row.problem = failure.what();
+    row.problem = shown(failure.what());
+    row.may_pass = false;
     return row;
   }
   // Its clock was read between asking and answering.
@@ -208,12 +216,12 @@ Preflight look_before_start(const Starter& starter, const std::vector<Host>& hos
     questions.insert(questions.end(), {"--model", needs.model_folder});
   if (needs.gpu) questions.push_back("--gpus");
   const double asked_at = now();
+  // A model may be tens of gigabytes on a slow disk.
   const Duration patience = needs.patience * (needs.model_folder.empty() ? 1 : 20);
   const auto answers = run_on_hosts(
       starter, hosts, [&](std::size_t) { return probing(questions); }, Deadline::in(patience));
-  const double answered_at = now();
   for (std::size_t h = 0; h < hosts.size(); ++h)
-    preflight.rows.push_back(read_answer(hosts[h], {answers[h], asked_at, answered_at}));
+    preflight.rows.push_back(read_answer(hosts[h], {answers[h], asked_at, answers[h].ended_at}));
   preflight.reached.resize(hosts.size());
   judge_hosts(needs, preflight);
 

@@ -25,7 +25,7 @@ struct PreflightNeeds {
   bool gpu = false;                                          // each worker needs one
   std::vector<int> workers_of_host;                          // 0: a host that only stands by
   double clock_seconds = 5;           // by how much clocks may differ: certificates, logs
-  std::chrono::seconds patience{30};  // for a host to answer; twice that with a model to digest
+  std::chrono::seconds patience{30};  // for a host to answer; 20 times that with a model to digest
 };
 
 // What one host answered, and when it was asked: for its clock.

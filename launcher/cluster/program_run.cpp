@@ -18,8 +18,11 @@ constexpr std::size_t kMostBytes = 1 << 20;
 
 void read_all(const Pipe& pipe, std::string& text) {
   std::array<char, 65536> bytes;
-  for (ssize_t count; (count = ::read(pipe.source.number(), bytes.data(), bytes.size())) > 0;)
+  for (int turn = 0; turn < 16; ++turn) {  // a deadline passes also for who writes without end
+    const ssize_t count = ::read(pipe.source.number(), bytes.data(), bytes.size());
+    if (count <= 0) return;
     if (text.size() < kMostBytes) text.append(bytes.data(), static_cast<std::size_t>(count));
+  }
 }
 
 }  // namespace
@@ -53,6 +56,10 @@ std::string output_of(const std::string& program, const std::vector<std::string>
   ProgramRun run = run_program(words);
   if (run.exit_code == 0) return std::move(run.output);
   while (!run.errors.empty() && run.errors.back() == '\n') run.errors.pop_back();
+  // A scheduler that is away comes back.
+  for (const char* away : {"Unable to contact", "Socket timed out", "Connection refused"})
+    if (run.errors.find(away) != std::string::npos)
+      throw TransportError("{} ended with {}: {}", program, run.exit_code, run.errors);
   throw ConfigError("{} ended with {}: {}", program, run.exit_code,
                     run.errors.empty() ? "it said nothing" : run.errors);
 }

@@ -39,7 +39,10 @@ std::string render_batch_script(const SlurmJob& job) {
   if (!job.time.empty()) add(fmt::format("--time={}", job.time));
   if (!job.partition.empty()) add(fmt::format("--partition={}", job.partition));
   if (!job.account.empty()) add(fmt::format("--account={}", job.account));
-  add(fmt::format("--output={}", job.log));
+  std::string log;  // a pattern, in which % begins a code
+  for (const char c : job.log) log += c == '%' ? std::string("%%") : std::string(1, c);
+  add(log.find(' ') == std::string::npos ? fmt::format("--output={}", log)
+                                         : fmt::format("--output=\"{}\"", log));
   add("--open-mode=append");
   add(fmt::format("--signal=B:USR1@{}", job.drain_seconds));
   add("--no-kill");  // a node that fails takes its workers along and nobody else
@@ -50,7 +53,7 @@ std::string render_batch_script(const SlurmJob& job) {
     add(job.retries > 0 ? "--requeue" : "--no-requeue");
   }
   for (const std::string& option : job.options) add(option);
-  script += fmt::format("\ncd {}\n", word_of(job.folder));
+  script += fmt::format("\ncd {} || exit 2\n", word_of(job.folder));
   // The launcher takes the script's place, so that Slurm's signals are its own.
   script += "exec";
   for (const std::string& word : job.command) script += fmt::format(" {}", word_of(word));
@@ -99,10 +102,12 @@ SlurmState slurm_state(const std::string& id) {
 }
 
 void cancel_slurm_job(const std::string& id, bool now) {
-  if (now || slurm_state(id).pending)
+  if (now || slurm_state(id).pending) {
     output_of("scancel", {id}, kPackage);
-  else
-    output_of("scancel", {"--batch", "--signal=TERM", id}, kPackage);
+    return;
+  }
+  output_of("scancel", {"--state=PENDING", id}, kPackage);  // an array's later tasks
+  output_of("scancel", {"--batch", "--signal=TERM", id}, kPackage);
 }
 
 void requeue_slurm_job(const std::string& id) {

@@ -30,7 +30,11 @@ const std::vector<std::string> kSshOptions = {"-T",
                                               "-o",
                                               "ServerAliveInterval=5",
                                               "-o",
-                                              "ServerAliveCountMax=3"};
+                                              "ServerAliveCountMax=3",
+                                              "-o",
+                                              "ControlMaster=no",
+                                              "-o",
+                                              "ControlPath=none"};
 
 // One task on one node beside others of the same allocation; its exit is its own affair. No PMIx:
 // Ballot needs none.

@@ -24,8 +24,14 @@ namespace ballot {
 namespace {
 
 constexpr Duration kPause = std::chrono::milliseconds(200);  // before a process is started again
-// A host that could not be reached is not asked again at once.
-constexpr Duration kHostPause = std::chrono::seconds(2);
+// A host that could not be reached is not asked again at once, and less and less often; a machine
+// that starts anew takes minutes. Such attempts together use up one restart; but not for ever.
+constexpr Duration kHostPause = std::chrono::seconds(2),
+                   kLongestHostPause = std::chrono::seconds(60);
+constexpr int kHostAttempts = 30;
+constexpr Duration kAliveEvery = std::chrono::seconds(5);
+constexpr Duration kAgentEndPatience = std::chrono::seconds(5);  // from its last word to its end
+constexpr int kMostReads = 16;  // of one stream in one turn: who writes without end is not all
 constexpr Duration kKillPatience = std::chrono::seconds(10);  // for an agent to end what it runs
 
 struct End {
@@ -60,16 +66,32 @@ class Member {
       to_agent_ = Descriptor(ends[1]);
       ::fcntl(ends[1], F_SETFL, O_NONBLOCK);
       // An empty pipe holds it all, so nobody has to read yet.
-      if (!write_all(to_agent_.number(), command.input))
+      if (::write(ends[1], command.input.data(), command.input.size()) !=
+          static_cast<ssize_t>(command.input.size()))
         throw ConfigError("{}: its order of {} bytes is too long to be passed to its host", name(),
                           command.input.size());
     }
     child_ = std::make_unique<ChildProcess>(command.words, output_.target.number(),
                                             errors_.target.number(), input.number());
+    heard_of_ = false;
+    next_alive_ = system_clock().now() + kAliveEvery;
   }
   void start_later(bool host_lost) {
     host_lost_ = host_lost;
-    due_ = system_clock().now() + (host_lost ? kHostPause : kPause);
+    const Duration pause = std::min(kLongestHostPause, kHostPause * (1 << std::min(attempts_, 6)));
+    due_ = system_clock().now() + (host_lost ? pause : kPause);
+  }
+  // Whether this end is only another attempt that did not reach the host.
+  bool is_same_loss(const End& end) {
+    const bool same = end.host_lost && !heard_of_ && attempts_ > 0 && attempts_ < kHostAttempts;
+    attempts_ = end.host_lost ? (heard_of_ ? 1 : attempts_ + 1) : 0;
+    return same;
+  }
+  void say_alive() {
+    if (!to_agent_.is_open() || system_clock().now() < next_alive_) return;
+    next_alive_ = system_clock().now() + kAliveEvery;
+    // A pipe that is full is that of an agent out of reach, which is found out otherwise.
+    [[maybe_unused]] const ssize_t written = ::write(to_agent_.number(), "alive\n", 6);
   }
   bool is_due() const { return due_ && system_clock().now() >= *due_; }
   void start_due() { start(host_lost_); }
@@ -77,6 +99,7 @@ class Member {
 
   // Once after each end.
   std::optional<End> take_end() {
+    if (child_ != nullptr && agent_end_ && agent_ended_.passed()) child_->send_group(SIGKILL);
     if (child_ == nullptr || !child_->has_ended()) return std::nullopt;
     const int code = child_->exit_code();
     const bool by_agent = to_agent_.is_open();
@@ -95,7 +118,8 @@ class Member {
     due_.reset();
     if (child_ == nullptr) return;
     if (!to_agent_.is_open()) return child_->send(signal);
-    write_all(to_agent_.number(), fmt::format("signal {}\n", signal));
+    const std::string line = fmt::format("signal {}\n", signal);
+    [[maybe_unused]] const ssize_t written = ::write(to_agent_.number(), line.data(), line.size());
   }
   // What started it too, which an agent out of reach does not end.
   void kill() {
@@ -106,8 +130,8 @@ class Member {
     return {output_.source.number(), errors_.source.number()};
   }
   void read() {
-    while (read_one(output_, lines_) || read_one(errors_, error_lines_)) {
-    }
+    for (int turn = 0; turn < kMostReads; ++turn)
+      if (!read_one(output_, lines_) && !read_one(errors_, error_lines_)) return;
   }
   void finish() {
     read();
@@ -122,10 +146,12 @@ class Member {
   }
   // Takes the agent's own last line out.
   bool is_output(std::string_view& line) {
+    heard_of_ = true;
     std::string_view rest;
     const std::optional<int> code = parse_end(line, rest);
     if (!code) return true;
     agent_end_ = code;
+    agent_ended_ = Deadline::in(kAgentEndPatience);
     line = rest;
     return !rest.empty();
   }
@@ -142,10 +168,14 @@ class Member {
   Pipe output_, errors_;
   Descriptor to_agent_;  // open while an agent runs
   std::optional<int> agent_end_;
+  Deadline agent_ended_;
   LineOutput lines_, error_lines_;
   std::unique_ptr<ChildProcess> child_;
   std::optional<TimePoint> due_;  // to be started again
   bool host_lost_ = false;
+  int attempts_ = 0;       // in a row that lost the host
+  bool heard_of_ = false;  // this one was: it wrote something
+  TimePoint next_alive_{};
 };
 
 class Supervisor {
@@ -197,12 +227,14 @@ class Supervisor {
     for (const auto& worker : workers_) add(*worker);
     if (::poll(waits.data(), waits.size(), 50) < 0 && errno != EINTR)
       throw_file_error("wait for", "the workers");
-    if (coordinator_) coordinator_->read();
-    for (const auto& worker : workers_) worker->read();
+    if (coordinator_) coordinator_->read(), coordinator_->say_alive();
+    for (const auto& worker : workers_) worker->read(), worker->say_alive();
   }
 
-  bool may_start_again(const Member& member, const End& end) {
-    if (stopping_ || restarts_left_ == 0) return false;
+  bool may_start_again(Member& member, const End& end) {
+    if (stopping_) return false;
+    if (member.is_same_loss(end)) return true;
+    if (restarts_left_ == 0) return false;
     --restarts_left_;
     log_warning("{} {}; starting it again, {} restarts are left", member.name(),
                 end.host_lost ? std::string("was lost with its host")
@@ -221,11 +253,12 @@ class Supervisor {
     // Who leaves needs it too, also where whoever asked for that has asked it as well (scancel).
     if (stopping_ && (is_mendable(*end) || end->code == 0))
       return coordinator_->start_later(end->host_lost);
-    if (is_mendable(*end) && may_start_again(*coordinator_, *end))
+    // Somebody else may have asked it to end (its host, going down).
+    if ((is_mendable(*end) || end->code == 0) && may_start_again(*coordinator_, *end))
       return coordinator_->start_later(end->host_lost);
     if (stopping_) return;
     log_error("the coordinator ended with {}: the job ends", end->code);
-    result_.exit_code = end->code != 0 ? end->code : static_cast<int>(ExitCode::internal);
+    result_.exit_code = end->code != 0 ? end->code : static_cast<int>(ExitCode::retry);
     result_.failed = coordinator_->name();
     ask_to_stop(SIGTERM);
   }
@@ -238,7 +271,8 @@ class Supervisor {
     if (end && stopping_ && end->code == 128 + job_.leave_signal)
       end->code = static_cast<int>(ExitCode::retry);
     if (!end) {
-      if (stopping_ && !worker.runs()) ended_[w] = true;  // it was to be started again
+      // It was to be started again.
+      if (!worker.runs() && (stopping_ || others_have_ended(w))) ended_[w] = true;
       return;
     }
     if (end->code != 0 && is_mendable(*end) && may_start_again(worker, *end))
@@ -272,10 +306,18 @@ class Supervisor {
     ask_to_stop(SIGTERM);
   }
 
+  // The run is over, whatever becomes of a host that does not answer.
+  bool others_have_ended(std::size_t w) const {
+    for (std::size_t other = 0; other < ended_.size(); ++other)
+      if (other != w && !ended_[other]) return false;
+    return ended_.size() > 1 && result_.exit_code == 0 && sent_away_ + 1 < ended_.size();
+  }
+
   void ask_to_stop(int signal) {
     if (stopping_) {
       if (signal != SIGINT) return send_all(signal);
       killing_ = true;
+      end_ = Deadline::in(kKillPatience);
       return send_all(SIGKILL);
     }
     stopping_ = true;

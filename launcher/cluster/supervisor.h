@@ -19,6 +19,9 @@
 
 namespace ballot {
 
+// What the launcher says is not heard for so long: the agent gives it up (AgentOrder).
+inline constexpr double kAgentSilenceSeconds = 60;
+
 struct SupervisedProcess {
   std::string name;  // "worker 3", "coordinator"
   // What starts it, for the first time or anew. `host_lost`: its connection broke or its host

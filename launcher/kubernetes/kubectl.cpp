@@ -190,13 +190,15 @@ void Kubectl::stop(const std::string& job, KubernetesOperator controller,
                       seconds(patience), fmt::join(names, ", "));
     }
   }
-  if (now.phase != KubernetesState::Phase::absent)
-    call({"delete", kind_of(controller), job, "--ignore-not-found", "--cascade", "foreground",
-          "--wait=true"},
-         "", fmt::format("job {} to be deleted", job), options_.limit);
+  remove(job, controller);
+}
+
+void Kubectl::remove(const std::string& job, KubernetesOperator controller, bool wait) const {
+  const char* waits = wait ? "--wait=true" : "--wait=false";
+  call({"delete", kind_of(controller), job, "--ignore-not-found", "--cascade", "foreground", waits},
+       "", fmt::format("job {} to be deleted", job), options_.limit);
   call({"delete", "statefulset,service,configmap,secret", "--selector",
-        job_selector(job) + ",app.kubernetes.io/managed-by=ballot", "--ignore-not-found",
-        "--wait=true"},
+        job_selector(job) + ",app.kubernetes.io/managed-by=ballot", "--ignore-not-found", waits},
        "", fmt::format("what belongs to job {} to be deleted", job), options_.limit);
 }
 

@@ -48,8 +48,11 @@ class Kubectl {
   // Its pods are asked to leave in order and none are made anew; the job stays, and so does its
   // coordinator.
   void suspend(const std::string& job, KubernetesOperator controller) const;
+  // Everything of it but the volume; workers that run are ended as their pods are. Returns when all
+  // of it is gone, or (`wait` false) at once.
+  void remove(const std::string& job, KubernetesOperator controller, bool wait = true) const;
   // Suspends, waits until its pods are gone (`patience`, then a Timeout that names them), and
-  // deletes everything of it but the volume. Nothing where there is none.
+  // removes it. Nothing where there is none.
   void stop(const std::string& job, KubernetesOperator controller,
             std::chrono::milliseconds patience) const;
   // The line of a command, as a person would type it.

@@ -251,8 +251,8 @@ KubernetesJob make_kubernetes_job(const RunConfig& config, const std::string& ru
 
 int launch_on_kubernetes(const RunConfig& config, const std::string& run_file,
                          const std::vector<std::string>& settings, int workers, int min_workers,
-                         int max_restarts, bool dry_run, bool attach,
-                         const KubernetesFlags& flags) {
+                         int max_restarts, bool dry_run, bool attach, const KubernetesFlags& flags,
+                         const std::function<void(const KubernetesJob&)>& submitted) {
   KubernetesJob job =
       make_kubernetes_job(config, run_file, settings, workers, min_workers, max_restarts, flags);
   if (dry_run) {
@@ -267,14 +267,19 @@ int launch_on_kubernetes(const RunConfig& config, const std::string& run_file,
   }
   kubectl.apply(yaml_documents(kubernetes_objects(job)));
   if (job.controller == KubernetesOperator::none) give_to_job(kubectl, job);
+  if (submitted) submitted(job);
   log_info("job {} is submitted: {} workers, {}", job.name, workers,
            kubectl.line({"get", "pods", "--selector", job_selector(job.name), "--watch"}));
   if (!attach) return 0;
   FollowOptions options;
   options.controller = job.controller;
   options.grace = std::chrono::seconds(job.grace_seconds + 60);
-  options.log_folder = flags.log_folder.empty() ? job.name + "-logs" : flags.log_folder;
+  options.log_folder = kubernetes_log_folder(job.name, flags);
   return follow_kubernetes(kubectl, job.name, options);
+}
+
+std::string kubernetes_log_folder(const std::string& job, const KubernetesFlags& flags) {
+  return flags.log_folder.empty() ? job + "-logs" : flags.log_folder;
 }
 
 void add_kubernetes_flags(CLI::App& command, KubernetesFlags& flags) {

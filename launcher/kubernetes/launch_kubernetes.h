@@ -5,6 +5,7 @@
 // relative ones are relative to where it is mounted.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,9 +48,14 @@ KubernetesJob make_kubernetes_job(const RunConfig& config, const std::string& ru
 // dry_run: prints what would be submitted, and nothing else. attach: stays until the job has ended,
 // with its logs in the terminal and in log_folder; SIGINT and SIGTERM make its workers leave in
 // order; a second one leaves them to it. The exit code is the job's then (README), 0 for one that
-// was submitted. From the main thread, before others are started.
+// was submitted. `submitted` is called once the cluster has it. From the main thread, before others
+// are started.
 int launch_on_kubernetes(const RunConfig& config, const std::string& run_file,
                          const std::vector<std::string>& settings, int workers, int min_workers,
-                         int max_restarts, bool dry_run, bool attach, const KubernetesFlags& flags);
+                         int max_restarts, bool dry_run, bool attach, const KubernetesFlags& flags,
+                         const std::function<void(const KubernetesJob&)>& submitted = {});
+
+// Of an attached launch, and where the job's record lies: --kube-logs, or NAME-logs.
+std::string kubernetes_log_folder(const std::string& job, const KubernetesFlags& flags);
 
 }  // namespace ballot

@@ -3,6 +3,8 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <cerrno>
+#include <cstring>
 
 #include <thread>
 
@@ -96,6 +98,8 @@ CoordinatorServer::CoordinatorServer(CoordinatorServerOptions options,
   if (connections_->server == nullptr || port == 0) {
     connections_->server.reset();
     const std::string why = why_not_listen(at);
+    if (!why.empty() && why == std::strerror(EADDRINUSE))  // whoever has it may let go of it
+      throw TransportError("cannot listen at {}: {}", at.text(), why);
     throw ConfigError("cannot listen at {}: {}", at.text(), why.empty() ? "unknown" : why);
   }
   at.port = static_cast<std::uint16_t>(port);

@@ -1,6 +1,7 @@
 #include "runtime/elastic/elastic_trainer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <deque>
 #include <filesystem>
@@ -8,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -358,6 +360,22 @@ class ElasticRecord {
   Stopwatch watch_step_, total_;
 };
 
+// A process of this worker that still leaves (its launcher was cut off and started another) is
+// waited for a little; then another try may find it gone.
+std::unique_ptr<FileLock> take_journal(const std::string& shard, std::int32_t worker) {
+  constexpr Duration kPatience = std::chrono::seconds(10);
+  for (const Deadline deadline = Deadline::in(kPatience);;) {
+    try {
+      return std::make_unique<FileLock>(shard + "/in-use",
+                                        fmt::format("--worker {}: its journal", worker));
+    } catch (const ConfigError& held) {
+      if (deadline.passed())
+        throw Timeout("{}; waited {:g} s for it to end", held.what(), seconds(kPatience));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
 }  // namespace
 
 TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& options,
@@ -399,7 +417,7 @@ TrainingResult train_elastic(const RunConfig& config, const ElasticOptions& opti
   prepare_folder(config, options.worker);
   const std::string shard = shard_folder(config.output_folder, options.worker);
   std::filesystem::create_directories(shard);
-  const FileLock lock(shard + "/in-use", fmt::format("--worker {}: its journal", options.worker));
+  const std::unique_ptr<FileLock> lock = take_journal(shard, options.worker);
   ElasticJournal journal(system_disk(),
                          journal_options(config, options, replica.genesis(), patience));
   if (config.journal.copies > 1)

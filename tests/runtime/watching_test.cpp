@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -13,6 +14,7 @@
 #include <regex>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "collectives/transport/network_address.h"
 #include "core/error.h"
@@ -134,6 +136,40 @@ TEST(MetricValues, CountersAddUpAndStepsFallIntoBuckets) {
     EXPECT_EQ(sample.counts.back(), 1u);
   }
   EXPECT_TRUE(seen);
+}
+
+TEST(MetricValues, NothingIsLostWhileSomebodyLooks) {
+  constexpr int kThreads = 4, kTimes = 20000;
+  MetricValues values(1);
+  std::atomic<bool> over{false};
+  std::thread looks([&] {
+    double last = 0;
+    while (!over)
+      for (const MetricSample& sample : values.collect())
+        if (sample.metric == Metric::tokens) {
+          EXPECT_GE(sample.value, last);
+          last = sample.value;
+        }
+  });
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < kTimes; ++i) {
+        values.add(Metric::tokens, 3);
+        values.observe_step(0.25);
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  over = true;
+  looks.join();
+  for (const MetricSample& sample : values.collect()) {
+    if (sample.metric == Metric::tokens) {
+      EXPECT_EQ(sample.value, 3.0 * kThreads * kTimes);
+    }
+    if (sample.metric == Metric::step_seconds) {
+      EXPECT_EQ(sample.value, 0.25 * kThreads * kTimes);
+    }
+  }
 }
 
 // A step's record of a job with three voters, every number another.

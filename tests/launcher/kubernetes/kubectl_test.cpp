@@ -198,7 +198,7 @@ TEST(Kubectl, WorkersThatDoNotLeaveAreNamedAndNothingIsDeleted) {
 TEST(Kubectl, StoppingWhatIsNotThereDeletesWhatIsLeftOfIt) {
   const FakeKubectl fake;
   Kubectl({}).stop("first", KubernetesOperator::none, std::chrono::seconds(1));
-  EXPECT_THAT(fake.calls(), ElementsAre(StartsWith("get job first"),
+  EXPECT_THAT(fake.calls(), ElementsAre(StartsWith("get job first"), StartsWith("delete job first"),
                                         StartsWith("delete statefulset,service,configmap,secret")));
 }
 
