@@ -112,15 +112,14 @@ TEST_P(GivenGradientsOnCuda, AreFollowedToTheBitsOfTheCpu) {
 
 INSTANTIATE_TEST_SUITE_P(
     Rules, GivenGradientsOnCuda,
-    testing::Values(std::vector<std::string>{"optimizer.preset=\"lion\""},
-                    std::vector<std::string>{"group.hidden.newton_schulz=false",
-                                             "group.hidden.momentum_type=\"bf16\"",
-                                             "vote.ties=\"hold\""},
-                    std::vector<std::string>{"optimizer.preset=\"signum\"",
-                                             "group.embedding.abstain_below=0.1"},
-                    std::vector<std::string>{"optimizer.preset=\"adamw\""},
-                    std::vector<std::string>{"optimizer.preset=\"lion\"",
-                                             "optimizer.reduce=\"mean-fp32\""}));
+    testing::Values(
+        std::vector<std::string>{"optimizer.preset=\"lion\""},
+        std::vector<std::string>{"group.hidden.newton_schulz=false",
+                                 "group.hidden.momentum_type=\"bf16\"", "vote.ties=\"hold\""},
+        std::vector<std::string>{"optimizer.preset=\"signum\"",
+                                 "group.embedding.abstain_below=0.1"},
+        std::vector<std::string>{"optimizer.preset=\"adamw\""},
+        std::vector<std::string>{"optimizer.preset=\"lion\"", "optimizer.reduce=\"mean-fp32\""}));
 
 }  // namespace
 }  // namespace ballot
