@@ -3,13 +3,36 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "launcher/cluster/program_run.h"
+#include "launcher/child_process.h"  // find_program
+#include "launcher/program_call.h"
 #include "launcher/shell_words.h"
 
 namespace ballot {
 namespace {
 
-constexpr const char* kPackage = "Slurm's client programs (Debian: slurm-client)";
+// What one of Slurm's programs prints. Unavailable where it is not there; ConfigError with what it
+// said, or TransportError where only Slurm's controller was away, where it ends with anything but
+// 0.
+std::string output_of(const std::string& program, const std::vector<std::string>& arguments) {
+  const auto path = find_program(program);
+  if (!path)
+    throw Unavailable("{} is not in PATH: install Slurm's client programs (Debian: slurm-client)",
+                      program);
+  ProgramCall call;
+  call.command = {*path};
+  call.command.insert(call.command.end(), arguments.begin(), arguments.end());
+  call.limit = std::chrono::seconds(60);
+  call.waiting_for = "Slurm's controller";
+  ProgramResult result = call_program(call);
+  if (result.exit_code == 0) return std::move(result.output);
+  std::string& said = result.errors;
+  while (!said.empty() && said.back() == '\n') said.pop_back();
+  for (const char* away : {"Unable to contact", "Socket timed out", "Connection refused"})
+    if (said.find(away) != std::string::npos)
+      throw TransportError("{} ended with {}: {}", program, result.exit_code, said);
+  throw ConfigError("{} ended with {}: {}", program, result.exit_code,
+                    said.empty() ? "it said nothing" : said);
+}
 
 void add_option(std::string& script, const std::string& option) {
   if (option.find_first_of("\n\r") != std::string::npos)
@@ -62,7 +85,7 @@ std::string render_batch_script(const SlurmJob& job) {
 }
 
 std::string submit_batch_script(const std::string& path) {
-  std::string id = output_of("sbatch", {"--parsable", path}, kPackage);
+  std::string id = output_of("sbatch", {"--parsable", path});
   id = id.substr(0, id.find_first_of(";\n"));  // "12;cluster"
   if (id.empty() || id.find_first_not_of("0123456789") != std::string::npos)
     throw ConfigError("sbatch --parsable answered \"{}\"; expected a job's number",
@@ -73,8 +96,7 @@ std::string submit_batch_script(const std::string& path) {
 SlurmState slurm_state(const std::string& id) {
   std::string text;
   try {
-    text = output_of("squeue", {"--noheader", "--jobs=" + id, "--states=all", "--format=%T|%R"},
-                     kPackage);
+    text = output_of("squeue", {"--noheader", "--jobs=" + id, "--states=all", "--format=%T|%R"});
   } catch (const ConfigError& failure) {
     // What Slurm has forgotten it calls invalid.
     if (std::string_view(failure.what()).find("Invalid job id") != std::string_view::npos)
@@ -103,15 +125,15 @@ SlurmState slurm_state(const std::string& id) {
 
 void cancel_slurm_job(const std::string& id, bool now) {
   if (now || slurm_state(id).pending) {
-    output_of("scancel", {id}, kPackage);
+    output_of("scancel", {id});
     return;
   }
-  output_of("scancel", {"--state=PENDING", id}, kPackage);  // an array's later tasks
-  output_of("scancel", {"--batch", "--signal=TERM", id}, kPackage);
+  output_of("scancel", {"--state=PENDING", id});  // an array's later tasks
+  output_of("scancel", {"--batch", "--signal=TERM", id});
 }
 
 void requeue_slurm_job(const std::string& id) {
-  output_of("scontrol", {"requeue", id}, kPackage);
+  output_of("scontrol", {"requeue", id});
 }
 
 }  // namespace ballot

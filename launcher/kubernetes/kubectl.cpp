@@ -10,7 +10,7 @@
 #include "core/error.h"
 #include "launcher/child_process.h"  // find_program
 #include "launcher/kubernetes/kubernetes_objects.h"
-#include "launcher/kubernetes/program_call.h"
+#include "launcher/program_call.h"
 
 namespace ballot {
 namespace {

@@ -1,4 +1,4 @@
-#include "launcher/kubernetes/program_call.h"
+#include "launcher/program_call.h"
 
 #include <poll.h>
 #include <sys/mman.h>
