@@ -6,12 +6,18 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "core/error.h"  // throw_file_error
 #include "core/log.h"    // log_warning
 
 namespace ballot {
+namespace {
+
+constexpr std::chrono::milliseconds kTerminalPatience{5'000};
+
+}  // namespace
 
 bool write_all(int descriptor, std::string_view bytes) {
   while (!bytes.empty()) {
@@ -103,7 +109,22 @@ void LineOutput::write(std::string_view line) {
   if (terminal_ < 0) return;
   std::string whole = name_ + " | ";
   whole.append(line).push_back('\n');
+  if (!terminal_takes()) {
+    ++missed_;
+    return;
+  }
+  if (missed_ > 0) {
+    whole.insert(
+        0, fmt::format("{} | ({} lines were not shown; they are in the log)\n", name_, missed_));
+    missed_ = 0;
+  }
   if (!write_all(terminal_, whole)) terminal_ = -1;  // the terminal went away; the log stays
+}
+
+bool LineOutput::terminal_takes() {
+  pollfd wait{terminal_, POLLOUT, 0};
+  const int limit_ms = missed_ > 0 ? 0 : static_cast<int>(kTerminalPatience.count());
+  return ::poll(&wait, 1, limit_ms) != 0;  // an error shows when it is written to
 }
 
 void LineOutput::finish() {

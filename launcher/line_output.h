@@ -44,7 +44,9 @@ class LogFile {
 
 // One stream of one worker: its lines to its log and, as "<name> | line", to `terminal` (a
 // descriptor, -1 for none). `filter` sees every line first; it may shorten it, and one that it
-// answers with false goes no further. Of progress lines the first in a second is written, and the
+// answers with false goes no further. A terminal that takes nothing for 5 s (Ctrl-S, a
+// pager) misses lines until it does again, and is told how many: a launcher has others to look
+// after. Of progress lines the first in a second is written, and the
 // newest when something else follows or the stream ends.
 class LineOutput {
  public:
@@ -58,9 +60,11 @@ class LineOutput {
  private:
   void take(std::string_view line, bool progress);
   void write(std::string_view line);
+  bool terminal_takes();
   std::string name_;
   LogFile& log_;
   int terminal_;
+  std::size_t missed_ = 0;  // lines that the terminal did not take
   std::function<bool(std::string_view&)> filter_;
   LineCutter cutter_;
   std::string held_progress_;

@@ -193,7 +193,7 @@ TEST_F(CoordinatorProcess, WhatCannotWorkIsRefusedWithItsExitCode) {
     return ballot({"status", address_}).exit_code == 0;
   })) << coordinator->output();
   const Ended second = ballot({"coordinator", "run2", "--listen", address_});
-  EXPECT_EQ(second.exit_code, kConfiguration);
+  EXPECT_EQ(second.exit_code, 4) << second.output;  // whoever has the port may let go of it
   EXPECT_THAT(second.output, HasSubstr("cannot listen at " + address_));
 }
 
