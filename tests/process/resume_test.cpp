@@ -23,7 +23,10 @@ class Resume : public SmallRun, public testing::WithParamInterface<int> {
  protected:
   std::vector<std::string> job(const std::string& output, bool resume = false) const {
     std::vector<std::string> settings{"train.steps=" + std::to_string(kSteps),
-                                      "train.micro_batches=4"};
+                                      "train.micro_batches=4",
+                                      // A job that drains saves where it stops, which may be
+                                      // between the last two that a whole job saves.
+                                      "train.keep_checkpoints=3"};
     // Exactly: repeating what was finished after the checkpoint.
     if (resume) settings.push_back("--resume=checkpoint");
     return launch(workers(), output, settings);
