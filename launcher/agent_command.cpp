@@ -18,8 +18,7 @@ namespace ballot {
 namespace {
 
 struct ProbeFlags {
-  std::string run_folder, model_folder;
-  bool gpus = false;
+  HostQuestions questions;
   std::vector<std::string> peers;
   std::size_t self = 0;
   int seconds = 10;
@@ -27,8 +26,7 @@ struct ProbeFlags {
 
 int probe(const ProbeFlags& flags) {
   if (flags.peers.empty()) {
-    fmt::print("{}\n",
-               encode_facts(gather_host_facts(flags.run_folder, flags.model_folder, flags.gpus)));
+    fmt::print("{}\n", encode_facts(gather_host_facts(flags.questions)));
     return 0;
   }
   std::vector<HostAddress> peers;
@@ -53,11 +51,13 @@ void add_agent(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand(
       "probe", "prints as JSON what a launcher wants to know of this host before a job");
   command->group("");
-  command->add_option("--run-folder", flags->run_folder, "whose disk to look at")
+  command->add_option("--run-folder", flags->questions.run_folder, "whose disk to look at")
       ->type_name("FOLDER");
-  command->add_option("--model", flags->model_folder, "of which to tell a digest")
+  command->add_option("--model", flags->questions.model_folder, "of which to tell a digest")
       ->type_name("FOLDER");
-  command->add_flag("--gpus", flags->gpus, "look for GPUs");
+  command->add_option("--witness", flags->questions.witness, "a file that is to be seen here")
+      ->type_name("FILE");
+  command->add_flag("--gpus", flags->questions.gpus, "look for GPUs and NCCL");
   command
       ->add_option("--reach", flags->peers,
                    "instead: addresses of all hosts of a job, to be tried by all at once")

@@ -41,12 +41,29 @@ void check_folder(const RunConfig& config, const std::string& resume_from) {
     require_same_run(config);
 }
 
-void check_inputs(const RunConfig& config, bool resume) {
+void check_inputs(const RunConfig& config, bool resume, Machines machines) {
   const std::unique_ptr<Architecture> architecture = read_architecture(config.model_folder);
-  find_device(config, *architecture);  // which the family may not run on
+  // Which the family may not run on.
+  if (machines == Machines::this_one || !architecture->runs_on(Device::Kind::cuda))
+    find_device(config, *architecture);
   if (!resume) check_parameters(config.model_folder, architecture->parameter_shapes());
   const std::unique_ptr<Tokenizer> tokenizer = read_tokenizer(config.model_folder);
   check_data(config, *architecture, RunData(config, *tokenizer));
+}
+
+void check_nccl(const RunConfig& config, Machines machines) {
+  if (machines == Machines::this_one ? find_device(config.device).kind != Device::Kind::cuda
+                                     : config.device == "cpu")
+    throw ConfigError("--transport nccl: train.device = \"{}\" is no GPU; expected \"cuda\"",
+                      config.device);
+  if (config.members > 1)
+    throw ConfigError("--transport nccl: it carries vote.members = 1 only, not {}", config.members);
+  if (const Schedule schedule = config.vote_schedule.value_or(Schedule::sharded);
+      !goes_from_gpu_to_gpu(schedule))
+    throw ConfigError(
+        "--transport nccl: it does not carry vote.schedule = \"{}\"; expected \"sharded\", "
+        "\"lanes\" or \"hierarchical\"",
+        to_string(schedule));
 }
 
 }  // namespace ballot

@@ -59,11 +59,20 @@ void refuse_foreign_flags(const LaunchFlags& flags) {
     throw ConfigError("--dry-run: inside an allocation there is nothing to submit");
 }
 
+}  // namespace
+
+Machines machines_of(const LaunchFlags& flags) {
+  if (flags.on == "kubernetes") return Machines::others;
+  return flags.on == "local" ? Machines::this_one : Machines::same_files;
+}
+
+namespace {
+
 int launch_here(const RunConfig& config, const LaunchFlags& flags) {
-  if (flags.dry_run)
+  if (flags.dry_run && flags.on == "local")
     throw ConfigError(
-        "--dry-run: a job on this machine submits nothing; expected --on slurm, "
-        "kubernetes or ssh");
+        "--dry-run: a job on this machine submits nothing; expected --on slurm, kubernetes, ssh "
+        "or mpirun");
   LaunchedJob job(config, flags);
   return flags.elastic && flags.on == "local" ? launch_elastic(config, flags, job)
                                               : launch_local(config, flags, job);
@@ -87,10 +96,10 @@ int launch_in_pods(const LaunchFlags& flags) {
     list_job(record);
     write_job(record);
   };
-  const int code = launch_on_kubernetes(read_run_config_elsewhere(flags.run_file, flags.settings),
-                                        flags.run_file, flags.settings, flags.workers,
-                                        flags.min_workers.value_or(0), flags.restarts,
-                                        flags.dry_run, flags.attach, kubernetes, submitted);
+  const int code = launch_on_kubernetes(
+      read_run_config(flags.run_file, flags.settings, machines_of(flags)), flags.run_file,
+      flags.settings, flags.workers, flags.min_workers.value_or(0), flags.restarts, flags.dry_run,
+      flags.attach, kubernetes, submitted);
   if (flags.attach && !record.name.empty()) end_job(record, code);
   return code;
 }
@@ -98,7 +107,7 @@ int launch_in_pods(const LaunchFlags& flags) {
 int launch(const LaunchFlags& flags) {
   refuse_foreign_flags(flags);
   if (flags.on == "kubernetes") return launch_in_pods(flags);
-  const RunConfig config = read_run_config(flags.run_file, flags.settings);
+  const RunConfig config = read_run_config(flags.run_file, flags.settings, machines_of(flags));
   set_thread_count(1);  // a launcher takes signals, which a second thread would get in its stead
   if (flags.on == "local" || flags.on == "mpirun") return launch_here(config, flags);
   if (flags.on == "slurm" && !flags.inside) return launch_on_slurm(config, flags);

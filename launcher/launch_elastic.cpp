@@ -36,7 +36,7 @@ int launch_elastic(const RunConfig& config, const LaunchFlags& flags, LaunchedJo
     throw ConfigError("--min-workers {}: expected at most {}, the voters of {} workers", min_voters,
                       voters, flags.workers);
   if (std::filesystem::exists(config.output_folder + "/run.toml")) require_same_run(config);
-  check_inputs(config, false);
+  check_inputs(config, false, Machines::this_one);
   ensure_token();
   const std::string program = std::filesystem::read_symlink("/proc/self/exe").string(),
                     address = fmt::format("127.0.0.1:{}", find_free_port());

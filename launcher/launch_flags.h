@@ -37,6 +37,8 @@ struct LaunchFlags {
   KubernetesFlags kubernetes;
 };
 
+// This machine's of a local job, else those that see this one's files; pods see others.
+Machines machines_of(const LaunchFlags& flags);
 // A job of workers on this machine, through mpirun.
 int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob& job);
 // The same with a coordinator beside them.

@@ -20,7 +20,7 @@
 #include "launcher/launch_flags.h"
 #include "launcher/launch_job.h"
 #include "launcher/launch_preflight.h"
-#include "launcher/shell_words.h"
+#include "launcher/show_command.h"
 #include "launcher/slurm_retries.h"
 #include "runtime/run_folder.h"
 
@@ -109,13 +109,13 @@ class HostLaunch {
   bool prepare_folder() {
     if (flags_.elastic) {
       if (fs::exists(config_.output_folder + "/run.toml")) require_same_run(config_);
-      check_inputs(config_, false);
+      check_inputs(config_, false, machines_of(flags_));
       return false;
     }
     const bool goes_on = flags_.inside && flags_.resume.empty() && is_retry_of_queue() &&
                          has_state(config_, "journal");
     check_folder(config_, goes_on ? "journal" : flags_.resume);
-    check_inputs(config_, goes_on || !flags_.resume.empty());
+    check_inputs(config_, goes_on || !flags_.resume.empty(), machines_of(flags_));
     return goes_on;
   }
   void place(int workers) {
@@ -169,6 +169,8 @@ class HostLaunch {
     job.token = ensure_token();
     job.tls = flags_.transport.tls;
     job.insecure = flags_.transport.insecure;
+    job.nccl = flags_.transport.name == "nccl";
+    if (job.nccl) job.nccl_interfaces = nccl_interfaces(seen.network, flags_.interface);
     return make_host_job(job, placement_, seen);
   }
   // What would be run, with what only a preflight can say left open.
@@ -176,15 +178,28 @@ class HostLaunch {
     for (std::size_t host = 0; host < placement_->hosts().size(); ++host)
       fmt::print("# {}: {} of {} slots\n", placement_->hosts()[host].name,
                  placement_->workers_of(host), placement_->hosts()[host].slots);
-    AgentOrder order;
-    order.command = {"..."};
-    for (const Host& host : placement_->hosts()) {
-      for (const std::string& word : make_start(starter_, host.name, order).words)
-        fmt::print("{} ",
-                   word.find_first_of(" '\"") == std::string::npos ? word : shell_quoted(word));
-      fmt::print("\n");
-    }
+    fmt::print(
+        "# ADDRESS and port 0 of {} are the preflight's to choose, as are threads; each agent is\n"
+        "# told on its standard input to run what stands below it, in {}\n",
+        placement_->hosts()[placement_->host_of(0)].name, fs::current_path().string());
+    const SupervisedJob job = make_job(unseen());
+    const auto print = [](const SupervisedProcess& process) {
+      fmt::print("# {}\n{}", process.name, shown_start(process.start(false)));
+    };
+    if (job.coordinator) print(*job.coordinator);
+    for (const SupervisedProcess& worker : job.workers) print(worker);
     return 0;
+  }
+  Preflight unseen() const {
+    Preflight nothing;
+    for (const Host& host : placement_->hosts()) {
+      HostFacts facts;
+      facts.machine = host.name;
+      facts.cores = 1;
+      nothing.rows.push_back({host, facts, 0, "", true});
+      nothing.network.of_host.push_back({"INTERFACE", "ADDRESS"});
+    }
+    return nothing;
   }
   const RunConfig& config_;
   const LaunchFlags& flags_;
@@ -197,11 +212,17 @@ class HostLaunch {
 }  // namespace
 
 void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
-  if (flags.transport.name != "auto" && flags.transport.name != "grpc")
+  if (flags.transport.name == "nccl") {
+    if (flags.elastic)
+      throw ConfigError(
+          "--transport nccl: an elastic run votes over gRPC; leave one of the two out");
+    check_nccl(config, machines_of(flags));
+  } else if (flags.transport.name != "auto" && flags.transport.name != "grpc") {
     throw ConfigError(
         "--transport {}: on hosts that {} reaches workers speak gRPC to each other; "
         "for MPI launch --on mpirun",
         flags.transport.name, flags.on);
+  }
   if (flags.workers % config.members != 0)
     throw ConfigError("vote.members = {}: {} workers cannot be cut into voters of {}",
                       config.members, flags.workers, config.members);

@@ -17,6 +17,7 @@
 #include "launcher/launch_job.h"
 #include "launcher/launch_preflight.h"
 #include "launcher/local_job.h"
+#include "launcher/shell_words.h"
 
 namespace ballot {
 namespace {
@@ -37,23 +38,14 @@ void prepare_grpc(LocalJob& job, const TransportChoice& transport) {
   ensure_token();
 }
 
-// What NCCL would refuse once all workers have met.
-void check_nccl(const RunConfig& config, int workers) {
-  if (find_device(config.device).kind != Device::Kind::cuda)
-    throw ConfigError("--transport nccl: train.device = \"{}\" is no GPU; expected \"cuda\"",
-                      config.device);
+// mpirun's hosts have been looked at by the preflight.
+void check_nccl_here(const RunConfig& config, const LaunchFlags& flags, int workers) {
+  check_nccl(config, machines_of(flags));
+  if (flags.on == "mpirun") return;
   if (const int gpus = cuda_core().device_count(); gpus < workers)
     throw ConfigError(
         "--transport nccl: {} workers on a machine with {} GPUs; expected one for each", workers,
         gpus);
-  if (config.members > 1)
-    throw ConfigError("--transport nccl: it carries vote.members = 1 only, not {}", config.members);
-  if (const Schedule schedule = config.vote_schedule.value_or(Schedule::sharded);
-      !goes_from_gpu_to_gpu(schedule))
-    throw ConfigError(
-        "--transport nccl: it does not carry vote.schedule = \"{}\"; expected \"sharded\", "
-        "\"lanes\" or \"hierarchical\"",
-        to_string(schedule));
 }
 
 LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers,
@@ -75,7 +67,7 @@ LocalJob make_job(const RunConfig& config, const LaunchFlags& flags, int workers
     throw ConfigError("--{}: needs --transport grpc and more than one worker",
                       flags.transport.insecure ? "insecure" : "tls-...");
   } else if (flags.transport.name == "nccl") {
-    check_nccl(config, workers);
+    check_nccl_here(config, flags, workers);
     job.command.insert(job.command.end(), {"--transport", "nccl"});
   }
   job.workers = workers;
@@ -92,21 +84,27 @@ bool may_succeed_again(const JobResult& result) {
          (result.lost || result.exit_code == static_cast<int>(ExitCode::retry));
 }
 
-// Looked at by ssh, which mpirun reaches them by too.
+// Looked at by ssh, which mpirun reaches them by too; a dry run looks at nothing.
 MpiHosts find_hosts(const RunConfig& config, const LaunchFlags& flags) {
-  if (flags.transport.name != "auto" && flags.transport.name != "mpi")
-    throw ConfigError("--transport {}: --on mpirun is for MPI; for gRPC launch --on ssh",
+  if (flags.transport.name != "auto" && flags.transport.name != "mpi" &&
+      flags.transport.name != "nccl")
+    throw ConfigError("--transport {}: --on mpirun is for MPI and NCCL; for gRPC launch --on ssh",
                       flags.transport.name);
   if (flags.elastic)
     throw ConfigError("--elastic: mpirun ends a job with any of its workers; launch --on ssh");
+  if (flags.transport.name == "nccl") check_nccl(config, machines_of(flags));
   const Placement placement(read_hosts(flags.hosts), flags.workers, 1);
   const Starter starter = starter_of(flags);
-  const Preflight seen = look_before_launch(config, flags, placement, starter);
-  require_ready(seen);
+  Preflight seen;
+  seen.network.of_host = {{"INTERFACE", "", 0}};
+  if (!flags.dry_run) {
+    seen = look_before_launch(config, flags, placement, starter);
+    require_ready(seen);
+  }
   MpiHosts hosts;
   for (const Host& host : placement.hosts())
     hosts.hosts += fmt::format("{}{}:{}", hosts.hosts.empty() ? "" : ",", host.name, host.slots);
-  hosts.network = network_text(seen.network.of_host[0]);
+  hosts.network = flags.dry_run ? "NETWORK" : network_text(seen.network.of_host[0]);
   for (const std::string& word : starter.ssh) {
     if (word.find_first_of(" \t") != std::string::npos)
       throw ConfigError(
@@ -116,6 +114,8 @@ MpiHosts find_hosts(const RunConfig& config, const LaunchFlags& flags) {
     hosts.ssh += (hosts.ssh.empty() ? "" : " ") + word;
   }
   hosts.folder = std::filesystem::current_path().string();
+  if (flags.transport.name == "nccl")
+    hosts.nccl_interfaces = nccl_interfaces(seen.network, flags.interface);
   return hosts;
 }
 
@@ -139,14 +139,20 @@ int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob&
         "--elastic) too",
         min_workers);
   check_folder(config, flags.resume);
-  check_inputs(config, !flags.resume.empty());
+  check_inputs(config, !flags.resume.empty(), machines_of(flags));
   const bool port_is_given = process_environment("MASTER_PORT").has_value();
   int workers = flags.workers;
   MpiHosts hosts;
   if (flags.on == "mpirun") hosts = find_hosts(config, flags);
-  if (flags.detach && launched.detach()) return 0;
+  if (flags.detach && !flags.dry_run && launched.detach()) return 0;
   LocalJob job = make_job(config, flags, workers, flags.resume);
   job.hosts = hosts;
+  if (flags.dry_run) {
+    fmt::print("# NETWORK{} is the preflight's to choose\n{}\n",
+               hosts.nccl_interfaces.empty() ? "" : " and INTERFACE",
+               shell_line(mpirun_on_hosts(job)));
+    return 0;
+  }
   std::filesystem::create_directories(job.log_folder);
   launched.begin();
   JobResult result = run_local_job(job);

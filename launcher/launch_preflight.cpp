@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <set>
 
 #include "core/error.h"
 #include "launcher/environment.h"
@@ -46,13 +47,32 @@ PreflightNeeds needs_of(const RunConfig& config, const LaunchFlags& flags,
   needs.interface = flags.interface;
   needs.memory_bytes_per_worker = plan_memory(memory).total();
   needs.disk_bytes = disk_needed(config, parameters, voters, flags.elastic);
-  needs.gpu = config.device.starts_with("cuda");
+  needs.gpu = needs_gpus(config, flags);
+  needs.nccl = flags.transport.name == "nccl";
   for (std::size_t host = 0; host < placement.hosts().size(); ++host)
     needs.workers_of_host.push_back(placement.workers_of(host));
   return needs;
 }
 
 }  // namespace
+
+bool needs_gpus(const RunConfig& config, const LaunchFlags& flags) {
+  return config.device.starts_with("cuda") || flags.transport.name == "nccl";
+}
+
+std::string nccl_interfaces(const NetworkChoice& network, const std::string& asked) {
+  if (const auto given = process_environment("NCCL_SOCKET_IFNAME")) {
+    if (!asked.empty())
+      throw ConfigError("--interface {} and NCCL_SOCKET_IFNAME = {}: expected one of them", asked,
+                        *given);
+    return *given;
+  }
+  if (network.of_host[0].loopback) return "";
+  // "=": whole names. Hosts may call theirs differently; each takes those that it has.
+  std::set<std::string> names;
+  for (const NetworkInterface& interface : network.of_host) names.insert(interface.name);
+  return fmt::format("={}", fmt::join(names, ","));
+}
 
 Starter starter_of(const LaunchFlags& flags) {
   Starter starter;

@@ -10,6 +10,7 @@
 #include "launcher/launch_checks.h"
 #include "launcher/launch_flags.h"
 #include "launcher/launch_job.h"
+#include "launcher/launch_preflight.h"  // needs_gpus
 #include "launcher/log_view.h"
 #include "launcher/shell_words.h"
 #include "runtime/run_folder.h"
@@ -36,6 +37,7 @@ std::vector<std::string> inner_command(const LaunchFlags& flags) {
   if (!flags.resume.empty()) words.push_back("--resume=" + flags.resume);
   add("--name", flags.name);
   add("--interface", flags.interface);
+  if (flags.transport.name != "auto") add("--transport", flags.transport.name);
   add("--tls-ca", flags.transport.tls.ca);
   add("--tls-certificate", flags.transport.tls.certificate);
   add("--tls-key", flags.transport.tls.key);
@@ -64,8 +66,7 @@ SlurmJob make_slurm_job(const RunConfig& config, const LaunchFlags& flags,
   job.workers_per_node = (flags.workers + job.nodes - 1) / job.nodes;
   if (job.cpus_per_worker == 0 && config.threads > 0)
     job.cpus_per_worker = static_cast<int>(config.threads);
-  if (job.gpus_per_node == 0 && config.device.starts_with("cuda"))
-    job.gpus_per_node = job.workers_per_node;
+  if (job.gpus_per_node == 0 && needs_gpus(config, flags)) job.gpus_per_node = job.workers_per_node;
   job.retries = flags.retries;
   job.folder = fs::current_path().string();
   job.log = fs::absolute(config.output_folder).lexically_normal().string() + "/logs/launch.log";
@@ -87,7 +88,7 @@ int launch_on_slurm(const RunConfig& config, const LaunchFlags& flags) {
   } else {
     check_folder(config, flags.resume);
   }
-  check_inputs(config, !flags.resume.empty());
+  check_inputs(config, !flags.resume.empty(), machines_of(flags));
   LaunchedJob job(config, flags);
   const std::string script = render_batch_script(make_slurm_job(config, flags, job.record().name));
   if (flags.dry_run) {

@@ -34,16 +34,8 @@ constexpr std::chrono::seconds kSecondInterrupt{10};
 
 std::vector<std::string> mpirun_command(const LocalJob& job, const std::vector<Pipe>& outputs,
                                         const Pipe& roll) {
+  if (!job.hosts.hosts.empty()) return mpirun_on_hosts(job);
   std::vector<std::string> command = mpirun_words(job.workers, job.threads_per_worker, job.hosts);
-  if (!job.hosts.hosts.empty()) {
-    const std::string script = fmt::format(
-        "exec >>{0}-$OMPI_COMM_WORLD_RANK.log 2>&1\nexec \"$@\"",
-        shell_quoted(std::filesystem::absolute(job.log_folder).lexically_normal().string() +
-                     "/worker"));
-    command.insert(command.end(), {"/bin/sh", "-c", script, "worker"});
-    command.insert(command.end(), job.command.begin(), job.command.end());
-    return command;
-  }
   // Each worker opens its own pipes of the launcher by /proc, tells its process id and becomes the
   // command.
   const std::string descriptors = fmt::format("/proc/{}/fd/", ::getpid());
@@ -293,6 +285,17 @@ void RunningJob::kill_all() {
 }
 
 }  // namespace
+
+std::vector<std::string> mpirun_on_hosts(const LocalJob& job) {
+  std::vector<std::string> command = mpirun_words(job.workers, job.threads_per_worker, job.hosts);
+  const std::string script = fmt::format(
+      "exec >>{0}-$OMPI_COMM_WORLD_RANK.log 2>&1\nexec \"$@\"",
+      shell_quoted(std::filesystem::absolute(job.log_folder).lexically_normal().string() +
+                   "/worker"));
+  command.insert(command.end(), {"/bin/sh", "-c", script, "worker"});
+  command.insert(command.end(), job.command.begin(), job.command.end());
+  return command;
+}
 
 std::optional<LostRank> parse_lost_rank(const std::string& line) {
   const auto number_after = [&](const char* words) -> std::optional<int> {

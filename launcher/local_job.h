@@ -61,6 +61,10 @@ struct JobResult {
 // there: call it from the main thread, before others are started.
 JobResult run_local_job(const LocalJob& job);
 
+// What is run where the job's workers are on other machines: mpirun, and of each worker a shell
+// that makes its log its output.
+std::vector<std::string> mpirun_on_hosts(const LocalJob& job);
+
 // What mpirun says of a rank that a signal ended, or nothing if the line says something else.
 std::optional<LostRank> parse_lost_rank(const std::string& line);
 

@@ -33,6 +33,7 @@ std::vector<std::string> mpirun_words(int workers, int threads_per_worker, const
          hosts.network});
     add({"--mca", "plm", "rsh", "--mca", "plm_rsh_agent", hosts.ssh});
     add({"--mca", "orte_keep_fqdn_hostnames", "1"});
+    if (!hosts.nccl_interfaces.empty()) add({"-x", "NCCL_SOCKET_IFNAME=" + hosts.nccl_interfaces});
   }
   words.push_back("-n");
   words.push_back(fmt::format("{}", workers));

@@ -404,21 +404,22 @@ bool is_file(const std::string& path) {
   return stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
 }
 
-// `here`: the run's files, device and processor are this machine's.
-void check_combinations(const RunConfig& config, bool here, std::vector<std::string>& problems) {
+void check_combinations(const RunConfig& config, Machines machines,
+                        std::vector<std::string>& problems) {
+  const bool sees_files = machines != Machines::others;
   const auto wrong = [&problems](auto format, auto&&... args) {
     problems.push_back(fmt::format(fmt::runtime(format), args...));
   };
   if (config.model_folder.empty())
     wrong("model.folder is missing: expected a Hugging Face folder");
-  else if (here && !is_file(config.model_folder + "/config.json"))
+  else if (sees_files && !is_file(config.model_folder + "/config.json"))
     wrong("model.folder = \"{}\": there is no config.json in it", config.model_folder);
   if (config.train_data.path.empty())
     wrong("data.train is missing: expected a text, .jsonl, .bin or .idx file");
   for (const auto& [key, source] : {std::pair{"data.train", &config.train_data},
                                     std::pair{"data.validation", &config.validation_data}}) {
     if (source->path.empty()) continue;
-    if (here && !is_file(source->path))
+    if (sees_files && !is_file(source->path))
       wrong("{} = \"{}\": there is no such file", key, source->path);
     if (source->first_part >= source->last_part)
       wrong("{}_first_part = {} is not below {}_last_part = {}", key, source->first_part, key,
@@ -469,10 +470,11 @@ void check_combinations(const RunConfig& config, bool here, std::vector<std::str
   if (config.schedule.warmup_steps > config.steps)
     wrong("schedule.warmup_steps = {} is more than train.steps = {}", config.schedule.warmup_steps,
           config.steps);
-  // Nothing that depends on the device is looked at where there is none.
+  // Of what depends on the device only what the run file says itself is looked at where it is
+  // another machine's, or there is none.
   std::optional<Device> found;
   try {
-    if (here) found = find_device(config);
+    if (machines == Machines::this_one) found = find_device(config);
   } catch (const WorldError& failure) {
     problems.push_back(fmt::format("train.{}", failure.what()));
   }
@@ -480,9 +482,9 @@ void check_combinations(const RunConfig& config, bool here, std::vector<std::str
   if (found && config.compute == Compute::bf16 && !has_bf16(device))
     wrong("train.compute = \"bf16\": this processor ({}) has no bf16 products; they need AVX-512",
           processor_features(device));
-  if (found && config.compute == Compute::tf32 && device == Device{})
+  if (config.compute == Compute::tf32 && (found ? device == Device{} : config.device == "cpu"))
     wrong("train.compute = \"tf32\": only a GPU has such products, and train.device is the CPU");
-  if (device != Device{} && config.members > 1)
+  if ((device != Device{} || config.device.starts_with("cuda")) && config.members > 1)
     wrong("vote.members = {} with train.device = \"{}\": members of a voter work on CPUs only",
           config.members, config.device);
   if (config.average_momentum_every > 0 && config.members > 1)
@@ -582,12 +584,9 @@ const char* name_of_products(Compute compute, DType type) {
 
 namespace {
 
-// Whether the combinations of values are looked at too, and whether what they need is on this
-// machine.
-enum class Check { keys, elsewhere, all };
-
+// No machines: the combinations of values are not looked at.
 RunConfig parse_config(const std::string& text, const std::string& path,
-                       const std::vector<std::string>& settings, Check check) {
+                       const std::vector<std::string>& settings, std::optional<Machines> machines) {
   RunConfig config;
   Preset preset;
   std::vector<std::string> ignored, problems;
@@ -608,8 +607,7 @@ RunConfig parse_config(const std::string& text, const std::string& path,
   add_groups(table, config, !std::isnan(preset.rate));
   table.apply(text, path, settings, problems);
   config.schedule.steps = config.steps;
-  if (problems.empty() && check != Check::keys)
-    check_combinations(config, check == Check::all, problems);
+  if (problems.empty() && machines) check_combinations(config, *machines, problems);
   if (!problems.empty())
     throw ConfigError("{} problem{} in {}:\n  {}", problems.size(), problems.size() == 1 ? "" : "s",
                       path, fmt::join(problems, "\n  "));
@@ -628,20 +626,16 @@ std::string read_text(const std::string& path) {
 
 RunConfig parse_run_config(const std::string& text, const std::string& path,
                            const std::vector<std::string>& settings) {
-  return parse_config(text, path, settings, Check::all);
+  return parse_config(text, path, settings, Machines::this_one);
 }
 
-RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings) {
-  return parse_config(read_text(path), path, settings, Check::all);
-}
-
-RunConfig read_run_config_elsewhere(const std::string& path,
-                                    const std::vector<std::string>& settings) {
-  return parse_config(read_text(path), path, settings, Check::elsewhere);
+RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings,
+                          Machines machines) {
+  return parse_config(read_text(path), path, settings, machines);
 }
 
 RunConfig read_resolved_config(const std::string& path) {
-  return parse_config(read_text(path), path, {}, Check::keys);
+  return parse_config(read_text(path), path, {}, std::nullopt);
 }
 
 std::array<ParameterGroup, 4> preset_groups(const std::string& rule, double rate) {

@@ -106,11 +106,13 @@ struct RunConfig {
   }
 };
 
+// Where a run will be, and so what of it can be looked at here: files, device and processor; the
+// files, which those machines share with this one; neither. All else always is.
+enum class Machines { this_one, same_files, others };
+
 // `settings` are "key=value" of --set.
-RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings);
-// For a job on other machines: files, device and processor are not looked at, all else is.
-RunConfig read_run_config_elsewhere(const std::string& path,
-                                    const std::vector<std::string>& settings);
+RunConfig read_run_config(const std::string& path, const std::vector<std::string>& settings,
+                          Machines machines = Machines::this_one);
 RunConfig parse_run_config(const std::string& text, const std::string& path,
                            const std::vector<std::string>& settings);
 

@@ -17,7 +17,10 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "collectives/cuda_nccl.h"
+#include "core/clock.h"
 #include "core/cuda/cuda_core.h"
 #include "core/digest.h"
 #include "core/error.h"
@@ -63,19 +66,20 @@ fs::path existing(fs::path folder) {
 }
 
 void look_at_disk(HostFacts& facts, const std::string& run_folder) {
-  const fs::path folder = existing(run_folder);
   struct statvfs disk {};
-  if (::statvfs(folder.c_str(), &disk) == 0)
+  if (::statvfs(existing(run_folder).c_str(), &disk) == 0)
     facts.disk_bytes = static_cast<std::int64_t>(disk.f_bavail * disk.f_frsize);
   // Written to, rather than asked: root may write where the file system may not.
-  std::string name = (folder / ".ballot-probe-XXXXXX").string();
-  const int file = ::mkostemp(name.data(), O_CLOEXEC);
-  if (file < 0) {
-    facts.folder_problem = fmt::format("{}: {}", folder.string(), std::strerror(errno));
-    return;
+  facts.folder_problem = Witness(run_folder).problem();
+}
+
+bool appears(const std::string& file, Deadline deadline) {
+  std::error_code ignored;
+  while (!fs::exists(file, ignored)) {
+    if (deadline.passed()) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
-  ::unlink(name.c_str());
-  ::close(file);
+  return true;
 }
 
 void look_at_gpus(HostFacts& facts) {
@@ -85,6 +89,12 @@ void look_at_gpus(HostFacts& facts) {
       facts.gpus.push_back(cuda_core().describe(cuda_core().find_device(index)));
   } catch (const Error& failure) {
     facts.gpu_problem = failure.what();
+  }
+  if (facts.gpus.empty()) return;
+  try {
+    facts.nccl = cuda_nccl().version();
+  } catch (const Error& failure) {
+    facts.nccl_problem = failure.what();
   }
 }
 
@@ -153,8 +163,23 @@ std::string digest_of_folder(const std::string& folder) {
   return to_string(digest.digest());
 }
 
-HostFacts gather_host_facts(const std::string& run_folder, const std::string& model_folder,
-                            bool with_gpus) {
+Witness::Witness(const std::string& run_folder) {
+  const fs::path folder = existing(run_folder);
+  std::string name = (folder / ".ballot-probe-XXXXXX").string();
+  const int file = ::mkostemp(name.data(), O_CLOEXEC);
+  if (file < 0) {
+    problem_ = fmt::format("{}: {}", folder.string(), std::strerror(errno));
+    return;
+  }
+  ::close(file);
+  path_ = name;
+}
+
+Witness::~Witness() {
+  if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+HostFacts gather_host_facts(const HostQuestions& questions) {
   HostFacts facts;
   facts.version = version();
   char name[256] = "";
@@ -163,11 +188,14 @@ HostFacts gather_host_facts(const std::string& run_folder, const std::string& mo
   facts.machine = machine_name();
   facts.cores = default_threads(1);
   facts.memory_bytes = available_memory();
-  look_at_disk(facts, run_folder);
+  look_at_disk(facts, questions.run_folder);
+  if (!questions.witness.empty())
+    facts.sees_witness = appears(questions.witness, Deadline::in(questions.witness_patience));
   facts.interfaces = find_interfaces();
-  if (with_gpus) look_at_gpus(facts);
+  if (questions.gpus) look_at_gpus(facts);
   facts.free_port = find_free_port();
-  if (!model_folder.empty()) facts.model_digest = digest_of_folder(model_folder);
+  if (!questions.model_folder.empty())
+    facts.model_digest = digest_of_folder(questions.model_folder);
   facts.time =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   return facts;
@@ -189,10 +217,13 @@ std::string encode_facts(const HostFacts& facts) {
                   {"memory_bytes", facts.memory_bytes},
                   {"disk_bytes", facts.disk_bytes},
                   {"folder_problem", facts.folder_problem},
+                  {"sees_witness", facts.sees_witness},
                   {"model_digest", facts.model_digest},
                   {"interfaces", interfaces},
                   {"gpus", facts.gpus},
                   {"gpu_problem", facts.gpu_problem},
+                  {"nccl", facts.nccl},
+                  {"nccl_problem", facts.nccl_problem},
                   {"free_port", facts.free_port}};
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -212,6 +243,8 @@ HostFacts decode_facts(std::string_view line) {
   facts.memory_bytes = whole_of(json, "memory_bytes", 0);
   facts.disk_bytes = whole_of(json, "disk_bytes", 0);
   facts.folder_problem = text_of(json, "folder_problem");
+  const Json& sees = field(json, "sees_witness");
+  facts.sees_witness = sees.is_boolean() && sees.get<bool>();
   facts.model_digest = text_of(json, "model_digest");
   const Json& interfaces = field(json, "interfaces");
   if (!interfaces.is_array()) throw DataError("facts of a host: \"interfaces\" is no list");
@@ -238,6 +271,8 @@ HostFacts decode_facts(std::string_view line) {
     else
       throw DataError("facts of a host: a GPU is no text");
   facts.gpu_problem = text_of(json, "gpu_problem");
+  facts.nccl = text_of(json, "nccl");
+  facts.nccl_problem = text_of(json, "nccl_problem");
   facts.free_port = static_cast<int>(std::min<std::int64_t>(whole_of(json, "free_port", 1), 65535));
   return facts;
 }

@@ -2,6 +2,7 @@
 // the host and prints it as one line of JSON.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -26,17 +27,43 @@ struct HostFacts {
   std::int64_t memory_bytes = 0;  // available
   std::int64_t disk_bytes = 0;    // free where the run's folder is or will be
   std::string folder_problem;     // why nothing can be written there; empty: it can
+  bool sees_witness = true;       // the launcher's file; where it was asked for
   std::string model_digest;       // of the model's folder; empty: not asked for
   std::vector<NetworkInterface> interfaces;  // that are up, IPv4
   std::vector<std::string> gpus;             // as CUDA describes them, with driver and runtime
-  std::string gpu_problem;  // why there is none; empty: there is one, or nobody asked
-  int free_port = 0;        // that nobody listened at, a moment ago
+  std::string gpu_problem;   // why there is none; empty: there is one, or nobody asked
+  std::string nccl;          // "NCCL 2.28.3", where a GPU was found
+  std::string nccl_problem;  // why it cannot be used; empty: it can, or nobody asked
+  int free_port = 0;         // that nobody listened at, a moment ago
 };
 
-// `run_folder` need not exist. `model_folder` empty: no digest. What cannot be found out stays as
-// above; of the model's files FileError and DataError come through.
-HostFacts gather_host_facts(const std::string& run_folder, const std::string& model_folder,
-                            bool with_gpus);
+struct HostQuestions {
+  std::string run_folder;    // need not exist
+  std::string model_folder;  // empty: no digest
+  std::string witness;       // a file that the launcher has written near run_folder; empty: none
+  // What a network's file system may take to show it.
+  std::chrono::milliseconds witness_patience{5000};
+  bool gpus = false;
+};
+
+// What cannot be found out stays as above; of the model's files FileError and DataError come
+// through.
+HostFacts gather_host_facts(const HostQuestions& questions);
+
+// A file with a name that no other launcher has, in the run's folder or the nearest folder above it
+// that there is: what a host must see that shares it. Gone with this object.
+class Witness {
+ public:
+  explicit Witness(const std::string& run_folder);
+  ~Witness();
+  Witness(const Witness&) = delete;
+  Witness& operator=(const Witness&) = delete;
+  const std::string& path() const { return path_; }        // whole; empty where there is none
+  const std::string& problem() const { return problem_; }  // why it cannot be written; or empty
+
+ private:
+  std::string path_, problem_;
+};
 
 std::string encode_facts(const HostFacts& facts);  // one line
 // DataError naming the field where the line is no facts.

@@ -98,16 +98,20 @@ class HostJobMaker {
   StartCommand fixed_worker(int rank) const {
     const std::size_t host = placement_->host_of(rank);
     std::vector<std::string> words = {job_.starter.program, "train", job_.run_file, "--transport",
-                                      "grpc"};
+                                      job_.nccl ? "nccl" : "grpc"};
     if (!job_.resume.empty()) words.push_back("--resume=" + job_.resume);
     add_access(words);
     add_settings(words);
+    std::vector<std::pair<std::string, std::string>> place = {
+        {"RANK", std::to_string(rank)},
+        {"WORLD_SIZE", std::to_string(placement_->voters())},
+        {"LOCAL_WORLD_SIZE", std::to_string(placement_->workers_of(host))},
+        {"MASTER_ADDR", addresses_[meeting_]},
+        {"MASTER_PORT", std::to_string(port_)}};
+    if (!job_.nccl_interfaces.empty())
+      place.emplace_back("NCCL_SOCKET_IFNAME", job_.nccl_interfaces);
     return start(host, std::move(words), threads_[host], placement_->slot_of(rank),
-                 {{"RANK", std::to_string(rank)},
-                  {"WORLD_SIZE", std::to_string(placement_->voters())},
-                  {"LOCAL_WORLD_SIZE", std::to_string(placement_->workers_of(host))},
-                  {"MASTER_ADDR", addresses_[meeting_]},
-                  {"MASTER_PORT", std::to_string(port_)}});
+                 std::move(place));
   }
 
   StartCommand start(std::size_t host, std::vector<std::string> words, int threads, int slot,

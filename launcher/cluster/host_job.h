@@ -28,6 +28,8 @@ struct HostJob {
   std::string token;       // the job's secret
   GrpcTls tls;
   bool insecure = false;
+  bool nccl = false;            // fixed: votes from GPU to GPU
+  std::string nccl_interfaces;  // NCCL_SOCKET_IFNAME of the workers; empty: as it is there
 };
 
 // `placement` is moved on when a host is lost, so it lives as long as the job. `seen`: what the

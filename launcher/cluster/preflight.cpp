@@ -88,6 +88,7 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
     preflight.may_pass = false;
   };
   std::vector<std::string> digests;
+  std::map<std::string, std::vector<std::string>> nccl_of;  // hosts by version
   for (std::size_t h = 0; h < preflight.rows.size(); ++h) {
     const PreflightRow& row = preflight.rows[h];
     const std::string& name = row.host.name;
@@ -113,6 +114,11 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
           fmt::format("{}: output.folder {} cannot be written there ({}); all hosts have to see "
                       "one folder",
                       name, needs.run_folder, facts.folder_problem));
+    else if (!facts.sees_witness)
+      refuse(
+          fmt::format("{}: output.folder {} is another folder there: a file that this launcher "
+                      "wrote into it is not seen; all hosts and this machine have to see one",
+                      name, needs.run_folder));
     else if (facts.disk_bytes < needs.disk_bytes)
       refuse(fmt::format(
           "{}: {} are free where output.folder {} is, two checkpoints and the "
@@ -130,6 +136,18 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
                       "\"cpu\"",
                       name, facts.gpus.size(), workers,
                       facts.gpu_problem.empty() ? "" : " (" + facts.gpu_problem + ")"));
+    else if (needs.nccl && facts.nccl.empty() && workers > 0)
+      refuse(fmt::format("{}: {}; install NCCL (libnccl2) there, or leave --transport nccl out",
+                         name, facts.nccl_problem.empty() ? "no NCCL" : facts.nccl_problem));
+    else if (needs.nccl && workers > 0)
+      nccl_of[facts.nccl].push_back(name);
+  }
+  if (nccl_of.size() > 1) {
+    std::string found;
+    for (const auto& [version_there, names] : nccl_of)
+      found += fmt::format("{}{} on {}", found.empty() ? "" : ", ", version_there,
+                           fmt::join(names, ", "));
+    refuse(fmt::format("hosts have different versions of NCCL: {}; install one everywhere", found));
   }
   if (digests.empty()) return;
   const std::string usual = most_common(digests);
@@ -185,9 +203,10 @@ std::string Preflight::table() const {
         gigabytes(facts.disk_bytes),
         row.clock_off == 0 ? "same" : fmt::format("{:+.0f} s", row.clock_off), reaches,
         fmt::format("{}{}", facts.model_digest.empty() ? "-" : facts.model_digest.substr(0, 12),
-                    facts.gpus.empty() ? ""
-                                       : fmt::format(", {} x {}", facts.gpus.size(),
-                                                     facts.gpus[0].substr(0, 40))));
+                    facts.gpus.empty()
+                        ? ""
+                        : fmt::format(", {} x {}{}", facts.gpus.size(), facts.gpus[0].substr(0, 40),
+                                      facts.nccl.empty() ? "" : ", " + facts.nccl)));
   }
   if (!network.reason.empty()) out += "network: " + network.reason + "\n";
   for (const std::string& refusal : refusals) out += "not started: " + refusal + "\n";
@@ -214,6 +233,16 @@ Preflight look_before_start(const Starter& starter, const std::vector<Host>& hos
   std::vector<std::string> questions = {"--run-folder", needs.run_folder};
   if (!needs.model_folder.empty())
     questions.insert(questions.end(), {"--model", needs.model_folder});
+  const Witness witness(needs.run_folder);
+  if (witness.problem().empty()) {
+    questions.insert(questions.end(), {"--witness", witness.path()});
+  } else {
+    preflight.refusals.push_back(
+        fmt::format("this machine: output.folder {} cannot be written here ({}); all hosts and "
+                    "this one have to see one folder",
+                    needs.run_folder, witness.problem()));
+    preflight.may_pass = false;
+  }
   if (needs.gpu) questions.push_back("--gpus");
   const double asked_at = now();
   // A model may be tens of gigabytes on a slow disk.

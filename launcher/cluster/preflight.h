@@ -23,6 +23,7 @@ struct PreflightNeeds {
   std::string interface;     // as asked for; empty: chosen
   std::int64_t memory_bytes_per_worker = 0, disk_bytes = 0;  // 0: not known
   bool gpu = false;                                          // each worker needs one
+  bool nccl = false;                                         // and NCCL, the same everywhere
   std::vector<int> workers_of_host;                          // 0: a host that only stands by
   double clock_seconds = 5;           // by how much clocks may differ: certificates, logs
   std::chrono::seconds patience{30};  // for a host to answer; 20 times that with a model to digest

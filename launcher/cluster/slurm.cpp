@@ -40,15 +40,6 @@ void add_option(std::string& script, const std::string& option) {
   script += fmt::format("#SBATCH {}\n", option);
 }
 
-// A word that needs no quotes stays as it is: people read these.
-std::string word_of(const std::string& word) {
-  const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           std::string_view("-_./=:,@%+").find(c) != std::string_view::npos;
-  });
-  return plain ? word : shell_quoted(word);
-}
-
 }  // namespace
 
 std::string render_batch_script(const SlurmJob& job) {
@@ -76,10 +67,10 @@ std::string render_batch_script(const SlurmJob& job) {
     add(job.retries > 0 ? "--requeue" : "--no-requeue");
   }
   for (const std::string& option : job.options) add(option);
-  script += fmt::format("\ncd {} || exit 2\n", word_of(job.folder));
+  script += fmt::format("\ncd {} || exit 2\n", shell_word(job.folder));
   // The launcher takes the script's place, so that Slurm's signals are its own.
   script += "exec";
-  for (const std::string& word : job.command) script += fmt::format(" {}", word_of(word));
+  for (const std::string& word : job.command) script += fmt::format(" {}", shell_word(word));
   script += "\n";
   return script;
 }

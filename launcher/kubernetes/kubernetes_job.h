@@ -40,6 +40,8 @@ struct KubernetesJob {
   std::string service_account;  // empty: the namespace's default
   std::map<std::string, std::string> node_selector, labels;
 
+  int metrics_port = 0;  // where every process answers Prometheus; 0: none does
+
   // The job's secret: one of its own with this value, or an existing one with the key
   // BALLOT_TOKEN. Neither: it is rendered without the value, as a dry run shows it.
   std::string token, token_secret;

@@ -111,10 +111,14 @@ KubernetesObject coordinator(const KubernetesJob& job) {
                                 fmt::format("0.0.0.0:{}", kCoordinatorPort), "--start-workers",
                                 fmt::format("{}", job.voters), "--min-workers",
                                 fmt::format("{}", job.min_workers)});
+  if (job.metrics_port > 0)
+    for (const std::string& word :
+         {std::string("--prometheus"), fmt::format("0.0.0.0:{}", job.metrics_port)})
+      arguments.push_back(word);
   add_tls_arguments(job, false, arguments);
   one["args"] = std::move(arguments);
   one["env"] = Json::array({token_variable(job)});
-  one["ports"] = Json::array({{{"name", "grpc"}, {"containerPort", kCoordinatorPort}}});
+  one["ports"] = container_ports(job, "grpc", kCoordinatorPort);
   one["resources"] = {{"requests", {{"cpu", "100m"}, {"memory", "128Mi"}}},
                       {"limits", {{"cpu", "1"}, {"memory", "1Gi"}}}};
   add_probes(job, one);
@@ -128,12 +132,11 @@ KubernetesObject coordinator(const KubernetesJob& job) {
   KubernetesObject set{
       object("apps/v1", "StatefulSet", metadata(job, coordinator_name(job.name), "coordinator")),
       ""};
-  Json about = metadata(job, "", "coordinator");
   set.object["spec"] = {
       {"serviceName", coordinator_name(job.name)},
       {"replicas", 1},
       {"selector", {{"matchLabels", coordinator_selector(job)}}},
-      {"template", {{"metadata", {{"labels", about["labels"]}}}, {"spec", spec}}}};
+      {"template", {{"metadata", template_metadata(job, "coordinator")}, {"spec", spec}}}};
   return set;
 }
 
@@ -192,7 +195,7 @@ KubernetesObject workers(const KubernetesJob& job) {
        variable("OMP_NUM_THREADS", fmt::format("{}", job.threads)),
        variable("OMP_WAIT_POLICY", "passive"),
        variable("HOME", "/tmp")});
-  one["ports"] = Json::array({{{"name", "peers"}, {"containerPort", kPeerPort}}});
+  one["ports"] = container_ports(job, "peers", kPeerPort);
   one["resources"] = voter_resources(job);
 
   Json spec = {{"restartPolicy", "Never"}};
@@ -205,7 +208,6 @@ KubernetesObject workers(const KubernetesJob& job) {
   spec["containers"].push_back(std::move(one));
 
   KubernetesObject workers{object("batch/v1", "Job", metadata(job, job.name, "worker")), ""};
-  const Json labels = workers.object["metadata"]["labels"];
   workers.object["spec"] = {
       {"completionMode", "Indexed"},
       {"completions", job.voters},
@@ -217,7 +219,7 @@ KubernetesObject workers(const KubernetesJob& job) {
       // Never two processes with one number: a pod that is going has to be gone.
       {"podReplacementPolicy", "Failed"},
       {"ttlSecondsAfterFinished", job.keep_seconds},
-      {"template", {{"metadata", {{"labels", labels}}}, {"spec", std::move(spec)}}}};
+      {"template", {{"metadata", template_metadata(job, "worker")}, {"spec", std::move(spec)}}}};
   return workers;
 }
 

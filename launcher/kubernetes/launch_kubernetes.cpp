@@ -10,6 +10,7 @@
 #include <random>
 #include <sstream>
 
+#include "collectives/transport/network_address.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "launcher/kubernetes/follow_kubernetes.h"
@@ -119,6 +120,28 @@ void check_run(const RunConfig& config, const KubernetesJob& job) {
     throw ConfigError(
         "vote.average_momentum_every, train.keep_best, train.early_stop_evaluations: on Kubernetes "
         "a job is elastic and has none of them; expected 0 and false, or --operator mpi");
+}
+
+// Scrapers come from other pods, and find a port that is declared.
+int metrics_port(const RunConfig& config) {
+  if (config.prometheus.empty()) return 0;
+  const HostPort where = parse_listen(config.prometheus, "output.prometheus =");
+  if (where.host != "0.0.0.0" || where.port == 0)
+    throw ConfigError(
+        "output.prometheus = \"{}\": on Kubernetes pods are asked from outside; expected "
+        "\"0.0.0.0:PORT\", such as \"0.0.0.0:9400\"",
+        config.prometheus);
+  if (where.port == kCoordinatorPort || where.port == kPeerPort)
+    throw ConfigError(
+        "output.prometheus = \"{}\": {} and {} are the job's own ports; expected "
+        "another",
+        config.prometheus, kCoordinatorPort, kPeerPort);
+  if (config.members > 1)
+    throw ConfigError(
+        "output.prometheus = \"{}\" with vote.members = {}: the members of a voter share a pod and "
+        "cannot share its port; expected none",
+        config.prometheus, config.members);
+  return where.port;
 }
 
 // runs/First_try -> first-try.
@@ -231,6 +254,7 @@ KubernetesJob make_kubernetes_job(const RunConfig& config, const std::string& ru
   job.service_account = flags.service_account;
   job.node_selector = read_pairs("--kube-node-selector", flags.node_selector);
   job.labels = read_pairs("--kube-label", flags.labels);
+  job.metrics_port = metrics_port(config);
   job.token_secret = flags.token_secret;
   job.tls_secret = flags.tls_secret;
   if (!flags.tls_name.empty() && flags.tls_secret.empty())

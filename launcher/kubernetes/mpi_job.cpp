@@ -44,6 +44,7 @@ Json launcher_pod(const KubernetesJob& job) {
 Json worker_pod(const KubernetesJob& job) {
   Json one = container(job, "worker");
   one["command"] = Json::array({"/usr/sbin/sshd", "-De", "-f", "/home/ballot/.sshd_config"});
+  if (job.metrics_port > 0) one["ports"] = container_ports(job, "", 0);
   one["resources"] = voter_resources(job);
   // mpirun's daemon stays as long as the launcher's job does.
   one["lifecycle"] = shell_hook("while grep -qs ^orted /proc/[0-9]*/comm; do sleep 1; done");
@@ -58,10 +59,10 @@ Json worker_pod(const KubernetesJob& job) {
 }
 
 Json replica(const KubernetesJob& job, int count, Json spec, const char* component) {
-  Json about = metadata(job, "", component);
-  return {{"replicas", count},
-          {"restartPolicy", "Never"},
-          {"template", {{"metadata", {{"labels", about["labels"]}}}, {"spec", std::move(spec)}}}};
+  return {
+      {"replicas", count},
+      {"restartPolicy", "Never"},
+      {"template", {{"metadata", template_metadata(job, component)}, {"spec", std::move(spec)}}}};
 }
 
 }  // namespace

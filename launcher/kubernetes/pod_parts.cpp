@@ -31,6 +31,24 @@ Json metadata(const KubernetesJob& job, const std::string& name, const std::stri
   return data;
 }
 
+Json template_metadata(const KubernetesJob& job, const std::string& component) {
+  const Json about = metadata(job, "", component);
+  Json data = {{"labels", about["labels"]}};
+  if (job.metrics_port > 0 && component != "launcher")
+    data["annotations"] = {{"prometheus.io/scrape", "true"},
+                           {"prometheus.io/port", fmt::format("{}", job.metrics_port)},
+                           {"prometheus.io/path", "/metrics"}};
+  return data;
+}
+
+Json container_ports(const KubernetesJob& job, const std::string& name, int port) {
+  Json ports = Json::array();
+  if (port > 0) ports.push_back({{"name", name}, {"containerPort", port}});
+  if (job.metrics_port > 0)
+    ports.push_back({{"name", "metrics"}, {"containerPort", job.metrics_port}});
+  return ports;
+}
+
 Json variable(const std::string& name, const std::string& value) {
   return {{"name", name}, {"value", value}};
 }

@@ -16,6 +16,12 @@ std::string literal_argument(const std::string& text);
 nlohmann::ordered_json metadata(const KubernetesJob& job, const std::string& name,
                                 const std::string& component);
 
+// metadata of a pod's template: labels and, where its process answers Prometheus, the annotations
+// by which scrapers of a cluster customarily find it.
+nlohmann::ordered_json template_metadata(const KubernetesJob& job, const std::string& component);
+// A container's ports: that one (0: none) and, where the run answers Prometheus, the one for that.
+nlohmann::ordered_json container_ports(const KubernetesJob& job, const std::string& name, int port);
+
 nlohmann::ordered_json variable(const std::string& name, const std::string& value);
 
 // A pod's spec with everything but its containers, its restartPolicy and what only one kind has.

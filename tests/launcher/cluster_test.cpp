@@ -225,16 +225,26 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
       {"b: 1.0 GB are free where output.folder run is", [](HostFacts& f) { f.disk_bytes = 1e9; }},
       {"b: 1.0 GB of memory are free, 2 workers need 8.0 GB",
        [](HostFacts& f) { f.memory_bytes = 1e9; }},
+      {"b: output.folder run is another folder there",
+       [](HostFacts& f) { f.sees_witness = false; }},
       {"b: 1 GPUs for 2 workers", [](HostFacts& f) { f.gpus.pop_back(); }},
+      {"b: libnccl.so.2: cannot open; install NCCL",
+       [](HostFacts& f) {
+         f.nccl.clear();
+         f.nccl_problem = "libnccl.so.2: cannot open";
+       }},
+      {"hosts have different versions of NCCL: NCCL 2.18.1 on b, NCCL 2.28.3 on a, c",
+       [](HostFacts& f) { f.nccl = "NCCL 2.18.1"; }},
   };
   PreflightNeeds needs;
   needs.run_folder = "run";
   needs.model_folder = "model";
   needs.memory_bytes_per_worker = 4'000'000'000;
   needs.disk_bytes = 5'000'000'000;
-  needs.gpu = true;
+  needs.gpu = needs.nccl = true;
   needs.workers_of_host = {2, 2, 2};
   good.gpus = {"one", "two"};
+  good.nccl = "NCCL 2.28.3";
   const auto judged = [&](const HostFacts& second) {
     Preflight preflight;
     for (const auto& [name, facts] :
@@ -252,6 +262,41 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
     EXPECT_FALSE(preflight.may_pass);
     EXPECT_THAT(preflight.table(), HasSubstr(std::string("not started: ") + one.text));
   }
+  // Who only stands by, or does not use it, need not have it.
+  HostFacts without = good;
+  without.nccl.clear();
+  needs.workers_of_host = {2, 0, 2};
+  EXPECT_THAT(judged(without).refusals, IsEmpty());
+  needs.workers_of_host = {2, 2, 2};
+  needs.nccl = false;
+  EXPECT_THAT(judged(without).refusals, IsEmpty());
+  EXPECT_THAT(judged(good).table(), HasSubstr("2 x one, NCCL 2.28.3\n"));
+}
+
+TEST(Preflight, AWitnessIsSeenWhereTheFolderIsOneAndGoesWithItsLauncher) {
+  TemporaryFolder here, there;
+  const auto ask = [&](const Witness& witness, const std::string& folder) {
+    HostQuestions questions;
+    questions.run_folder = folder;
+    questions.witness = witness.path();
+    questions.witness_patience = std::chrono::milliseconds(50);
+    return gather_host_facts(questions);
+  };
+  std::string path;
+  {
+    const Witness witness(here.file("run"));  // which is not there yet
+    path = witness.path();
+    EXPECT_EQ(std::filesystem::path(path).parent_path(), here.path());
+    EXPECT_TRUE(ask(witness, here.file("run")).sees_witness);
+    EXPECT_NE(Witness(here.file("run")).path(), path);
+    std::filesystem::rename(path, there.file("away"));
+    EXPECT_FALSE(ask(witness, here.file("run")).sees_witness);
+    std::filesystem::rename(there.file("away"), path);
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+  const Witness nowhere("/proc/ballot-run");
+  EXPECT_THAT(nowhere.problem(), HasSubstr("/proc: "));
+  EXPECT_EQ(nowhere.path(), "");
 }
 
 TEST(Preflight, AHostThatDoesNotAnswerHasItsReasonInTheTable) {
@@ -286,10 +331,15 @@ TEST(Preflight, AHostThatDoesNotAnswerHasItsReasonInTheTable) {
 TEST(Preflight, FactsComeBackAsTheyWere) {
   HostFacts facts = facts_with({at("eth0", "10.0.0.1", 24, 1000)}, "a \"quoted\" name\n");
   facts.gpus = {"H100"};
+  facts.nccl = "NCCL 2.28.3";
+  facts.nccl_problem = facts.gpu_problem = facts.folder_problem = "a problem";
+  facts.sees_witness = false;
   facts.time = 1.5;
   const HostFacts back = decode_facts(encode_facts(facts));
   EXPECT_EQ(encode_facts(back), encode_facts(facts));
   EXPECT_EQ(back.interfaces[0].megabits, 1000);
+  EXPECT_EQ(back.nccl, "NCCL 2.28.3");
+  EXPECT_FALSE(back.sees_witness);
 }
 
 TEST(Preflight, DigestsOfFoldersAreOfNamesAndContents) {

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "tests/process/small_run.h"
+#include "tests/process/ssh_nodes.h"
 #include "tests/support/free_port.h"
 
 namespace ballot {
@@ -52,6 +54,35 @@ TEST_F(Nccl, AJobHasTheBitsOfOneWhoseVotesGoOverMpi) {
   ASSERT_EQ(there.size(), 4u);
   for (std::size_t i = 0; i < there.size(); ++i)
     EXPECT_EQ(there[i]["loss_metrics/global_avg_loss"], here[i]["loss_metrics/global_avg_loss"]);
+}
+
+// A launcher that has no GPU itself and hosts that have: what a cluster's login node is.
+TEST_F(Nccl, HostsThatSshReachesAreAskedForGpusAndNcclAndUseThem) {
+  if (::geteuid() != 0) GTEST_SKIP() << "an sshd of the test's own needs root";
+  std::string exports;
+  for (const auto& [name, value] : gpus(2)) exports += fmt::format("export {}={}\n", name, value);
+  write("ballot-there", fmt::format("#!/bin/sh\n{}exec {} \"$@\"\n", exports, BALLOT_BINARY));
+  std::filesystem::permissions(file("ballot-there"), std::filesystem::perms::owner_all);
+  const SshNodes nodes({"127.0.0.1"}, test::free_port());
+  const auto on_ssh = [&](const std::string& output, int slots) {
+    std::vector<std::string> words = job(output, "nccl", 4);
+    words.insert(words.end(), {"--on", "ssh", "--hosts", fmt::format("127.0.0.1:{}", slots),
+                               "--ssh", nodes.client(), "--program", file("ballot-there")});
+    return words;
+  };
+  const Ended ended = ballot(on_ssh("out", 2), {{"BALLOT_JOBS", file("jobs")}});
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(ended.output, testing::ContainsRegex(", 2 x .*, NCCL [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+  EXPECT_EQ(metrics("out", "end").back()["replicas_identical"], true);
+  const Ended mpi = ballot(job("mpi", "mpi", 4), gpus(2));
+  ASSERT_EQ(mpi.exit_code, 0) << mpi.output;
+  expect_same_bits("out/checkpoints/latest", "mpi/checkpoints/latest");
+
+  std::vector<std::string> crowded = on_ssh("crowded", 3);
+  crowded[std::find(crowded.begin(), crowded.end(), "--workers") - crowded.begin() + 1] = "3";
+  const Ended refused = ballot(crowded, {{"BALLOT_JOBS", file("jobs")}});
+  EXPECT_EQ(refused.exit_code, 2) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("127.0.0.1: 2 GPUs for 3 workers"));
 }
 
 // The machine that it was on may be gone.

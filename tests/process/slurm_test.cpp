@@ -45,14 +45,10 @@ class SlurmTest : public SmallRun {
     std::ifstream source(file(output + "/job.json"));
     return nlohmann::json::parse(source, nullptr, false);
   }
-  std::int64_t last_step(const std::string& output) const {
-    std::ifstream source(file(output + "/metrics.jsonl"));
-    std::int64_t step = 0;
-    for (std::string line; std::getline(source, line);) {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      if (json.is_object() && json.value("type", "") == "step") step = json.value("step", 0);
-    }
-    return step;
+  // Slurm lets two minutes pass before it starts a job again that was put back, and says so once
+  // more when the old script has ended: here an operator is in a hurry. Nothing to a job that runs.
+  static void start_soon(const std::string& id) {
+    cluster_->run("sh -c 'scontrol update JobId=" + id + " StartTime=now || true'");
   }
   bool has_ended(const std::string& output) const { return job(output).contains("exit_code"); }
   // The process of a worker of a run, wherever it was started.
@@ -127,14 +123,13 @@ TEST_F(SlurmTest, AKilledWorkerPutsAFixedJobBackIntoTheQueueAndItResumes) {
   const pid_t worker = find_worker("RANK=1", "out");
   ASSERT_GT(worker, 0);
   ::kill(worker, SIGKILL);
-  // Slurm lets two minutes pass before it starts such a job again; here an operator is in a hurry.
   const std::string id = job("out")["id"].get<std::string>();
   ASSERT_TRUE(within(60s, [&] {
     return cluster_->run("squeue --noheader --format=%T --jobs=" + id) == "PENDING\n";
   })) << read("out/logs/launch.log");
   EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("queued (Slurm job"));
-  cluster_->run("scontrol update JobId=" + id + " StartTime=now");
   const auto finished = [&] {
+    start_soon(id);
     const auto record = job("out");
     return record.value("exit_code", -1) == 0;
   };
@@ -145,6 +140,46 @@ TEST_F(SlurmTest, AKilledWorkerPutsAFixedJobBackIntoTheQueueAndItResumes) {
   std::int64_t expected = 0;
   for (const auto& step : metrics("out", "step")) EXPECT_EQ(step["step"], ++expected);
   EXPECT_EQ(expected, 300);
+}
+
+// --signal comes 120 s before the limit, by up to a minute early: Slurm looks twice a minute.
+TEST_F(SlurmTest, BeforeItsTimeIsOverAJobDrainsAndGoesOnInItsNextTurn) {
+  const Ended submitted =
+      submit("out", {"--workers", "2", "--insecure", "--retries", "2", "--time", "3", "--set",
+                     "train.steps=1000000", "--set", "train.checkpoint_every=1000000"});
+  ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
+  const std::string id = job("out")["id"].get<std::string>();
+  ASSERT_TRUE(within(120s, [&] {
+    return cluster_->run("squeue --noheader --format=%T --jobs=" + id) == "PENDING\n" &&
+           last_step("out") > 0;
+  })) << read("out/logs/launch.log");
+  const std::int64_t drained_at = last_step("out");
+  EXPECT_EQ(std::filesystem::read_symlink(file("out/checkpoints/latest")).string(),
+            fmt::format("step-{:08}", drained_at));
+  EXPECT_THAT(read("out/logs/launch.log"), HasSubstr("back into the queue (1 of 2 retries)"));
+  EXPECT_FALSE(has_ended("out"));
+  ASSERT_TRUE(within(60s, [&] {
+    start_soon(id);
+    return last_step("out") > drained_at;
+  })) << read("out/logs/launch.log");
+  const Ended stopped = Command({"stop", "out"}, file(""), environment()).wait(60s);
+  EXPECT_EQ(stopped.exit_code, 0) << stopped.output;
+  EXPECT_EQ(metrics("out", "run").size(), 2u);
+  std::int64_t expected = 0;
+  for (const auto& step : metrics("out", "step")) EXPECT_EQ(step["step"], ++expected);
+}
+
+// Each of them an mpirun of its own inside an srun step.
+TEST_F(SlurmTest, VotersOfSeveralMembersHaveTheBitsOfLocalOnes) {
+  const std::vector<std::string> shape = {"--workers", "4", "--elastic", "--set", "vote.members=2"};
+  std::vector<std::string> flags = shape;
+  flags.insert(flags.end(), {"--nodes", "2", "--attach"});
+  const Ended ended = submit("out", flags);
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_TRUE(metrics("out", "end").at(0)["replicas_identical"]);
+  train(4, "local", {"--elastic", "vote.members=2"});
+  EXPECT_EQ(read("out/checkpoints/step-00000008/model.safetensors"),
+            read("local/checkpoints/step-00000008/model.safetensors"));
 }
 
 TEST_F(SlurmTest, WhereNothingIsRequeuedAnArrayOfTasksGoesOn) {
@@ -221,6 +256,11 @@ TEST_F(SlurmTest, DryRunPrintsTheScriptAndSubmitsNothing) {
         " launch run.toml --on slurm --inside --workers 4 --elastic --max-restarts 5 --retries 3 "
         "--set output.folder=out\n"})
     EXPECT_THAT(shown.output, HasSubstr(line));
+  const Ended gpus = submit(
+      "out", {"--workers", "4", "--nodes", "2", "--transport", "nccl", "--insecure", "--dry-run"});
+  ASSERT_EQ(gpus.exit_code, 0) << gpus.output;
+  EXPECT_THAT(gpus.output, HasSubstr("#SBATCH --gres=gpu:2\n"));
+  EXPECT_THAT(gpus.output, HasSubstr(" --transport nccl --insecure "));
   EXPECT_FALSE(std::filesystem::exists(file("out")));
   EXPECT_EQ(cluster_->run("squeue --noheader"), "");
 }
@@ -237,7 +277,9 @@ TEST_F(SlurmTest, WhatContradictsIsRefusedBeforeAnythingIsSubmitted) {
   };
   refused({"--workers", "3", "--nodes", "2"}, "--nodes 2: 3 workers are not the same number");
   refused({"--workers", "2"}, "speak gRPC between 2 nodes; expected --tls-ca");
-  refused({"--workers", "2", "--transport", "nccl"}, "--transport nccl");
+  refused({"--workers", "2", "--transport", "mpi"}, "for MPI launch --on mpirun");
+  refused({"--workers", "2", "--transport", "nccl", "--set", "train.device=cpu"},
+          "train.device = \"cpu\" is no GPU");
   refused({"--workers", "4", "--min-workers", "2"}, "--min-workers 2: a fixed job");
   refused({"--workers", "2", "--hosts", "a,b"}, "--hosts: is for --on ssh or mpirun");
   refused({"--workers", "2"}, "inside Slurm job 7", {{"SLURM_JOB_ID", "7"}});

@@ -80,6 +80,16 @@ std::vector<nlohmann::json> SmallRun::metrics(const std::string& output,
   return lines;
 }
 
+std::int64_t SmallRun::last_step(const std::string& output) const {
+  std::ifstream source(file(output + "/metrics.jsonl"));
+  std::int64_t step = 0;
+  for (std::string line; std::getline(source, line);) {
+    const auto json = nlohmann::json::parse(line, nullptr, false);
+    if (json.is_object() && json.value("type", "") == "step") step = json.value("step", 0);
+  }
+  return step;
+}
+
 void SmallRun::expect_same_bits(const std::string& checkpoint, const std::string& other) const {
   const auto tensors_of = [this](const std::string& folder) {
     std::set<std::string> names;

@@ -33,6 +33,9 @@ class SmallRun : public testing::Test {
   // test.
   std::vector<nlohmann::json> metrics(const std::string& output,
                                       const std::string& type = "") const;
+  // The step of the last whole line of its record; 0 where there is none. For runs that still go
+  // on.
+  std::int64_t last_step(const std::string& output) const;
   // What a resumed run must reproduce: model.safetensors and trainer/*.safetensors of both are
   // equal byte for byte.
   void expect_same_bits(const std::string& checkpoint, const std::string& other) const;

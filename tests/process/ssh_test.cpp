@@ -48,15 +48,6 @@ class SshTest : public SmallRun {
                       const std::string& hosts = "hosts") const {
     return Command(on_ssh(more, hosts), file(""), environment()).wait(100s);
   }
-  std::int64_t last_step(const std::string& output) const {
-    std::ifstream source(file(output + "/metrics.jsonl"));
-    std::int64_t step = 0;
-    for (std::string line; std::getline(source, line);) {
-      const auto json = nlohmann::json::parse(line, nullptr, false);
-      if (json.is_object() && json.value("type", "") == "step") step = json.value("step", 0);
-    }
-    return step;
-  }
   // Its workers left in order: with a checkpoint of their last step, which no other rule makes.
   void expect_drained(const std::string& output) const {
     std::error_code absent;
@@ -144,6 +135,64 @@ TEST_F(SshTest, ADiskThatIsTooSmallOrCannotBeWrittenIsRefusedOrNamed) {
   EXPECT_THAT(local.output, HasSubstr("closed/run"));
 }
 
+// A host whose run folder has the same name and is on a disk of its own.
+TEST_F(SshTest, AHostWithAFolderOfItsOwnIsRefused) {
+  std::filesystem::create_directory(file("apart"));
+  if (std::system("unshare -m true") != 0) GTEST_SKIP() << "mounting is not permitted here";
+  const SshNodes nodes(
+      {"127.0.0.5", "127.0.0.6"}, test::free_port(),
+      {{},
+       {"unshare", "-m", "sh", "-c",
+        "mount -t tmpfs ballot-test '" + file("apart") + "' && exec \"$@\"", "own-disk"}});
+  const Ended refused =
+      Command({"launch", "run.toml", "--on", "ssh", "--hosts", "127.0.0.5,127.0.0.6", "--workers",
+               "2", "--ssh", nodes.client(), "--set", "output.folder=apart/run"},
+              file(""), environment())
+          .wait(60s);
+  EXPECT_EQ(refused.exit_code, 2) << refused.output;
+  EXPECT_THAT(refused.output,
+              HasSubstr("127.0.0.6: output.folder apart/run is another folder there"));
+  EXPECT_THAT(refused.output, HasSubstr("1 thing to mend"));
+  EXPECT_TRUE(std::filesystem::is_empty(file("apart")));
+}
+
+TEST_F(SshTest, ADryRunShowsEveryCommandAndNoSecret) {
+  const auto shown = [&](std::vector<std::string> more) {
+    more.push_back("--dry-run");
+    Environment secret = environment();
+    secret.push_back({"BALLOT_TOKEN", "the-secret-of-this-job"});
+    const Ended ended = Command(on_ssh(more), file(""), secret).wait(30s);
+    EXPECT_EQ(ended.exit_code, 0) << ended.output;
+    EXPECT_THAT(ended.output, Not(HasSubstr("the-secret")));
+    return ended.output;
+  };
+  const std::string fixed = shown({"--workers", "3", "--insecure"});
+  EXPECT_THAT(fixed, HasSubstr("# 127.0.0.2: 1 of 1 slots"));
+  EXPECT_THAT(fixed, HasSubstr("127.0.0.3 'exec '"));
+  EXPECT_THAT(fixed, HasSubstr("RANK=2 WORLD_SIZE=3 LOCAL_WORLD_SIZE=1 MASTER_ADDR=ADDRESS"));
+  EXPECT_THAT(fixed, HasSubstr(" train run.toml --transport grpc --insecure\n"));
+  const std::string elastic = shown({"--workers", "2", "--elastic"});
+  EXPECT_THAT(elastic, HasSubstr(" coordinator out --listen ADDRESS:0 --start-workers 2"));
+  EXPECT_THAT(elastic, HasSubstr(" --worker 1 --listen ADDRESS:0"));
+  const std::string gpus =
+      shown({"--workers", "2", "--transport", "nccl", "--insecure", "--set", "train.device=cuda"});
+  EXPECT_THAT(gpus, HasSubstr(" --transport nccl "));
+  EXPECT_THAT(gpus, HasSubstr("NCCL_SOCKET_IFNAME==INTERFACE"));
+  EXPECT_FALSE(std::filesystem::exists(file("out")));
+
+  const Ended mpi =
+      Command({"launch", "run.toml", "--on", "mpirun", "--hosts", "hosts", "--workers", "3",
+               "--transport", "nccl", "--dry-run", "--set", "train.device=cuda"},
+              file(""), environment())
+          .wait(30s);
+  EXPECT_EQ(mpi.exit_code, 0) << mpi.output;
+  EXPECT_THAT(mpi.output, HasSubstr("--host 127.0.0.1:1,127.0.0.2:1,127.0.0.3:1"));
+  EXPECT_THAT(mpi.output, HasSubstr("btl_tcp_if_include NETWORK"));
+  EXPECT_THAT(mpi.output, HasSubstr("-x NCCL_SOCKET_IFNAME==INTERFACE"));
+  EXPECT_THAT(mpi.output, HasSubstr(" train run.toml --set train.device=cuda --transport nccl\n"));
+  EXPECT_FALSE(std::filesystem::exists(file("out")));
+}
+
 TEST_F(SshTest, AHostThatIsNotThereGivesTheTableAndNothingStarts) {
   write("more", "127.0.0.1\n127.0.0.2\n127.0.0.9\n");
   const Ended refused = launch_on_ssh({"--workers", "3"}, "more");
@@ -171,6 +220,12 @@ TEST_F(SshTest, WhatDoesNotFitIsRefusedByName) {
   refused({"--workers", "3", "--program", "/no/such/ballot"}, "hosts",
           "/no/such/ballot: No such file or directory (--program says where");
   refused({"--workers", "3", "--transport", "mpi"}, "hosts", "for MPI launch --on mpirun");
+  refused({"--workers", "3", "--transport", "nccl", "--set", "train.device=cpu"}, "hosts",
+          "--transport nccl: train.device = \"cpu\" is no GPU");
+  refused({"--workers", "3", "--transport", "nccl", "--insecure"}, "hosts",
+          "127.0.0.2: 0 GPUs for 1 workers");
+  refused({"--workers", "3", "--transport", "nccl", "--elastic"}, "hosts",
+          "--transport nccl: an elastic run votes over gRPC");
   const Ended absent = Command({"launch", "run.toml", "--on", "ssh", "--hosts", "a", "--workers",
                                 "1", "--ssh", "no-such-ssh -p 1"},
                                file(""), environment())

@@ -41,6 +41,7 @@ inline std::map<std::string, KubernetesJob> kubernetes_samples() {
   gpu.service_account = "trainer";
   gpu.node_selector = {{"accelerator", "on"}, {"kubernetes.io/arch", "amd64"}};
   gpu.labels = {{"team", "0x10"}, {"example.com/cost-centre", "1e3"}};
+  gpu.metrics_port = 9400;
   gpu.token_secret = "shared.token";
   gpu.tls_secret = "first-tls";
   gpu.tls_name = "first-coordinator";
@@ -56,6 +57,7 @@ inline std::map<std::string, KubernetesJob> kubernetes_samples() {
   mpi.controller = KubernetesOperator::mpi;
   mpi.min_workers = mpi.voters;
   mpi.max_restarts = 3;
+  mpi.metrics_port = 9400;
   mpi.settings = {"train.steps=10"};
   return samples;
 }

@@ -134,6 +134,21 @@ TEST_F(LaunchOnKubernetes, ContradictionsAreRefusedWithBothSides) {
       {"schedule",
        [](auto& run, auto&) { run.vote_schedule = Schedule::gathered; },
        {"vote.schedule", "--operator mpi"}},
+      {"a port of loopback",
+       [](auto& run, auto&) { run.prometheus = "127.0.0.1:9400"; },
+       {"output.prometheus = \"127.0.0.1:9400\"", "\"0.0.0.0:9400\""}},
+      {"any port",
+       [](auto& run, auto&) { run.prometheus = "0.0.0.0:0"; },
+       {"output.prometheus = \"0.0.0.0:0\""}},
+      {"the job's own port",
+       [](auto& run, auto&) { run.prometheus = "0.0.0.0:29500"; },
+       {"29500 and 29501 are the job's own"}},
+      {"one port for two",
+       [](auto& run, auto&) {
+         run.members = 2;
+         run.prometheus = "0.0.0.0:9400";
+       },
+       {"output.prometheus", "vote.members = 2"}},
       {"keep best", [](auto& run, auto&) { run.keep_best = true; }, {"train.keep_best"}},
       {"no image", [](auto&, auto& flags) { flags.image = ""; }, {"--kube-image", "Dockerfile"}},
       {"no claim", [](auto&, auto& flags) { flags.claim = ""; }, {"--kube-claim", "ReadWriteMany"}},

@@ -1,7 +1,7 @@
 """The golden files and examples, which are what `ballot launch --on kubernetes` renders (other tests see to that), against
 Kubernetes' schemas, strictly; and planted mistakes that have to be seen.
 
-tests/launcher/kubernetes/python FOLDER tests/launcher/kubernetes/validate.py"""
+tests/support/python FOLDER tests/launcher/kubernetes/requirements.txt tests/launcher/kubernetes/validate.py"""
 
 import copy
 import json

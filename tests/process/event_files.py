@@ -39,6 +39,26 @@ def launch(folder, settings, wait=True):
     return process
 
 
+def below(parent):
+    """The processes that a process has started, theirs and so on."""
+    children = []
+    for folder in pathlib.Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                    children.append(int(folder.name))
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+    return children + [process for child in children for process in below(child)]
+
+
+def words_of(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def read(run):
     reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     reader.Reload()
@@ -51,7 +71,7 @@ def expect_equal(run):
     expected = {}
     for line in lines_of(run, "step"):
         for name, value in line.items():
-            if name == "step":
+            if name in ("step", "time"):
                 continue
             values = {name: value} if not isinstance(value, list) else {f"{name}/{i}": v for i, v in enumerate(value)}
             for tag, number in values.items():
@@ -70,6 +90,9 @@ def expect_equal(run):
         for (step, value), (_, number) in zip(seen, points):
             if abs(value - number) > 1e-6 * abs(number) + 1e-12:
                 fail(f"{run}: {tag} of step {step} is {value}, the record says {number}")
+    for event, line in zip(reader.Scalars("rate"), lines_of(run, "step")):
+        if abs(event.wall_time - line["time"]) > 1:  # the event is written first
+            fail(f"{run}: step {event.step} happened at {event.wall_time}, the record says {line['time']}")
     known = set(expected) | {"evaluation/tokens", "evaluation/seconds", "checkpoint/write(s)", "checkpoint/bytes"}
     if other := set(reader.Tags()["scalars"]) - known:
         fail(f"{run}: TensorBoard has {sorted(other)} besides")
@@ -104,7 +127,7 @@ with tempfile.TemporaryDirectory() as name:
     print("tensorboard: resumed twice, the second time from an older step: each step once")
 
     # Elastic: whoever writes the record is killed, another goes on, the first comes back and takes over again.
-    settings = ["--elastic", "output.folder=elastic", "train.steps=1000000", "train.checkpoint_every=100", "--restarts=5"]
+    settings = ["--elastic", "output.folder=elastic", "train.steps=1000000", "train.checkpoint_every=100", "--max-restarts=5"]
     run = folder / "elastic"
     job = launch(folder, settings, wait=False)
 
@@ -124,11 +147,10 @@ with tempfile.TemporaryDirectory() as name:
             time.sleep(0.05)
 
     def child(job, flag, value):
-        listed = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
-        for process in listed:
-            words = pathlib.Path(f"/proc/{process}/cmdline").read_bytes().decode().split("\0")
+        for process in below(job.pid):
+            words = words_of(process)
             if (flag, value) in zip(words, words[1:]):
-                return int(process)
+                return process
         fail(f"no process with {flag} {value}")
 
     wait("an elastic run begins", lambda: steps() > 10)
@@ -150,12 +172,11 @@ with tempfile.TemporaryDirectory() as name:
         if time.monotonic() > end or killed.poll() is not None:
             fail("the run to be killed does not begin")
         time.sleep(0.01)
-    workers = subprocess.run(["pgrep", "-P", str(killed.pid)], capture_output=True, text=True).stdout.split()
-    for parent in list(workers):
-        workers += subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True).stdout.split()
-    for process in workers:
-        subprocess.run(["kill", "-9", process])
-    killed.send_signal(signal.SIGKILL)
+    for process in below(killed.pid) + [killed.pid]:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
     killed.communicate(timeout=60)
     recorded = [line["step"] for line in map(json.loads, metrics.read_text().splitlines()[:-1]) if line["type"] == "step"]
     seen = [event.step for event in read(folder / "killed").Scalars("rate")]
