@@ -6,7 +6,7 @@ function(ballot_test name)
     set(T_LABELS unit)
   endif()
   if(NOT T_TIMEOUT)
-    set(T_TIMEOUT 120)
+    set(T_TIMEOUT 600)  # says nothing but that it hangs
   endif()
   add_executable(${name} ${T_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE ${T_LINK} ballot_options GTest::gmock GTest::gtest_main rapidcheck)
@@ -19,7 +19,7 @@ endfunction()
 function(ballot_mpi_test name)
   cmake_parse_arguments(T "" "RANKS;TIMEOUT" "LINK" ${ARGN})
   if(NOT T_TIMEOUT)
-    set(T_TIMEOUT 120)
+    set(T_TIMEOUT 600)  # says nothing but that it hangs
   endif()
   if(T_UNPARSED_ARGUMENTS)  # a second number of ranks of the same binary gives no files
     add_executable(${name} ${T_UNPARSED_ARGUMENTS})

@@ -7,6 +7,6 @@ if(BALLOT_CUDA_HEADERS)
     add_dependencies(cuda_model_bench ballot_cuda)
   endif()
   add_test(NAME cuda_model_bench_simt COMMAND cuda_model_bench --tiny)
-  set_tests_properties(cuda_model_bench_simt PROPERTIES LABELS simt TIMEOUT 120
+  set_tests_properties(cuda_model_bench_simt PROPERTIES LABELS simt TIMEOUT 900
     ENVIRONMENT "OMP_WAIT_POLICY=passive;OMP_NUM_THREADS=2;BALLOT_CUDA_PLUGIN=$<TARGET_FILE:ballot_cuda_simt>")
 endif()

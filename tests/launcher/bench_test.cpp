@@ -127,8 +127,8 @@ TEST(LinkProbe, IsTheSameReportOnEveryRank) {
   run_loopback(3, [](Transport& transport) {
     LinkOptions options;
     options.runs = 1;
-    options.ramp_seconds = 0.01;
-    options.run_seconds = 0.03;
+    options.ramp_seconds = 0.1;
+    options.run_seconds = 0.3;
     options.pings = 5;
     const LinkReport report = measure_link(transport, options);
     EXPECT_EQ(report.pairs.size(), 6u);
@@ -152,11 +152,11 @@ TEST(LinkProbe, OneWorkerHasNoLink) {
 TEST(LinkProbe, NamesTheRankThatDoesNotCome) {
   run_loopback(3, [](Transport& transport) {
     if (transport.rank() == 1) {  // there, but not measuring
-      std::this_thread::sleep_for(std::chrono::milliseconds(800));
+      std::this_thread::sleep_for(std::chrono::seconds(5));
       return;
     }
     LinkOptions options;
-    options.patience = std::chrono::milliseconds(200);
+    options.patience = std::chrono::seconds(2);
     EXPECT_THAT(message_of<Timeout>([&] { measure_link(transport, options); }),
                 HasSubstr("waited for rank 1"));
   });

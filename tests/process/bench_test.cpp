@@ -163,7 +163,7 @@ TEST_F(Bench, VoteOverGrpcSendsWhatTheFormulaSays) {
 
 TEST_F(Bench, LinkMeasuresAllPairsBothWays) {
   const Ended ended = ballot({"bench", "link", "--workers", "3", "--runs", "1", "--run-seconds",
-                              "0.05", "--ramp-seconds", "0.02", "--pings", "20", "--json"});
+                              "0.3", "--ramp-seconds", "0.1", "--pings", "20", "--json"});
   ASSERT_EQ(ended.exit_code, 0) << ended.output;
   const auto lines = lines_of(ended.output);
   ASSERT_EQ(lines.size(), 7u) << ended.output;

@@ -17,7 +17,7 @@ using namespace std::chrono_literals;
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr int kSteps = 400;
+constexpr int kSteps = 800;
 
 class SavingAllTheTime : public SmallRun {
  protected:
@@ -73,11 +73,11 @@ TEST_F(SavingAllTheTime, AKillAtAnyMomentLeavesAWholeCheckpointAndTheJobEndsWith
   EXPECT_GE(kills, 3);
   std::vector<std::string> arguments = job("out");
   arguments.push_back("--resume=checkpoint");
-  const Ended last = ballot(arguments);
+  const Ended last = Command(arguments, file(".")).wait(280s);
   ASSERT_EQ(last.exit_code, 0) << last.output;
   EXPECT_THAT(last.output, Not(HasSubstr("is damaged")));
   EXPECT_THAT(last.output, HasSubstr("resuming after step " + std::to_string(before)));
-  const Ended straight = ballot(job("straight"));
+  const Ended straight = Command(job("straight"), file(".")).wait(280s);
   ASSERT_EQ(straight.exit_code, 0) << straight.output;
   for (const int step : {kSteps - 1, kSteps}) {
     char name[32];

@@ -322,7 +322,7 @@ TEST_F(Elastic, LaunchedWorkersAndTheirCoordinatorAreStartedAgain) {
 // in again.
 TEST_F(Elastic, AWorkerThatIsSentAwayEndsWithItsOwnCodeAndMayComeBackAnew) {
   set_steps(kEndless);
-  start_coordinator(3);
+  start_coordinator(3, "20s");  // nobody else is to be missed meanwhile
   for (int w = 0; w < 3; ++w) start(w);
   ASSERT_TRUE(reaches(3)) << outputs();
   const Ended told = ballot({"expel", address_, "1", "--reason", "its disk fails"}, environment_);

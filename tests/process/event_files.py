@@ -91,7 +91,7 @@ def expect_equal(run):
             if abs(value - number) > 1e-6 * abs(number) + 1e-12:
                 fail(f"{run}: {tag} of step {step} is {value}, the record says {number}")
     for event, line in zip(reader.Scalars("rate"), lines_of(run, "step")):
-        if abs(event.wall_time - line["time"]) > 1:  # the event is written first
+        if abs(event.wall_time - line["time"]) > 30:  # the event is written first, whatever the disk does then
             fail(f"{run}: step {event.step} happened at {event.wall_time}, the record says {line['time']}")
     known = set(expected) | {"evaluation/tokens", "evaluation/seconds", "checkpoint/write(s)", "checkpoint/bytes"}
     if other := set(reader.Tags()["scalars"]) - known:

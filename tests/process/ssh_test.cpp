@@ -243,10 +243,11 @@ TEST_F(SshTest, AFolderThatCannotBeWrittenIsSeenBeforeAnythingStarts) {
   EXPECT_THAT(refused.output, HasSubstr("output.folder /proc/ballot-run cannot be written there"));
 }
 
+// It goes there after 4 s, in which the others must not end the run.
 TEST_F(SshTest, ALostHostsWorkerGoesToTheOneThatStandsBy) {
   write("four", "127.0.0.1\n127.0.0.2\n127.0.0.3\n127.0.0.4\n");
   Command job(on_ssh({"--workers", "3", "--elastic", "--max-restarts", "3", "--set",
-                      "train.steps=800", "--set", "train.checkpoint_every=100"},
+                      "train.steps=2400", "--set", "train.checkpoint_every=300"},
                      "four"),
               file(""), environment());
   ASSERT_TRUE(within(60s, [&] { return last_step("out") > 10; })) << job.output();
@@ -254,7 +255,7 @@ TEST_F(SshTest, ALostHostsWorkerGoesToTheOneThatStandsBy) {
   const Ended ended = job.wait(150s);
   EXPECT_EQ(ended.exit_code, 0) << ended.output;
   EXPECT_THAT(ended.output, HasSubstr("worker 1 moves from 127.0.0.2 to 127.0.0.4"));
-  EXPECT_EQ(last_step("out"), 800);
+  EXPECT_EQ(last_step("out"), 2400);
   nodes_.reset();
   SetUpTestSuite();
 }

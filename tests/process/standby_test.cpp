@@ -105,8 +105,10 @@ TEST_F(Standby, TakesOverWithTheSameTermAndRowWhenTheLeaderIsKilled) {
   for (int round = 0; round < 3; ++round) {
     ASSERT_TRUE(commit(5));
     const std::size_t leader = wait_leader(), other = 1 - leader;
-    EXPECT_THAT(status(other).value("reason", ""),
-                HasSubstr("stands by: " + addresses_[leader] + " (process "));
+    const std::string stands_by = "stands by: " + addresses_[leader] + " (process ";
+    EXPECT_TRUE(within(10s, [&] {  // it may have been started a moment ago
+      return status(other).value("reason", "").find(stands_by) != std::string::npos;
+    })) << status(other);
     const Stopwatch watch;
     coordinators_[leader]->send(SIGKILL);
     ASSERT_TRUE(commit(5));

@@ -112,7 +112,7 @@ TEST_F(Training, MoreWorkersThanVotersOfTheOldJobCanGoOn) {
 }
 
 TEST_F(Training, ReportAndCompareReadTheRecord) {
-  train(4, "vote");
+  train(4, "vote", {"vote.schedule=sharded"});  // whose bytes are looked at below
   train(4, "mean", {"optimizer.reduce=mean-fp32"});
   const Ended report = ballot({"report", "vote", "mean"});
   EXPECT_EQ(report.exit_code, 0) << report.output;

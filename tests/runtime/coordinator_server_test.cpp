@@ -91,7 +91,7 @@ TEST_F(Server, WaitsForEnoughWorkersAndSaysSo) {
 
 TEST_F(Server, AKilledWorkerIsSentAwayAndNamed) {
   options.desk.coordinator.membership.start_workers = 3;
-  options.desk.coordinator.membership.heartbeat_timeout = 500ms;
+  options.desk.coordinator.membership.heartbeat_timeout = 3s;
   start();
   auto workers = start_workers(3);
   ASSERT_TRUE(all_vote(workers, 1));

@@ -88,6 +88,7 @@ class Pod:
     def kill(self):
         """As the kernel would, out of memory: its deepest process."""
         os.kill(self.descendants()[-1], signal.SIGKILL)
+        self.process.wait(60)
 
     def terminate(self):
         """As a node that is drained: the hook, then SIGTERM, then SIGKILL."""
