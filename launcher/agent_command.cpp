@@ -51,6 +51,7 @@ void add_agent(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand(
       "probe", "prints as JSON what a launcher wants to know of this host before a job");
   command->group("");
+  command->allow_extras();  // of a launcher that asks more: the version says that it is another
   command->add_option("--run-folder", flags->questions.run_folder, "whose disk to look at")
       ->type_name("FOLDER");
   command->add_option("--model", flags->questions.model_folder, "of which to tell a digest")

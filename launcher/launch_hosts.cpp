@@ -65,9 +65,11 @@ class HostLaunch {
     const bool goes_on = prepare_folder();
     place(flags_.workers);
     if (flags_.dry_run) return show();
-    Preflight seen = look(!goes_on && flags_.resume.empty());
+    Preflight seen = look(!goes_on && flags_.resume.empty(), false);
     require_ready(seen);
     require_private_links(seen);
+    if (flags_.transport.name == "nccl" && !seen.network.of_host[0].loopback)
+      log_warning("what NCCL sends from host to host is not encrypted, whatever --tls-... says");
     if (flags_.detach && job.detach()) return 0;
     if (!flags_.inside) job.begin();
     resume_ = flags_.elastic ? "" : goes_on && flags_.resume.empty() ? "journal" : flags_.resume;
@@ -80,7 +82,7 @@ class HostLaunch {
                   result.lost ? "was lost" : fmt::format("ended with {}", result.exit_code),
                   restart, flags_.restarts);
       resume_ = "journal";
-      seen = look(false);
+      seen = look(false, true);
       take_silent_hosts_out(seen);
       if (seen.refusals.empty()) {
         result = supervise(make_job(seen));
@@ -132,8 +134,8 @@ class HostLaunch {
         "--tls-certificate and --tls-key, or the explicit choice --insecure",
         network_text(seen.network.of_host[0]));
   }
-  Preflight look(bool compare_models) const {
-    return look_before_launch(config_, flags_, *placement_, starter_, compare_models);
+  Preflight look(bool compare_models, bool again) const {
+    return look_before_launch(config_, flags_, *placement_, starter_, compare_models, again);
   }
   // A fixed job goes on without the hosts that do not answer, where the others have room.
   void take_silent_hosts_out(Preflight& seen) {
@@ -146,7 +148,7 @@ class HostLaunch {
                 hosts_.size() - others.size(), hosts_.size());
     hosts_ = std::move(others);
     place(flags_.workers);
-    seen = look(false);
+    seen = look(false, true);
   }
   static void pause(int attempt) {
     const auto seconds = std::chrono::seconds(std::min(60, 5 << std::min(attempt, 4)));
@@ -170,7 +172,7 @@ class HostLaunch {
     job.tls = flags_.transport.tls;
     job.insecure = flags_.transport.insecure;
     job.nccl = flags_.transport.name == "nccl";
-    if (job.nccl) job.nccl_interfaces = nccl_interfaces(seen.network, flags_.interface);
+    if (job.nccl) job.nccl_interfaces = check_nccl_flags(config_, flags_);
     return make_host_job(job, placement_, seen);
   }
   // What would be run, with what only a preflight can say left open.
@@ -179,9 +181,10 @@ class HostLaunch {
       fmt::print("# {}: {} of {} slots\n", placement_->hosts()[host].name,
                  placement_->workers_of(host), placement_->hosts()[host].slots);
     fmt::print(
-        "# ADDRESS and port 0 of {} are the preflight's to choose, as are threads; each agent is\n"
-        "# told on its standard input to run what stands below it, in {}\n",
-        placement_->hosts()[placement_->host_of(0)].name, fs::current_path().string());
+        "# Each agent is told on its standard input to run what stands below it, in {},\n"
+        "# with the job's token. HOST-ADDRESS, HOST-INTERFACE, the port of {} (here 0) and\n"
+        "# threads are the preflight's to choose.\n",
+        fs::current_path().string(), placement_->hosts()[placement_->host_of(0)].name);
     const SupervisedJob job = make_job(unseen());
     const auto print = [](const SupervisedProcess& process) {
       fmt::print("# {}\n{}", process.name, shown_start(process.start(false)));
@@ -197,7 +200,7 @@ class HostLaunch {
       facts.machine = host.name;
       facts.cores = 1;
       nothing.rows.push_back({host, facts, 0, "", true});
-      nothing.network.of_host.push_back({"INTERFACE", "ADDRESS"});
+      nothing.network.of_host.push_back({host.name + "-INTERFACE", host.name + "-ADDRESS"});
     }
     return nothing;
   }
@@ -216,7 +219,7 @@ void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
     if (flags.elastic)
       throw ConfigError(
           "--transport nccl: an elastic run votes over gRPC; leave one of the two out");
-    check_nccl(config, machines_of(flags));
+    check_nccl_flags(config, flags);
   } else if (flags.transport.name != "auto" && flags.transport.name != "grpc") {
     throw ConfigError(
         "--transport {}: on hosts that {} reaches workers speak gRPC to each other; "
@@ -233,8 +236,8 @@ void check_hosts_flags(const RunConfig& config, const LaunchFlags& flags) {
   if (!flags.elastic)
     throw ConfigError(
         "--min-workers {}: a fixed job on hosts is started again with all its workers; expected "
-        "--elastic",
-        *flags.min_workers);
+        "--elastic{}, or no such flag",
+        *flags.min_workers, flags.transport.name == "nccl" ? " without --transport nccl" : "");
   if (const std::int64_t voters = flags.workers / config.members; *flags.min_workers > voters)
     throw ConfigError("--min-workers {}: expected at most {}, the voters of {} workers",
                       *flags.min_workers, voters, flags.workers);

@@ -1,4 +1,5 @@
 // `ballot launch` of a fixed job on this machine: mpirun starts the workers.
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/parallel.h"
+#include "launcher/cluster/host_job.h"  // threads_of_workers
 #include "launcher/environment.h"
 #include "launcher/free_port.h"
 #include "launcher/launch_checks.h"
@@ -92,19 +94,23 @@ MpiHosts find_hosts(const RunConfig& config, const LaunchFlags& flags) {
                       flags.transport.name);
   if (flags.elastic)
     throw ConfigError("--elastic: mpirun ends a job with any of its workers; launch --on ssh");
-  if (flags.transport.name == "nccl") check_nccl(config, machines_of(flags));
+  MpiHosts hosts;
+  if (flags.transport.name == "nccl") hosts.nccl_interfaces = check_nccl_flags(config, flags);
   const Placement placement(read_hosts(flags.hosts), flags.workers, 1);
   const Starter starter = starter_of(flags);
   Preflight seen;
   seen.network.of_host = {{"INTERFACE", "", 0}};
+  hosts.network = "NETWORK";
   if (!flags.dry_run) {
     seen = look_before_launch(config, flags, placement, starter);
     require_ready(seen);
+    hosts.network = network_text(seen.network.of_host[0]);
+    // One number for all of them: of the host that has least.
+    const std::vector<int> threads = threads_of_workers(placement, seen);
+    hosts.threads_per_worker = *std::min_element(threads.begin(), threads.end());
   }
-  MpiHosts hosts;
   for (const Host& host : placement.hosts())
     hosts.hosts += fmt::format("{}{}:{}", hosts.hosts.empty() ? "" : ",", host.name, host.slots);
-  hosts.network = flags.dry_run ? "NETWORK" : network_text(seen.network.of_host[0]);
   for (const std::string& word : starter.ssh) {
     if (word.find_first_of(" \t") != std::string::npos)
       throw ConfigError(
@@ -114,9 +120,22 @@ MpiHosts find_hosts(const RunConfig& config, const LaunchFlags& flags) {
     hosts.ssh += (hosts.ssh.empty() ? "" : " ") + word;
   }
   hosts.folder = std::filesystem::current_path().string();
-  if (flags.transport.name == "nccl")
-    hosts.nccl_interfaces = nccl_interfaces(seen.network, flags.interface);
+  if (flags.transport.name == "nccl" && hosts.nccl_interfaces.empty()) {
+    hosts.nccl_interfaces = nccl_interface(seen.network.of_host[0]);
+    for (const NetworkInterface& interface : seen.network.of_host)
+      if (nccl_interface(interface) != hosts.nccl_interfaces)
+        throw ConfigError(
+            "--transport nccl: hosts call their interfaces to {} differently ({}, {}), and mpirun "
+            "gives all workers one NCCL_SOCKET_IFNAME; set it, or launch --on ssh",
+            hosts.network, seen.network.of_host[0].name, interface.name);
+  }
   return hosts;
+}
+
+void place_on(const MpiHosts& hosts, const RunConfig& config, LocalJob& job) {
+  job.hosts = hosts;
+  if (!hosts.hosts.empty() && config.threads == 0)
+    job.threads_per_worker = hosts.threads_per_worker;
 }
 
 // With whom a job goes on that has lost a worker: the machine that it was on may be gone. Whole
@@ -146,10 +165,9 @@ int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob&
   if (flags.on == "mpirun") hosts = find_hosts(config, flags);
   if (flags.detach && !flags.dry_run && launched.detach()) return 0;
   LocalJob job = make_job(config, flags, workers, flags.resume);
-  job.hosts = hosts;
+  place_on(hosts, config, job);
   if (flags.dry_run) {
-    fmt::print("# NETWORK{} is the preflight's to choose\n{}\n",
-               hosts.nccl_interfaces.empty() ? "" : " and INTERFACE",
+    fmt::print("# NETWORK, INTERFACE and threads are the preflight's to choose\n{}\n",
                shell_line(mpirun_on_hosts(job)));
     return 0;
   }
@@ -171,7 +189,7 @@ int launch_local(const RunConfig& config, const LaunchFlags& flags, LaunchedJob&
         restart, flags.restarts);
     if (!port_is_given) unsetenv("MASTER_PORT");  // the old one may not be free yet
     job = make_job(config, flags, workers, resume_from);
-    job.hosts = hosts;
+    place_on(hosts, config, job);
     result = run_local_job(job);
   }
   const std::string latest = config.output_folder + "/checkpoints/latest";

@@ -1,13 +1,14 @@
 #include "launcher/launch_preflight.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
-#include <set>
 
 #include "core/error.h"
 #include "launcher/environment.h"
+#include "launcher/launch_checks.h"
 #include "launcher/shell_words.h"
 #include "models/architecture.h"
 #include "runtime/memory_plan.h"
@@ -27,6 +28,14 @@ std::int64_t disk_needed(const RunConfig& config, std::int64_t parameters, int v
   const std::int64_t copies =
       elastic || config.journal.copies == 0 ? voters : config.journal.copies;
   return checkpoints + parameters / 8 * 2 * interval * copies;
+}
+
+// And says so itself: "auto" takes what there is.
+bool asks_for_bf16(const RunConfig& config) {
+  return config.compute == Compute::bf16 ||
+         std::any_of(config.groups.begin(), config.groups.end(), [](const ParameterGroup& group) {
+           return group.newton_schulz && group.newton_schulz_type == DType::bf16;
+         });
 }
 
 PreflightNeeds needs_of(const RunConfig& config, const LaunchFlags& flags,
@@ -49,6 +58,7 @@ PreflightNeeds needs_of(const RunConfig& config, const LaunchFlags& flags,
   needs.disk_bytes = disk_needed(config, parameters, voters, flags.elastic);
   needs.gpu = needs_gpus(config, flags);
   needs.nccl = flags.transport.name == "nccl";
+  needs.bf16 = !needs.gpu && asks_for_bf16(config);
   for (std::size_t host = 0; host < placement.hosts().size(); ++host)
     needs.workers_of_host.push_back(placement.workers_of(host));
   return needs;
@@ -60,18 +70,13 @@ bool needs_gpus(const RunConfig& config, const LaunchFlags& flags) {
   return config.device.starts_with("cuda") || flags.transport.name == "nccl";
 }
 
-std::string nccl_interfaces(const NetworkChoice& network, const std::string& asked) {
-  if (const auto given = process_environment("NCCL_SOCKET_IFNAME")) {
-    if (!asked.empty())
-      throw ConfigError("--interface {} and NCCL_SOCKET_IFNAME = {}: expected one of them", asked,
-                        *given);
-    return *given;
-  }
-  if (network.of_host[0].loopback) return "";
-  // "=": whole names. Hosts may call theirs differently; each takes those that it has.
-  std::set<std::string> names;
-  for (const NetworkInterface& interface : network.of_host) names.insert(interface.name);
-  return fmt::format("={}", fmt::join(names, ","));
+std::string check_nccl_flags(const RunConfig& config, const LaunchFlags& flags) {
+  check_nccl(config, machines_of(flags));
+  const std::string given = process_environment("NCCL_SOCKET_IFNAME").value_or("");
+  if (!given.empty() && !flags.interface.empty())
+    throw ConfigError("--interface {} and NCCL_SOCKET_IFNAME = {}: expected one of them",
+                      flags.interface, given);
+  return given;
 }
 
 Starter starter_of(const LaunchFlags& flags) {
@@ -88,8 +93,9 @@ Starter starter_of(const LaunchFlags& flags) {
 
 Preflight look_before_launch(const RunConfig& config, const LaunchFlags& flags,
                              const Placement& placement, const Starter& starter,
-                             bool compare_models) {
+                             bool compare_models, bool again) {
   PreflightNeeds needs = needs_of(config, flags, placement);
+  needs.again = again;
   if (!compare_models) needs.model_folder.clear();
   return look_before_start(starter, placement.hosts(), needs, fs::current_path().string());
 }

@@ -13,14 +13,13 @@ Starter starter_of(const LaunchFlags& flags);
 // One for each worker.
 bool needs_gpus(const RunConfig& config, const LaunchFlags& flags);
 
-// The value of NCCL_SOCKET_IFNAME that makes NCCL take the network chosen; what this process was
-// given, where somebody has set it; empty on loopback, where NCCL may take what it likes.
-// ConfigError where both it and --interface say one.
-std::string nccl_interfaces(const NetworkChoice& network, const std::string& asked);
+// What --transport nccl refuses of a job on other hosts before they are looked at: check_nccl, and
+// that NCCL_SOCKET_IFNAME and --interface both say a network. The variable's value; empty: not set.
+std::string check_nccl_flags(const RunConfig& config, const LaunchFlags& flags);
 
 Preflight look_before_launch(const RunConfig& config, const LaunchFlags& flags,
                              const Placement& placement, const Starter& starter,
-                             bool compare_models = true);
+                             bool compare_models = true, bool again = false);
 
 // Prints its table; Error, with the exit code that tells whether a retry can help, where the job
 // may not be started.

@@ -1,7 +1,5 @@
 #include "launcher/mpirun.h"
 
-#include <unistd.h>
-
 #include "core/error.h"
 #include "launcher/child_process.h"  // find_program
 
@@ -15,8 +13,14 @@ std::vector<std::string> mpirun_words(int workers, int threads_per_worker, const
   const std::optional<std::string> mpirun = find_program("mpirun");
   if (!mpirun)
     throw Unavailable("mpirun is not in PATH: several workers need the package openmpi-bin");
-  std::vector<std::string> words{*mpirun};
-  if (::geteuid() == 0) words.push_back("--allow-run-as-root");
+  std::vector<std::string> words = mpirun_flags(workers, threads_per_worker, hosts);
+  words.insert(words.begin(), *mpirun);
+  return words;
+}
+
+std::vector<std::string> mpirun_flags(int workers, int threads_per_worker, const MpiHosts& hosts) {
+  // Root's consent says nothing to anybody else.
+  std::vector<std::string> words{"--allow-run-as-root"};
   const std::string threads = fmt::format("OMP_NUM_THREADS={}", threads_per_worker);
   for (const char* word :
        {"--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "--mca",

@@ -12,6 +12,7 @@ std::vector<std::string> mpirun_words(int workers, int threads_per_worker);
 
 // Workers on other machines: further flags, before the number of workers.
 struct MpiHosts {
+  int threads_per_worker = 1;   // that the hosts have cores for
   std::string hosts;            // "node1:2,node2:1"; empty: this machine only
   std::string network;          // that TCP goes by, of its daemons and its messages: "10.0.0.0/24"
   std::string ssh;              // that reaches the hosts, with its options
@@ -19,5 +20,8 @@ struct MpiHosts {
   std::string nccl_interfaces;  // NCCL_SOCKET_IFNAME of the workers; empty: as it is there
 };
 std::vector<std::string> mpirun_words(int workers, int threads_per_worker, const MpiHosts& hosts);
+// The flags alone, for an mpirun of another machine.
+std::vector<std::string> mpirun_flags(int workers, int threads_per_worker,
+                                      const MpiHosts& hosts = {});
 
 }  // namespace ballot

@@ -8,7 +8,7 @@
 namespace ballot {
 
 // The line that starts an agent, and below it what the agent is ordered to run, with its
-// environment. Secrets are not shown, nor the number of threads, which a preflight chooses.
+// environment. Secrets are not shown, nor OMP_NUM_THREADS, which a preflight chooses.
 std::string shown_start(const StartCommand& start);
 
 }  // namespace ballot

@@ -22,6 +22,7 @@
 #include "collectives/cuda_nccl.h"
 #include "core/clock.h"
 #include "core/cuda/cuda_core.h"
+#include "core/device.h"
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -85,8 +86,12 @@ bool appears(const std::string& file, Deadline deadline) {
 void look_at_gpus(HostFacts& facts) {
   try {
     const int count = cuda_core().device_count();
-    for (int index = 0; index < count; ++index)
-      facts.gpus.push_back(cuda_core().describe(cuda_core().find_device(index)));
+    for (int index = 0; index < count; ++index) {
+      const Device device = cuda_core().find_device(index);
+      const auto free = static_cast<std::int64_t>(cuda_core().free_bytes(device));
+      facts.gpu_memory_bytes = index == 0 ? free : std::min(facts.gpu_memory_bytes, free);
+      facts.gpus.push_back(cuda_core().describe(device));
+    }
   } catch (const Error& failure) {
     facts.gpu_problem = failure.what();
   }
@@ -108,6 +113,13 @@ std::string text_of(const Json& object, const char* name) {
   if (!value.is_string())
     throw DataError("facts of a host: \"{}\" is {}, expected a text", name, value.type_name());
   return value.get<std::string>();
+}
+bool choice_of(const Json& object, const char* name) {
+  const Json& value = field(object, name);
+  if (!value.is_boolean())
+    throw DataError("facts of a host: \"{}\" is {}, expected true or false", name,
+                    value.type_name());
+  return value.get<bool>();
 }
 std::int64_t whole_of(const Json& object, const char* name, std::int64_t least) {
   const Json& value = field(object, name);
@@ -179,6 +191,10 @@ Witness::~Witness() {
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
+std::string HostFacts::computer() const {
+  return machine.substr(0, machine.find('/'));
+}
+
 HostFacts gather_host_facts(const HostQuestions& questions) {
   HostFacts facts;
   facts.version = version();
@@ -187,6 +203,7 @@ HostFacts gather_host_facts(const HostQuestions& questions) {
   facts.name = name;
   facts.machine = machine_name();
   facts.cores = default_threads(1);
+  facts.bf16 = has_bf16();
   facts.memory_bytes = available_memory();
   look_at_disk(facts, questions.run_folder);
   if (!questions.witness.empty())
@@ -214,6 +231,7 @@ std::string encode_facts(const HostFacts& facts) {
                   {"machine", facts.machine},
                   {"time", facts.time},
                   {"cores", facts.cores},
+                  {"bf16", facts.bf16},
                   {"memory_bytes", facts.memory_bytes},
                   {"disk_bytes", facts.disk_bytes},
                   {"folder_problem", facts.folder_problem},
@@ -221,6 +239,7 @@ std::string encode_facts(const HostFacts& facts) {
                   {"model_digest", facts.model_digest},
                   {"interfaces", interfaces},
                   {"gpus", facts.gpus},
+                  {"gpu_memory_bytes", facts.gpu_memory_bytes},
                   {"gpu_problem", facts.gpu_problem},
                   {"nccl", facts.nccl},
                   {"nccl_problem", facts.nccl_problem},
@@ -243,8 +262,8 @@ HostFacts decode_facts(std::string_view line) {
   facts.memory_bytes = whole_of(json, "memory_bytes", 0);
   facts.disk_bytes = whole_of(json, "disk_bytes", 0);
   facts.folder_problem = text_of(json, "folder_problem");
-  const Json& sees = field(json, "sees_witness");
-  facts.sees_witness = sees.is_boolean() && sees.get<bool>();
+  facts.bf16 = choice_of(json, "bf16");
+  facts.sees_witness = choice_of(json, "sees_witness");
   facts.model_digest = text_of(json, "model_digest");
   const Json& interfaces = field(json, "interfaces");
   if (!interfaces.is_array()) throw DataError("facts of a host: \"interfaces\" is no list");
@@ -270,6 +289,7 @@ HostFacts decode_facts(std::string_view line) {
       facts.gpus.push_back(gpu.get<std::string>());
     else
       throw DataError("facts of a host: a GPU is no text");
+  facts.gpu_memory_bytes = whole_of(json, "gpu_memory_bytes", 0);
   facts.gpu_problem = text_of(json, "gpu_problem");
   facts.nccl = text_of(json, "nccl");
   facts.nccl_problem = text_of(json, "nccl_problem");

@@ -22,8 +22,10 @@ struct HostFacts {
   std::string version;            // of Ballot there
   std::string name;               // as the host calls itself
   std::string machine;            // the same for processes of one machine and network namespace
+  std::string computer() const;   // of that, the machine alone
   double time = 0;                // seconds since the epoch, when it answered
   int cores = 0;                  // that a process may use
+  bool bf16 = false;              // its processor has bf16 products
   std::int64_t memory_bytes = 0;  // available
   std::int64_t disk_bytes = 0;    // free where the run's folder is or will be
   std::string folder_problem;     // why nothing can be written there; empty: it can
@@ -31,6 +33,7 @@ struct HostFacts {
   std::string model_digest;       // of the model's folder; empty: not asked for
   std::vector<NetworkInterface> interfaces;  // that are up, IPv4
   std::vector<std::string> gpus;             // as CUDA describes them, with driver and runtime
+  std::int64_t gpu_memory_bytes = 0;         // free, of the GPU that has least
   std::string gpu_problem;   // why there is none; empty: there is one, or nobody asked
   std::string nccl;          // "NCCL 2.28.3", where a GPU was found
   std::string nccl_problem;  // why it cannot be used; empty: it can, or nobody asked

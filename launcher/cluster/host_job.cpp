@@ -9,24 +9,16 @@
 namespace ballot {
 namespace {
 
-// Hosts that are one machine (nodes of a test, several names) share its cores.
-std::string machine_of(const HostFacts& facts) {
-  return facts.machine.substr(0, facts.machine.find('/'));
-}
-
 class HostJobMaker {
  public:
   HostJobMaker(const HostJob& job, std::shared_ptr<Placement> placement, const Preflight& seen)
       : job_(job), placement_(std::move(placement)) {
-    for (std::size_t h = 0; h < placement_->hosts().size(); ++h) {
-      const HostFacts& facts = *seen.rows[h].facts;
-      addresses_.push_back(seen.network.of_host[h].address);
-      int sharing = 0;
-      for (std::size_t other = 0; other < placement_->hosts().size(); ++other)
-        if (machine_of(*seen.rows[other].facts) == machine_of(facts))
-          sharing += placement_->workers_of(other);
-      threads_.push_back(job.threads > 0 ? job.threads
-                                         : std::max(1, facts.cores / std::max(1, sharing)));
+    threads_ = threads_of_workers(*placement_, seen);
+    if (job.threads > 0) threads_.assign(threads_.size(), job.threads);
+    for (const NetworkInterface& interface : seen.network.of_host) {
+      addresses_.push_back(interface.address);
+      nccl_interfaces_.push_back(job.nccl_interfaces.empty() ? nccl_interface(interface)
+                                                             : job.nccl_interfaces);
     }
     meeting_ = placement_->host_of(0);
     port_ = seen.rows[meeting_].facts->free_port;
@@ -80,8 +72,8 @@ class HostJobMaker {
     // A voter's members meet over MPI on their host; mpirun ends with any of them.
     if (placement_->members() > 1) {
       words = {"mpirun"};  // of that host, wherever it is there
-      const std::vector<std::string> all = mpirun_words(placement_->members(), threads_[host]);
-      words.insert(words.end(), all.begin() + 1, all.end());
+      for (std::string& flag : mpirun_flags(placement_->members(), threads_[host]))
+        words.push_back(std::move(flag));
       // In a Slurm step mpirun would start its ranks by srun, on any of the job's nodes.
       if (job_.starter.method == StartMethod::srun)
         words.insert(words.begin() + 1, {"--mca", "plm", "isolated", "--mca", "ras", "^slurm"});
@@ -100,7 +92,8 @@ class HostJobMaker {
     std::vector<std::string> words = {job_.starter.program, "train", job_.run_file, "--transport",
                                       job_.nccl ? "nccl" : "grpc"};
     if (!job_.resume.empty()) words.push_back("--resume=" + job_.resume);
-    add_access(words);
+    // One worker has no links but those of its GPU.
+    if (!job_.nccl || placement_->voters() > 1) add_access(words);
     add_settings(words);
     std::vector<std::pair<std::string, std::string>> place = {
         {"RANK", std::to_string(rank)},
@@ -108,8 +101,8 @@ class HostJobMaker {
         {"LOCAL_WORLD_SIZE", std::to_string(placement_->workers_of(host))},
         {"MASTER_ADDR", addresses_[meeting_]},
         {"MASTER_PORT", std::to_string(port_)}};
-    if (!job_.nccl_interfaces.empty())
-      place.emplace_back("NCCL_SOCKET_IFNAME", job_.nccl_interfaces);
+    if (job_.nccl && !nccl_interfaces_[host].empty())
+      place.emplace_back("NCCL_SOCKET_IFNAME", nccl_interfaces_[host]);
     return start(host, std::move(words), threads_[host], placement_->slot_of(rank),
                  std::move(place));
   }
@@ -134,13 +127,25 @@ class HostJobMaker {
 
   const HostJob job_;
   const std::shared_ptr<Placement> placement_;
-  std::vector<std::string> addresses_;
+  std::vector<std::string> addresses_, nccl_interfaces_;  // by host
   std::vector<int> threads_;
   std::size_t meeting_ = 0;  // the host where workers meet: of the coordinator, or of worker 0
   int port_ = 0;
 };
 
 }  // namespace
+
+std::vector<int> threads_of_workers(const Placement& placement, const Preflight& seen) {
+  std::vector<int> threads;
+  for (const PreflightRow& row : seen.rows) {
+    int sharing = 0;
+    for (std::size_t other = 0; other < seen.rows.size(); ++other)
+      if (seen.rows[other].facts->computer() == row.facts->computer())
+        sharing += placement.workers_of(other);
+    threads.push_back(std::max(1, row.facts->cores / std::max(1, sharing)));
+  }
+  return threads;
+}
 
 SupervisedJob make_host_job(const HostJob& job, std::shared_ptr<Placement> placement,
                             const Preflight& seen) {

@@ -29,8 +29,12 @@ struct HostJob {
   GrpcTls tls;
   bool insecure = false;
   bool nccl = false;            // fixed: votes from GPU to GPU
-  std::string nccl_interfaces;  // NCCL_SOCKET_IFNAME of the workers; empty: as it is there
+  std::string nccl_interfaces;  // NCCL_SOCKET_IFNAME of them all; empty: of the network chosen
 };
+
+// Of each host: its cores for each of its workers, also of those that are there under another name
+// of it. Every host has facts.
+std::vector<int> threads_of_workers(const Placement& placement, const Preflight& seen);
 
 // `placement` is moved on when a host is lost, so it lives as long as the job. `seen`: what the
 // preflight found, of the hosts of `placement`.

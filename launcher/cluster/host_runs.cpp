@@ -69,7 +69,7 @@ std::vector<HostAnswer> run_on_hosts(const Starter& starter, const std::vector<H
                                      const std::function<AgentOrder(std::size_t host)>& order_of,
                                      Deadline deadline) {
   std::signal(SIGPIPE, SIG_IGN);
-  Signals signals({SIGUSR1});
+  Signals signals({SIGUSR1, SIGHUP});
   std::vector<HostAnswer> answers(hosts.size());
   std::vector<Run> runs(hosts.size());
   for (std::size_t h = 0; h < hosts.size(); ++h) {

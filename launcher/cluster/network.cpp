@@ -175,6 +175,10 @@ std::string network_text(const NetworkInterface& interface) {
   return text_of(network_of(interface));
 }
 
+std::string nccl_interface(const NetworkInterface& interface) {
+  return interface.loopback ? "" : "=" + interface.name;  // "=": the whole name
+}
+
 std::string resolve(const std::string& host) {
   const std::size_t at = host.rfind('@');
   const std::string name = at == std::string::npos ? host : host.substr(at + 1);

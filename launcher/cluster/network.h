@@ -31,6 +31,10 @@ NetworkChoice choose_network(const std::vector<std::string>& hosts,
 // "10.77.0.0/24": the network that an interface is on.
 std::string network_text(const NetworkInterface& interface);
 
+// The value of NCCL_SOCKET_IFNAME by which NCCL takes this interface and no other; empty for
+// loopback, where it may take what it likes.
+std::string nccl_interface(const NetworkInterface& interface);
+
 // The IPv4 address that a host's name has for this machine; empty where it has none. A user@ before
 // it does not count. May take as long as the resolver does.
 std::string resolve(const std::string& host);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "core/error.h"
@@ -42,6 +43,8 @@ std::string why_not(const HostAnswer& answer) {
   return said.empty() ? fmt::format("the probe ended with {}", answer.exit_code) : said;
 }
 
+constexpr const char* kOtherBuild = " (another build of ballot? install the same everywhere)";
+
 // The value that most hosts have.
 template <class Value>
 Value most_common(const std::vector<Value>& values) {
@@ -65,12 +68,15 @@ PreflightRow read_answer(const Host& host, const PreflightAnswer& answer) {
       row.may_pass = false;
     }
     if (answer.answer.reached && code != static_cast<int>(ExitCode::retry)) row.may_pass = false;
+    // Of what it was asked.
+    if (answer.answer.reached && code == static_cast<int>(ExitCode::configuration))
+      row.problem += kOtherBuild;
     return row;
   }
   try {
     row.facts = decode_facts(last_line(answer.answer.output));
   } catch (const Error& failure) {
-    row.problem = shown(failure.what());
+    row.problem = shown(failure.what()) + kOtherBuild;
     row.may_pass = false;
     return row;
   }
@@ -114,28 +120,55 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
           fmt::format("{}: output.folder {} cannot be written there ({}); all hosts have to see "
                       "one folder",
                       name, needs.run_folder, facts.folder_problem));
-    else if (!facts.sees_witness)
+    else if (!facts.sees_witness) {
+      const bool may_pass = preflight.may_pass && needs.again;
       refuse(
           fmt::format("{}: output.folder {} is another folder there: a file that this launcher "
-                      "wrote into it is not seen; all hosts and this machine have to see one",
-                      name, needs.run_folder));
-    else if (facts.disk_bytes < needs.disk_bytes)
+                      "wrote in {} is not seen; all hosts and this machine have to see one",
+                      name, needs.run_folder, preflight.witness_folder));
+      preflight.may_pass = may_pass;
+    } else if (facts.disk_bytes < needs.disk_bytes)
       refuse(fmt::format(
           "{}: {} are free where output.folder {} is, two checkpoints and the "
           "journal between them take {}",
           name, gigabytes(facts.disk_bytes), needs.run_folder, gigabytes(needs.disk_bytes)));
-    if (const std::int64_t need = needs.memory_bytes_per_worker * workers;
-        facts.memory_bytes < need)
-      refuse(fmt::format(
-          "{}: {} of memory are free, {} worker{} need {}; put fewer there, or "
-          "lower train.batch",
-          name, gigabytes(facts.memory_bytes), workers, workers == 1 ? "" : "s", gigabytes(need)));
-    if (needs.gpu && static_cast<int>(facts.gpus.size()) < workers)
+    // A machine may be there under several names.
+    int on_machine = 0;
+    std::string also;
+    for (std::size_t other = 0; other < preflight.rows.size(); ++other) {
+      if (!preflight.rows[other].facts ||
+          preflight.rows[other].facts->computer() != facts.computer())
+        continue;
+      const int there = other < needs.workers_of_host.size() ? needs.workers_of_host[other] : 0;
+      on_machine += there;
+      if (other < h && there > 0) also = preflight.rows[other].host.name;
+    }
+    if (workers > 0 && needs.gpu) {
+      if (facts.gpu_memory_bytes < needs.memory_bytes_per_worker && !facts.gpus.empty())
+        refuse(fmt::format("{}: {} of a GPU's memory are free, a worker needs {}", name,
+                           gigabytes(facts.gpu_memory_bytes),
+                           gigabytes(needs.memory_bytes_per_worker)));
+      if (!also.empty())
+        refuse(
+            fmt::format("{} and {} are one machine, and workers of both would take its first GPUs; "
+                        "name it once",
+                        also, name));
+    } else if (const std::int64_t need = needs.memory_bytes_per_worker * on_machine;
+               workers > 0 && also.empty() && facts.memory_bytes < need) {
+      refuse(fmt::format("{}: {} of memory are free, {} worker{} need {}; put fewer there", name,
+                         gigabytes(facts.memory_bytes), on_machine, on_machine == 1 ? "" : "s",
+                         gigabytes(need)));
+    }
+    if (needs.bf16 && workers > 0 && !facts.bf16 && facts.gpus.empty())
       refuse(
-          fmt::format("{}: {} GPUs for {} workers{}; give it fewer slots, or train.device = "
-                      "\"cpu\"",
-                      name, facts.gpus.size(), workers,
-                      facts.gpu_problem.empty() ? "" : " (" + facts.gpu_problem + ")"));
+          fmt::format("{}: its processor has no bf16 products, which the run asks for; expected "
+                      "\"f32\" or \"auto\" (train.compute, newton_schulz_type), or another host",
+                      name));
+    if (needs.gpu && static_cast<int>(facts.gpus.size()) < workers)
+      refuse(fmt::format("{}: {} GPUs for {} workers{}; put fewer workers there, or {}", name,
+                         facts.gpus.size(), workers,
+                         facts.gpu_problem.empty() ? "" : " (" + facts.gpu_problem + ")",
+                         needs.nccl ? "leave --transport nccl out" : "train.device = \"cpu\""));
     else if (needs.nccl && facts.nccl.empty() && workers > 0)
       refuse(fmt::format("{}: {}; install NCCL (libnccl2) there, or leave --transport nccl out",
                          name, facts.nccl_problem.empty() ? "no NCCL" : facts.nccl_problem));
@@ -236,6 +269,7 @@ Preflight look_before_start(const Starter& starter, const std::vector<Host>& hos
   const Witness witness(needs.run_folder);
   if (witness.problem().empty()) {
     questions.insert(questions.end(), {"--witness", witness.path()});
+    preflight.witness_folder = std::filesystem::path(witness.path()).parent_path();
   } else {
     preflight.refusals.push_back(
         fmt::format("this machine: output.folder {} cannot be written here ({}); all hosts and "
@@ -243,7 +277,7 @@ Preflight look_before_start(const Starter& starter, const std::vector<Host>& hos
                     needs.run_folder, witness.problem()));
     preflight.may_pass = false;
   }
-  if (needs.gpu) questions.push_back("--gpus");
+  if (needs.gpu || needs.bf16) questions.push_back("--gpus");
   const double asked_at = now();
   // A model may be tens of gigabytes on a slow disk.
   const Duration patience = needs.patience * (needs.model_folder.empty() ? 1 : 20);

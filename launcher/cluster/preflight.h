@@ -21,11 +21,13 @@ struct PreflightNeeds {
   std::string run_folder;    // on the hosts
   std::string model_folder;  // empty: is not compared (a run that goes on has its own checkpoints)
   std::string interface;     // as asked for; empty: chosen
-  std::int64_t memory_bytes_per_worker = 0, disk_bytes = 0;  // 0: not known
+  std::int64_t memory_bytes_per_worker = 0, disk_bytes = 0;  // 0: not known; with gpu: of the GPU
   bool gpu = false;                                          // each worker needs one
   bool nccl = false;                                         // and NCCL, the same everywhere
+  bool bf16 = false;                                         // products of processors, or a GPU
   std::vector<int> workers_of_host;                          // 0: a host that only stands by
-  double clock_seconds = 5;           // by how much clocks may differ: certificates, logs
+  bool again = false;        // the job has run before: a folder that is not seen may be mounted yet
+  double clock_seconds = 5;  // by how much clocks may differ: certificates, logs
   std::chrono::seconds patience{30};  // for a host to answer; 20 times that with a model to digest
 };
 
@@ -46,6 +48,7 @@ struct PreflightRow {
 struct Preflight {
   std::vector<PreflightRow> rows;  // as the hosts
   NetworkChoice network;           // empty where a host has no facts
+  std::string witness_folder;      // where the launcher wrote a file that all hosts have to see
   std::vector<std::optional<ReachReport>> reached;
   // Why the job is not started, each with what to change; empty: it may be.
   std::vector<std::string> refusals;

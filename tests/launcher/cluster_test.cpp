@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/version.h"
 #include "launcher/cluster/agent.h"
+#include "launcher/cluster/host_job.h"
 #include "launcher/cluster/hosts.h"
 #include "launcher/cluster/job_record.h"
 #include "launcher/cluster/network.h"
@@ -223,11 +224,14 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
       {"b: output.folder run cannot be written there (read-only file system)",
        [](HostFacts& f) { f.folder_problem = "read-only file system"; }},
       {"b: 1.0 GB are free where output.folder run is", [](HostFacts& f) { f.disk_bytes = 1e9; }},
-      {"b: 1.0 GB of memory are free, 2 workers need 8.0 GB",
-       [](HostFacts& f) { f.memory_bytes = 1e9; }},
-      {"b: output.folder run is another folder there",
+      {"b: output.folder run is another folder there: a file that this launcher wrote in /above",
        [](HostFacts& f) { f.sees_witness = false; }},
-      {"b: 1 GPUs for 2 workers", [](HostFacts& f) { f.gpus.pop_back(); }},
+      {"b: 1 GPUs for 2 workers; put fewer workers there, or leave --transport nccl out",
+       [](HostFacts& f) { f.gpus.pop_back(); }},
+      {"b: 3.0 GB of a GPU's memory are free, a worker needs 4.0 GB",
+       [](HostFacts& f) { f.gpu_memory_bytes = 3e9; }},
+      {"a and b are one machine, and workers of both would take its first GPUs",
+       [](HostFacts& f) { f.machine = "a/another namespace"; }},
       {"b: libnccl.so.2: cannot open; install NCCL",
        [](HostFacts& f) {
          f.nccl.clear();
@@ -245,17 +249,23 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
   needs.workers_of_host = {2, 2, 2};
   good.gpus = {"one", "two"};
   good.nccl = "NCCL 2.28.3";
+  good.gpu_memory_bytes = 5'000'000'000;
   const auto judged = [&](const HostFacts& second) {
     Preflight preflight;
+    preflight.witness_folder = "/above";
+    HostFacts third = good;
+    third.machine = "c";
     for (const auto& [name, facts] :
-         {std::pair{"a", good}, std::pair{"b", second}, std::pair{"c", good}})
+         {std::pair{"a", good}, std::pair{"b", second}, std::pair{"c", third}})
       preflight.rows.push_back(read_answer({name, 2}, {answer_of(facts), 999.5, 1000.5}));
     judge_hosts(needs, preflight);
     return preflight;
   };
-  EXPECT_THAT(judged(good).refusals, IsEmpty());
+  HostFacts as_good = good;
+  as_good.machine = "b";
+  EXPECT_THAT(judged(as_good).refusals, IsEmpty());
   for (const Case& one : cases) {
-    HostFacts bad = good;
+    HostFacts bad = as_good;
     one.spoil(bad);
     const Preflight preflight = judged(bad);
     EXPECT_THAT(preflight.refusals, ElementsAre(HasSubstr(one.text)));
@@ -263,14 +273,44 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
     EXPECT_THAT(preflight.table(), HasSubstr(std::string("not started: ") + one.text));
   }
   // Who only stands by, or does not use it, need not have it.
-  HostFacts without = good;
+  HostFacts without = as_good;
   without.nccl.clear();
   needs.workers_of_host = {2, 0, 2};
   EXPECT_THAT(judged(without).refusals, IsEmpty());
   needs.workers_of_host = {2, 2, 2};
   needs.nccl = false;
   EXPECT_THAT(judged(without).refusals, IsEmpty());
-  EXPECT_THAT(judged(good).table(), HasSubstr("2 x one, NCCL 2.28.3\n"));
+  EXPECT_THAT(judged(as_good).table(), HasSubstr("2 x one, NCCL 2.28.3\n"));
+
+  // On processors memory is what counts, of all workers of a machine, under whatever name.
+  needs.gpu = false;
+  needs.bf16 = true;
+  HostFacts small = as_good;
+  small.bf16 = true;
+  small.gpus.clear();
+  good = small;
+  good.machine = "a";
+  EXPECT_THAT(judged(small).refusals, IsEmpty());
+  small.memory_bytes = 1e9;
+  EXPECT_THAT(judged(small).refusals,
+              ElementsAre(HasSubstr("b: 1.0 GB of memory are free, 2 workers need 8.0 GB")));
+  small.memory_bytes = good.memory_bytes = 10e9;
+  EXPECT_THAT(judged(small).refusals, IsEmpty());
+  small.machine = "a";
+  EXPECT_THAT(judged(small).refusals,
+              ElementsAre(HasSubstr("a: 10.0 GB of memory are free, 4 workers need 16.0 GB")));
+  small.machine = "b";
+  small.bf16 = false;
+  EXPECT_THAT(judged(small).refusals,
+              ElementsAre(HasSubstr("b: its processor has no bf16 products")));
+  small.gpus = {"one"};
+  EXPECT_THAT(judged(small).refusals, IsEmpty());
+
+  // Once the job has run, a share may not be mounted yet.
+  small.sees_witness = false;
+  EXPECT_FALSE(judged(small).may_pass);
+  needs.again = true;
+  EXPECT_TRUE(judged(small).may_pass);
 }
 
 TEST(Preflight, AWitnessIsSeenWhereTheFolderIsOneAndGoesWithItsLauncher) {
@@ -326,6 +366,25 @@ TEST(Preflight, AHostThatDoesNotAnswerHasItsReasonInTheTable) {
   EXPECT_THAT(preflight.refusals,
               testing::Contains(HasSubstr("sh: ballot: not found (--program says where")));
   EXPECT_THAT(preflight.refusals, testing::Contains(HasSubstr("\"version\" is number")));
+  EXPECT_THAT(preflight.refusals, testing::Contains(HasSubstr("another build of ballot?")));
+}
+
+TEST(Network, NcclIsToldTheWholeNameButOfLoopback) {
+  EXPECT_EQ(nccl_interface(at("eth0", "10.0.0.1")), "=eth0");
+  EXPECT_EQ(nccl_interface({"lo", "127.0.0.1", 8, true, -1}), "");
+}
+
+TEST(Preflight, ThreadsAreOfTheHostsCoresAndItsWorkersUnderAllItsNames) {
+  Preflight seen;
+  for (const auto& [machine, cores] : {std::pair{"a/1", 8}, {"a/2", 8}, {"b/1", 64}, {"c/1", 2}}) {
+    HostFacts facts = facts_with({}, machine);
+    facts.cores = cores;
+    PreflightRow row;
+    row.facts = facts;
+    seen.rows.push_back(row);
+  }
+  const Placement placement({{"a", 2}, {"also-a", 2}, {"b", 4}, {"c", 4}}, 12, 1);
+  EXPECT_EQ(threads_of_workers(placement, seen), (std::vector<int>{2, 2, 16, 1}));
 }
 
 TEST(Preflight, FactsComeBackAsTheyWere) {
@@ -334,12 +393,15 @@ TEST(Preflight, FactsComeBackAsTheyWere) {
   facts.nccl = "NCCL 2.28.3";
   facts.nccl_problem = facts.gpu_problem = facts.folder_problem = "a problem";
   facts.sees_witness = false;
+  facts.bf16 = true;
+  facts.gpu_memory_bytes = 79'000'000'000;
   facts.time = 1.5;
   const HostFacts back = decode_facts(encode_facts(facts));
   EXPECT_EQ(encode_facts(back), encode_facts(facts));
   EXPECT_EQ(back.interfaces[0].megabits, 1000);
   EXPECT_EQ(back.nccl, "NCCL 2.28.3");
   EXPECT_FALSE(back.sees_witness);
+  EXPECT_TRUE(back.bf16);
 }
 
 TEST(Preflight, DigestsOfFoldersAreOfNamesAndContents) {

@@ -151,7 +151,9 @@ TEST_F(SshTest, AHostWithAFolderOfItsOwnIsRefused) {
           .wait(60s);
   EXPECT_EQ(refused.exit_code, 2) << refused.output;
   EXPECT_THAT(refused.output,
-              HasSubstr("127.0.0.6: output.folder apart/run is another folder there"));
+              HasSubstr("127.0.0.6: output.folder apart/run is another folder there: a file that "
+                        "this launcher wrote in " +
+                        file("apart")));
   EXPECT_THAT(refused.output, HasSubstr("1 thing to mend"));
   EXPECT_TRUE(std::filesystem::is_empty(file("apart")));
 }
@@ -169,15 +171,17 @@ TEST_F(SshTest, ADryRunShowsEveryCommandAndNoSecret) {
   const std::string fixed = shown({"--workers", "3", "--insecure"});
   EXPECT_THAT(fixed, HasSubstr("# 127.0.0.2: 1 of 1 slots"));
   EXPECT_THAT(fixed, HasSubstr("127.0.0.3 'exec '"));
-  EXPECT_THAT(fixed, HasSubstr("RANK=2 WORLD_SIZE=3 LOCAL_WORLD_SIZE=1 MASTER_ADDR=ADDRESS"));
+  EXPECT_THAT(fixed,
+              HasSubstr("RANK=2 WORLD_SIZE=3 LOCAL_WORLD_SIZE=1 MASTER_ADDR=127.0.0.1-ADDRESS"));
   EXPECT_THAT(fixed, HasSubstr(" train run.toml --transport grpc --insecure\n"));
   const std::string elastic = shown({"--workers", "2", "--elastic"});
-  EXPECT_THAT(elastic, HasSubstr(" coordinator out --listen ADDRESS:0 --start-workers 2"));
-  EXPECT_THAT(elastic, HasSubstr(" --worker 1 --listen ADDRESS:0"));
+  EXPECT_THAT(elastic,
+              HasSubstr(" coordinator out --listen 127.0.0.1-ADDRESS:0 --start-workers 2"));
+  EXPECT_THAT(elastic, HasSubstr(" --worker 1 --listen 127.0.0.2-ADDRESS:0"));
   const std::string gpus =
       shown({"--workers", "2", "--transport", "nccl", "--insecure", "--set", "train.device=cuda"});
   EXPECT_THAT(gpus, HasSubstr(" --transport nccl "));
-  EXPECT_THAT(gpus, HasSubstr("NCCL_SOCKET_IFNAME==INTERFACE"));
+  EXPECT_THAT(gpus, HasSubstr("NCCL_SOCKET_IFNAME==127.0.0.2-INTERFACE"));
   EXPECT_FALSE(std::filesystem::exists(file("out")));
 
   const Ended mpi =
@@ -205,8 +209,10 @@ TEST_F(SshTest, AHostThatIsNotThereGivesTheTableAndNothingStarts) {
 
 TEST_F(SshTest, WhatDoesNotFitIsRefusedByName) {
   const auto refused = [&](const std::vector<std::string>& flags, const std::string& hosts,
-                           const char* text, int code = 2) {
-    const Ended ended = launch_on_ssh(flags, hosts);
+                           const char* text, int code = 2, const Environment& more = {}) {
+    Environment all = environment();
+    all.insert(all.end(), more.begin(), more.end());
+    const Ended ended = Command(on_ssh(flags, hosts), file(""), all).wait(100s);
     EXPECT_EQ(ended.exit_code, code) << ended.output;
     EXPECT_THAT(ended.output, HasSubstr(text));
   };
@@ -224,6 +230,9 @@ TEST_F(SshTest, WhatDoesNotFitIsRefusedByName) {
           "--transport nccl: train.device = \"cpu\" is no GPU");
   refused({"--workers", "3", "--transport", "nccl", "--insecure"}, "hosts",
           "127.0.0.2: 0 GPUs for 1 workers");
+  refused({"--workers", "3", "--transport", "nccl", "--interface", "lo"}, "hosts",
+          "--interface lo and NCCL_SOCKET_IFNAME = eth7: expected one of them", 2,
+          {{"NCCL_SOCKET_IFNAME", "eth7"}});
   refused({"--workers", "3", "--transport", "nccl", "--elastic"}, "hosts",
           "--transport nccl: an elastic run votes over gRPC");
   const Ended absent = Command({"launch", "run.toml", "--on", "ssh", "--hosts", "a", "--workers",
@@ -332,6 +341,8 @@ TEST_F(SshTest, AStopDuringThePreflightStartsNothing) {
   EXPECT_EQ(ended.exit_code, 4) << ended.output;
   EXPECT_THAT(ended.output, HasSubstr("asked to end by signal 15 while the hosts were looked at"));
   EXPECT_FALSE(std::filesystem::exists(file("out/metrics.jsonl")));
+  for (const auto& left : std::filesystem::directory_iterator(file("")))  // the witness is gone
+    EXPECT_THAT(left.path().filename().string(), Not(HasSubstr("probe")));
   ::close(silent);
 }
 
