@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "tests/process/slurm_cluster.h"
 #include "tests/process/small_run.h"
 #include "tests/process/ssh_nodes.h"
 #include "tests/support/free_port.h"
@@ -36,6 +37,17 @@ class Nccl : public SmallRun {
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
+  // A program for hosts that have GPUs, where whoever starts it has none: `ballot` behind the
+  // stand-in's environment and these lines of a shell. Its path.
+  std::string write_ballot_there(int gpu_count, const std::string& lines = "") const {
+    std::string exports;
+    for (const auto& [name, value] : gpus(gpu_count))
+      exports += fmt::format("export {}={}\n", name, value);
+    write("ballot-there",
+          fmt::format("#!/bin/sh\n{}{}exec {} \"$@\"\n", exports, lines, BALLOT_BINARY));
+    std::filesystem::permissions(file("ballot-there"), std::filesystem::perms::owner_all);
+    return file("ballot-there");
+  }
 };
 
 TEST_F(Nccl, AJobHasTheBitsOfOneWhoseVotesGoOverMpi) {
@@ -59,15 +71,12 @@ TEST_F(Nccl, AJobHasTheBitsOfOneWhoseVotesGoOverMpi) {
 // A launcher that has no GPU itself and hosts that have: what a cluster's login node is.
 TEST_F(Nccl, HostsThatSshReachesAreAskedForGpusAndNcclAndUseThem) {
   if (::geteuid() != 0) GTEST_SKIP() << "an sshd of the test's own needs root";
-  std::string exports;
-  for (const auto& [name, value] : gpus(2)) exports += fmt::format("export {}={}\n", name, value);
-  write("ballot-there", fmt::format("#!/bin/sh\n{}exec {} \"$@\"\n", exports, BALLOT_BINARY));
-  std::filesystem::permissions(file("ballot-there"), std::filesystem::perms::owner_all);
+  const std::string program = write_ballot_there(2);
   const SshNodes nodes({"127.0.0.1"}, test::free_port());
   const auto on_ssh = [&](const std::string& output, int slots) {
     std::vector<std::string> words = job(output, "nccl", 4);
     words.insert(words.end(), {"--on", "ssh", "--hosts", fmt::format("127.0.0.1:{}", slots),
-                               "--ssh", nodes.client(), "--program", file("ballot-there")});
+                               "--ssh", nodes.client(), "--program", program});
     return words;
   };
   const Ended ended = ballot(on_ssh("out", 2), {{"BALLOT_JOBS", file("jobs")}});
@@ -83,6 +92,42 @@ TEST_F(Nccl, HostsThatSshReachesAreAskedForGpusAndNcclAndUseThem) {
   const Ended refused = ballot(crowded, {{"BALLOT_JOBS", file("jobs")}});
   EXPECT_EQ(refused.exit_code, 2) << refused.output;
   EXPECT_THAT(refused.output, HasSubstr("127.0.0.1: 2 GPUs for 3 workers"));
+}
+
+TEST_F(Nccl, SlurmGivesAJobItsGpusAndRefusesOneThatAsksForMore) {
+  if (::geteuid() != 0) GTEST_SKIP() << "slurmd starts jobs as their users: needs root";
+  const SlurmCluster cluster(2, 2);
+  // What Slurm gave is asked for from inside the job, before the launcher starts there.
+  const std::string program =
+      write_ballot_there(2, fmt::format("[ \"$1\" != launch ] || scontrol --details show job "
+                                        "\"$SLURM_JOB_ID\" > '{}' 2>&1\n",
+                                        file("given")));
+  Environment environment = cluster.environment();
+  environment.emplace_back("BALLOT_JOBS", file("jobs"));
+  const auto on_slurm = [&](const std::string& output, const std::string& nodes) {
+    std::vector<std::string> words = job(output, "nccl", 4);
+    words.insert(words.end(), {"--on", "slurm", "--nodes", nodes, "--insecure", "--attach",
+                               "--program", program});
+    return words;
+  };
+  const Ended ended = ballot(on_slurm("out", "1"), environment);
+  ASSERT_EQ(ended.exit_code, 0) << ended.output;
+  EXPECT_THAT(read("given"), testing::ContainsRegex("Nodes=node[01] .* GRES=gpu:2"));
+  EXPECT_THAT(ended.output, testing::ContainsRegex(", 2 x .*, NCCL [0-9]+\\.[0-9]+\\.[0-9]+\n"));
+  EXPECT_EQ(metrics("out", "end").back()["replicas_identical"], true);
+  const Ended mpi = ballot(job("mpi", "mpi", 4), gpus(2));
+  ASSERT_EQ(mpi.exit_code, 0) << mpi.output;
+  expect_same_bits("out/checkpoints/latest", "mpi/checkpoints/latest");
+
+  // Three tasks fit on a node; three GPUs do not.
+  cluster.run("sbatch --test-only --nodes=1 --ntasks-per-node=3 --wrap=true");
+  std::vector<std::string> crowded = on_slurm("crowded", "1");
+  crowded[std::find(crowded.begin(), crowded.end(), "--workers") - crowded.begin() + 1] = "3";
+  const Ended refused = ballot(crowded, environment);
+  EXPECT_EQ(refused.exit_code, 2) << refused.output;
+  EXPECT_THAT(refused.output, HasSubstr("sbatch ended with 1: sbatch: error: "));
+  EXPECT_THAT(refused.output, HasSubstr("Requested node configuration is not available"));
+  EXPECT_EQ(cluster.run("squeue --noheader"), "");
 }
 
 // The machine that it was on may be gone.

@@ -52,7 +52,7 @@ std::string read_all(std::FILE* stream) {
 
 }  // namespace
 
-SlurmCluster::SlurmCluster(int nodes) {
+SlurmCluster::SlurmCluster(int nodes, int gpus) {
   const std::string folder = folder_.path();
   ::chmod(folder.c_str(), 0755);  // munge looks at who may write its socket's folder
   {
@@ -68,10 +68,19 @@ SlurmCluster::SlurmCluster(int nodes) {
   ::gethostname(host, sizeof host - 1);
   std::string configuration = fmt::format(fmt::runtime(kConfiguration), fmt::arg("folder", folder),
                                           fmt::arg("port", test::free_port()));
+  if (gpus > 0) {
+    configuration += "GresTypes=gpu\n";
+    // Slurm wants a file for each, and does not look into it: it counts what it gives.
+    for (int gpu = 0; gpu < gpus; ++gpu) std::ofstream(folder_.file(fmt::format("gpu{}", gpu)));
+    std::ofstream(folder_.file("gres.conf"))
+        << fmt::format("AutoDetect=off\nNodeName=node[0-{}] Name=gpu File={}/gpu[0-{}]\n",
+                       nodes - 1, folder, gpus - 1);
+  }
   for (int node = 0; node < nodes; ++node)
     configuration += fmt::format(
-        "NodeName=node{} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs=2 RealMemory=1000\n", node,
-        host, test::free_port());
+        "NodeName=node{} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs={} RealMemory=1000{}\n",
+        node, host, test::free_port(), gpus > 0 ? 2 * gpus : 2,
+        gpus > 0 ? fmt::format(" Gres=gpu:{}", gpus) : "");
   configuration += "PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n";
   std::ofstream(folder_.file("slurm.conf")) << configuration;
   std::filesystem::create_directory(folder_.file("controller"));

@@ -14,8 +14,9 @@ namespace ballot {
 
 class SlurmCluster {
  public:
-  // As root: slurmd starts what it runs as its user. Throws what a daemon said where one fails.
-  explicit SlurmCluster(int nodes);
+  // As root: slurmd starts what it runs as its user. Throws what a daemon said where one fails. A
+  // node has as many GPUs as Slurm is told, whatever there is, and then two CPUs for each.
+  explicit SlurmCluster(int nodes, int gpus = 0);
 
   // For `ballot` and Slurm's own programs: which cluster.
   Environment environment() const { return {{"SLURM_CONF", folder_.file("slurm.conf")}}; }
