@@ -36,6 +36,7 @@ std::vector<std::string> inner_command(const LaunchFlags& flags) {
   if (flags.retries > 0) add("--retries", std::to_string(flags.retries));
   if (!flags.resume.empty()) words.push_back("--resume=" + flags.resume);
   add("--name", flags.name);
+  add("--program", flags.program);
   add("--interface", flags.interface);
   if (flags.transport.name != "auto") add("--transport", flags.transport.name);
   add("--tls-ca", flags.transport.tls.ca);
@@ -102,7 +103,12 @@ int launch_on_slurm(const RunConfig& config, const LaunchFlags& flags) {
   list_job(job.record());
   job.record().started = 0;
   write_job(job.record());
-  job.record().id = submit_batch_script(path);
+  try {
+    job.record().id = submit_batch_script(path);
+  } catch (const std::exception& failure) {
+    end_job(job.record(), static_cast<int>(describe_failure(failure).exit_code));
+    throw;
+  }
   // The script may have begun already, and written more.
   if (auto begun = read_job(folder); begun && begun->launcher != 0) {
     begun->id = job.record().id;

@@ -293,6 +293,7 @@ TEST_F(SlurmTest, WhatContradictsIsRefusedBeforeAnythingIsSubmitted) {
   refused({"--workers", "2", "--inside"}, "SLURM_JOB_NODELIST is not set");
   refused({"--workers", "2", "--inside"}, "expected a number", {{"SLURM_JOB_NODELIST", "node[1-"}});
   refused({"--workers", "2", "--insecure", "--sbatch=--nonsense"}, "sbatch ended with");
+  EXPECT_EQ(job("out")["exit_code"], 2);  // not one that is awaited for ever
   EXPECT_EQ(cluster_->run("squeue --noheader"), "");
 }
 
