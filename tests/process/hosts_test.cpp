@@ -177,6 +177,36 @@ TEST_F(MpirunTest, AKilledWorkerOfAnotherHostStartsTheJobAgain) {
   kill_and_go_on(1);
 }
 
+TEST_F(MpirunTest, ALauncherThatIsKilledLeavesNobodyBehind) {
+  Command job(
+      on("mpirun", {"--set", "train.steps=100000", "--set", "train.checkpoint_every=100000"}),
+      file(""), environment());
+  ASSERT_TRUE(within(90s, [&] { return last_step("out") > 3; })) << job.output();
+  ASSERT_EQ(::kill(job.id(), SIGKILL), 0);
+  expect_gone();
+  EXPECT_THAT(ballot({"jobs"}, environment()).output, HasSubstr("lost: its launcher was killed"));
+}
+
+// With all that ran there. mpirun's exit code is one of several then, by what it notices first; the
+// host stays away, so that starting the job again does not help.
+TEST_F(MpirunTest, AHostThatIsLostIsAReasonToTryAgain) {
+  SshNodes nodes({"127.0.0.1", "127.0.0.15"}, test::free_port());
+  Command job({"launch", "run.toml", "--on", "mpirun", "--hosts", "127.0.0.1,127.0.0.15",
+               "--workers", "2", "--ssh", nodes.client(), "--max-restarts", "1", "--set",
+               "train.steps=100000", "--set", "train.checkpoint_every=10"},
+              file(""), environment());
+  const auto has_checkpoint = [&] {
+    return std::filesystem::exists(file("out/checkpoints/latest"));
+  };
+  ASSERT_TRUE(within(90s, has_checkpoint)) << job.output();
+  nodes.kill(1);
+  const Ended ended = job.wait(150s);
+  EXPECT_EQ(ended.exit_code, 4) << ended.output;
+  EXPECT_THAT(ended.output, HasSubstr("(1 of 1 restarts)"));
+  EXPECT_THAT(ended.output, HasSubstr("go on from it with --resume"));
+  expect_gone();
+}
+
 class TlsTest : public HostsTest {
  protected:
   void SetUp() override {
