@@ -168,7 +168,10 @@ JobResult RunningJob::run() {
   for (LineOutput& output : outputs_) output.finish();
 
   JobResult result{mpirun_->exit_code(), lost_, asked_signal_ != 0};
-  if (host_lost_ && result.exit_code == 1) result.exit_code = static_cast<int>(ExitCode::retry);
+  // mpirun's own codes then: 1, that of the ssh whose connection broke (255), or 256 less that of
+  // an error of its own (205); no signal gives as much.
+  if (host_lost_ && (result.exit_code == 1 || result.exit_code > 128 + SIGRTMAX))
+    result.exit_code = static_cast<int>(ExitCode::retry);
   // A worker gave up by itself (MPI_Abort), and mpirun killed the others before it said so: they
   // are not the cause.
   if (result.exit_code < 128) result.lost.reset();

@@ -11,3 +11,6 @@ target_compile_definitions(process_ssh_test PRIVATE BALLOT_BINARY="$<TARGET_FILE
 ballot_test(process_mission_test mission_test.cpp LINK ballot_ssh_nodes LABELS process TIMEOUT 900)
 set_tests_properties(process_mission_test PROPERTIES PROCESSORS 2)
 target_compile_definitions(process_mission_test PRIVATE BALLOT_BINARY="$<TARGET_FILE:ballot>" BALLOT_SLOWNET="${PROJECT_SOURCE_DIR}/tests/support/slownet")
+ballot_test(process_hosts_test hosts_test.cpp LINK ballot_ssh_nodes LABELS process TIMEOUT 900)
+set_tests_properties(process_hosts_test PROPERTIES PROCESSORS 2)
+target_compile_definitions(process_hosts_test PRIVATE BALLOT_BINARY="$<TARGET_FILE:ballot>" BALLOT_CERTIFICATES="${PROJECT_SOURCE_DIR}/deploy/certificates")
