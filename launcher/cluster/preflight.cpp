@@ -45,14 +45,21 @@ std::string why_not(const HostAnswer& answer) {
 
 constexpr const char* kOtherBuild = " (another build of ballot? install the same everywhere)";
 
-// The value that most hosts have.
-template <class Value>
-Value most_common(const std::vector<Value>& values) {
-  std::map<Value, int> counts;
-  for (const Value& value : values) ++counts[value];
-  return std::max_element(counts.begin(), counts.end(),
-                          [](const auto& a, const auto& b) { return a.second < b.second; })
-      ->first;
+// Of the hosts that have facts, the first with the digest that most have.
+const PreflightRow* usual_model(const std::vector<PreflightRow>& rows) {
+  const PreflightRow* usual = nullptr;
+  std::ptrdiff_t most = 0;
+  for (const PreflightRow& row : rows) {
+    if (!row.facts) continue;
+    const auto alike = std::count_if(rows.begin(), rows.end(), [&](const PreflightRow& other) {
+      return other.facts && other.facts->model_digest == row.facts->model_digest;
+    });
+    if (alike > most) {
+      usual = &row;
+      most = alike;
+    }
+  }
+  return usual;
 }
 
 }  // namespace
@@ -93,7 +100,6 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
     preflight.refusals.push_back(std::move(text));
     preflight.may_pass = false;
   };
-  std::vector<std::string> digests;
   std::map<std::string, std::vector<std::string>> nccl_of;  // hosts by version
   for (std::size_t h = 0; h < preflight.rows.size(); ++h) {
     const PreflightRow& row = preflight.rows[h];
@@ -105,7 +111,6 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
       continue;
     }
     const HostFacts& facts = *row.facts;
-    digests.push_back(facts.model_digest);
     if (facts.version != version())
       refuse(
           fmt::format("{}: runs ballot {}, this is {}; install the same everywhere, or name it "
@@ -182,15 +187,13 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
                            fmt::join(names, ", "));
     refuse(fmt::format("hosts have different versions of NCCL: {}; install one everywhere", found));
   }
-  if (digests.empty()) return;
-  const std::string usual = most_common(digests);
+  const PreflightRow* usual = usual_model(preflight.rows);
   for (const PreflightRow& row : preflight.rows)
-    if (row.facts && row.facts->model_digest != usual)
-      refuse(
-          fmt::format("{}: model.folder {} has other contents there (digest {}, most have {}); "
-                      "copy it anew",
-                      row.host.name, needs.model_folder, row.facts->model_digest.substr(0, 12),
-                      usual.substr(0, 12)));
+    if (row.facts && row.facts->model_digest != usual->facts->model_digest)
+      refuse(fmt::format(
+          "{}: model.folder {} has other contents there (digest {}) than on {} ({}); copy it anew",
+          row.host.name, needs.model_folder, row.facts->model_digest.substr(0, 12),
+          usual->host.name, usual->facts->model_digest.substr(0, 12)));
 }
 
 void judge_reach(Preflight& preflight) {

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <thread>
 
 #include "collectives/transport/loopback_transport.h"
 #include "core/error.h"
@@ -182,6 +184,10 @@ TEST(ReplayJudge, SaysWhyItCannotReplay) {
   // Folders stay: a writer may be about to sync them.
   const auto remove_shard = [&](const std::string& name, int worker) {
     const std::string shard = fmt::format("{}/journal/worker-{}", tiny.path(name), worker);
+    // A writer makes its file with the first that it writes, which may be later than the step.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (fs::is_empty(shard) && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     for (const auto& file : fs::directory_iterator(shard)) fs::remove(file);
   };
   EXPECT_THAT(refused("no-journal",
