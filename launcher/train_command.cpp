@@ -116,7 +116,7 @@ void add_resume_flag(CLI::App& command, std::string& from) {
   command
       .add_flag("--resume{journal}", from,
                 "go on from the newest whole checkpoint of output.folder and the steps that the "
-                "journal holds after it, so that no finished step is lost; --resume=checkpoint: "
+                "journal holds after it, so that no step it holds is lost; --resume=checkpoint: "
                 "repeat those steps instead, to the same bits as never having stopped")
       ->check(CLI::IsMember({"journal", "checkpoint"}));
 }

@@ -111,7 +111,9 @@ TEST_F(ElasticMembers, AKilledMemberOrItsMpirunEndsItsVoterAloneWhichComesBack) 
 
   // It goes on where it was, to an end.
   const std::int64_t end = last_step() + 20;
-  const Ended ended = ballot(words(end), {{"OMP_NUM_THREADS", "1"}});
+  std::vector<std::string> both = words(end);
+  both.insert(both.end(), {"--min-workers", "2"});  // none ends before the other has come
+  const Ended ended = ballot(both, {{"OMP_NUM_THREADS", "1"}});
   ASSERT_EQ(ended.exit_code, 0) << ended.output;
   const std::string folder = fmt::format("out/checkpoints/step-{:08}/trainer/", end);
   for (const char* name :
