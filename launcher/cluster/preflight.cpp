@@ -137,8 +137,10 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
           "{}: {} are free where output.folder {} is, two checkpoints and the "
           "journal between them take {}",
           name, gigabytes(facts.disk_bytes), needs.run_folder, gigabytes(needs.disk_bytes)));
-    // A machine may be there under several names.
+    // A machine may be there under several names. Containers of one share its memory, and each may
+    // have GPUs of its own.
     int on_machine = 0;
+    bool named_before = false;
     std::string also;
     for (std::size_t other = 0; other < preflight.rows.size(); ++other) {
       if (!preflight.rows[other].facts ||
@@ -146,7 +148,10 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
         continue;
       const int there = other < needs.workers_of_host.size() ? needs.workers_of_host[other] : 0;
       on_machine += there;
-      if (other < h && there > 0) also = preflight.rows[other].host.name;
+      if (other >= h || there == 0) continue;
+      named_before = true;
+      if (preflight.rows[other].facts->machine == facts.machine)
+        also = preflight.rows[other].host.name;
     }
     if (workers > 0 && needs.gpu) {
       if (facts.gpu_memory_bytes < needs.memory_bytes_per_worker && !facts.gpus.empty())
@@ -159,7 +164,7 @@ void judge_hosts(const PreflightNeeds& needs, Preflight& preflight) {
                         "name it once",
                         also, name));
     } else if (const std::int64_t need = needs.memory_bytes_per_worker * on_machine;
-               workers > 0 && also.empty() && facts.memory_bytes < need) {
+               workers > 0 && !named_before && facts.memory_bytes < need) {
       refuse(fmt::format("{}: {} of memory are free, {} worker{} need {}; put fewer there", name,
                          gigabytes(facts.memory_bytes), on_machine, on_machine == 1 ? "" : "s",
                          gigabytes(need)));

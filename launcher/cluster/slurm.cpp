@@ -69,9 +69,7 @@ std::string render_batch_script(const SlurmJob& job) {
   for (const std::string& option : job.options) add(option);
   script += fmt::format("\ncd {} || exit 2\n", shell_word(job.folder));
   // The launcher takes the script's place, so that Slurm's signals are its own.
-  script += "exec";
-  for (const std::string& word : job.command) script += fmt::format(" {}", shell_word(word));
-  script += "\n";
+  script += fmt::format("exec {}\n", shell_line(job.command));
   return script;
 }
 

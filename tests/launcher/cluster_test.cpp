@@ -231,7 +231,7 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
       {"b: 3.0 GB of a GPU's memory are free, a worker needs 4.0 GB",
        [](HostFacts& f) { f.gpu_memory_bytes = 3e9; }},
       {"a and b are one machine, and workers of both would take its first GPUs",
-       [](HostFacts& f) { f.machine = "a/another namespace"; }},
+       [](HostFacts& f) { f.machine = "a"; }},
       {"b: libnccl.so.2: cannot open; install NCCL",
        [](HostFacts& f) {
          f.nccl.clear();
@@ -272,6 +272,9 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
     EXPECT_FALSE(preflight.may_pass);
     EXPECT_THAT(preflight.table(), HasSubstr(std::string("not started: ") + one.text));
   }
+  HostFacts container = as_good;
+  container.machine = "a/another namespace";
+  EXPECT_THAT(judged(container).refusals, IsEmpty());
   // Who only stands by, or does not use it, need not have it.
   HostFacts without = as_good;
   without.nccl.clear();
@@ -296,7 +299,7 @@ TEST(Preflight, EveryDifferenceIsRefusedWithWhatToChange) {
               ElementsAre(HasSubstr("b: 1.0 GB of memory are free, 2 workers need 8.0 GB")));
   small.memory_bytes = good.memory_bytes = 10e9;
   EXPECT_THAT(judged(small).refusals, IsEmpty());
-  small.machine = "a";
+  small.machine = "a/another namespace";
   EXPECT_THAT(judged(small).refusals,
               ElementsAre(HasSubstr("a: 10.0 GB of memory are free, 4 workers need 16.0 GB")));
   small.machine = "b";
